@@ -1,0 +1,144 @@
+"""Canonical bytes and content addresses.
+
+Invariants:
+- One value has one encoding: JSON with sorted ASCII keys, no white space, UTF-8, holding only
+  objects, arrays, strings, booleans and integers of magnitude below 2**53. On this subset the
+  output equals RFC 8785 (JCS). Measured numbers travel as decimal strings.
+- ``parse`` accepts exactly the bytes that ``encode`` would write, and refuses everything else:
+  two different byte strings never mean the same record.
+- A digest names its algorithm.
+
+>>> encode({"b": 1, "a": ["x", True]})
+b'{"a":["x",true],"b":1}'
+>>> str(digest(b""))[:14]
+'sha256:e3b0c44'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from guardrails.errors import RecordError
+
+MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 64
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, order=True)
+class Digest:
+    """A content address: ``sha256`` and 64 lower-case hexadecimal digits."""
+
+    hex: str
+    algorithm: str = "sha256"
+
+    def __post_init__(self) -> None:
+        if self.algorithm != "sha256" or not _HEX.fullmatch(self.hex):
+            raise RecordError(f"not a sha256 digest: {self.algorithm}:{self.hex[:80]}")
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Read ``sha256:<64 hex>``; raises RecordError on anything else."""
+        algorithm, _, value = text.partition(":")
+        return cls(value, algorithm)
+
+    @property
+    def short(self) -> str:
+        """Twelve digits, for people; never for comparing."""
+        return self.hex[:12]
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+def digest(data: bytes) -> Digest:
+    """SHA-256 of bytes."""
+    return Digest(hashlib.sha256(data).hexdigest())
+
+
+def digest_file(path: Path) -> Digest:
+    """SHA-256 of a file, read in blocks."""
+    with path.open("rb") as stream:
+        return Digest(hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+def decimal(value: float) -> str:
+    """A measured number as text that reads back to the same float; NaN and infinities by name."""
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return repr(0.0 if number == 0 else number)
+
+
+def parse_decimal(text: str) -> float:
+    """The float that ``decimal`` wrote; raises RecordError on any other spelling."""
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        raise RecordError(f"not a decimal number: {text!r:.80}") from None
+    if decimal(number) != text:
+        raise RecordError(f"not a canonical decimal number: {text!r:.80}")
+    return number
+
+
+def encode(value: Any) -> bytes:
+    """Canonical bytes of a value; raises RecordError if it holds what no record may hold."""
+    _check(value, 0)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def parse(data: bytes) -> Any:
+    """The value of canonical bytes; raises RecordError if the bytes are not exactly canonical."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_float=_refuse_number, parse_constant=_refuse_number)
+        canonical = encode(value)
+    except RecordError:
+        raise
+    except (UnicodeError, ValueError, RecursionError) as error:
+        raise RecordError(f"not JSON: {error}") from None
+    if canonical != data:
+        raise RecordError("not canonical JSON: keys unsorted or repeated, spaces, or escapes")
+    return value
+
+
+def _refuse_number(text: str) -> Any:
+    raise RecordError(f"number {text:.40} is not an integer; measured numbers are decimal strings")
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise RecordError(f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise RecordError(f"integer {value} is outside ±(2**53 - 1)")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not (isinstance(key, str) and key.isascii()):
+                raise RecordError(f"key {key!r:.80} is not an ASCII string")
+            _check(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check(item, depth + 1)
+    else:
+        raise RecordError(f"{type(value).__name__} cannot stand in a record")
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RecordError("text holds a lone surrogate") from None

@@ -1,0 +1,542 @@
+"""What flows through the gate: frozen records, one word for each thing.
+
+    Proposal ─> Evidence ─> Verdict ─> Decision ─> Promotion ─> (Rollback)
+
+Invariants:
+- Records are immutable, and hold digests instead of the things themselves.
+- ``encode_record`` and ``decode_record`` are inverse; unknown, missing or ill-typed fields are refused.
+- Measured numbers are floats here and decimal strings in bytes (``canonical.decimal``).
+- Names and free text of people appear only as salted commitments (``Commitment``); what opens
+  them lies beside the log and can be erased without breaking it.
+- Evidence has no opinion; findings have one; only people make decisions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import secrets
+import types
+import typing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar
+
+from guardrails import canonical
+from guardrails.canonical import Digest
+from guardrails.errors import RecordError
+
+
+class ModelKind(StrEnum):
+    """What a model produces: text (LLM) or actions in an environment (LAM)."""
+
+    LLM = "llm"
+    LAM = "lam"
+
+
+class Outcome(StrEnum):
+    """What one rule came to. ``SKIPPED``: its ``when`` is false for this proposal."""
+
+    PASS = "pass"  # noqa: S105 - a word of the policy grammar, not a secret
+    SKIPPED = "skipped"
+    WARN = "warn"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+
+
+class Severity(StrEnum):
+    """What a failed rule means for the verdict."""
+
+    WARN = "warn"
+    REVIEW = "review"
+    BLOCK = "block"
+
+
+class VerdictKind(StrEnum):
+    """What the guardrails came to. Ordered by how bad it is: eligible < review < blocked."""
+
+    ELIGIBLE = "eligible"
+    REVIEW = "review"
+    BLOCKED = "blocked"
+
+
+class State(StrEnum):
+    """Where a proposal stands; the only words that ``list`` prints."""
+
+    PROPOSED = "proposed"
+    MEASURING = "measuring"
+    JUDGED = "judged"
+    AWAITING_APPROVAL = "awaiting_approval"
+    BLOCKED = "blocked"
+    APPROVED = "approved"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    EXPIRED = "expired"
+    FAILED = "failed"
+    STALE = "stale"
+    SUPERSEDED = "superseded"
+    ROLLED_BACK = "rolled_back"
+    QUARANTINED = "quarantined"
+
+
+class Action(StrEnum):
+    """What a person can decide. Each is signed by that person's key."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
+    WITHDRAW = "withdraw"
+    ROLLBACK = "rollback"
+    HALT = "halt"
+    RESUME = "resume"
+    WAIVE = "waive"
+    ACTIVATE = "activate"
+    DEACTIVATE = "deactivate"
+    ADOPT = "adopt"
+
+
+class Role(StrEnum):
+    """What a person may do; a person can hold several."""
+
+    OPERATOR = "operator"
+    SAFETY = "safety"
+    AUTHOR = "author"
+    AUDITOR = "auditor"
+    ROOT = "root"
+
+
+class Surface(StrEnum):
+    """Where a person was when they signed."""
+
+    CONSOLE = "console"
+    CLI = "cli"
+    OFFLINE = "offline"
+
+
+# --- personal data -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """SHA-256 of a 16-byte salt and a text: binds the text without containing it."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What opens a commitment. Stored beside the log; erasing it keeps the tree whole."""
+
+    salt: str
+    text: str
+
+    def commitment(self) -> Commitment:
+        """The commitment that this opens."""
+        data = bytes.fromhex(self.salt) + self.text.encode("utf-8")
+        return Commitment(hashlib.sha256(data).hexdigest())
+
+
+def open_text(text: str) -> Opening:
+    """A fresh opening (random salt) for a text."""
+    return Opening(secrets.token_hex(16), text)
+
+
+# --- proposal ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Resources as the supervisor measured them, never as the job reports them.
+
+    Seconds of wall clock and of CPU over all processes; peak bytes of memory and of disk;
+    ``measured_by`` names the means (``cgroup`` or ``watchdog``).
+    """
+
+    wall_s: float
+    cpu_s: float
+    memory_bytes: int
+    disk_bytes: int
+    measured_by: str
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One proposed update, and everything that it was made from, by digest.
+
+    ``champion`` is the model it was trained from. ``technique`` is ``submitted`` where it was
+    trained elsewhere. ``proposer`` is ``loop`` or a person's id. ``isolation`` is the level the
+    job really ran at (``none`` for a submission that Interlock did not run: see ``submitted``).
+    """
+
+    id: str
+    model: str
+    kind: ModelKind
+    technique: str
+    intent: Commitment
+    bundle: Digest
+    champion: Digest
+    data: Digest
+    objective: Digest
+    recipe: dict[str, str]
+    seed: int
+    environment: dict[str, str]
+    isolation: str
+    submitted: bool
+    compute: Compute
+    proposer: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that ended without a proposal or without evidence, and why."""
+
+    id: str
+    model: str
+    stage: str
+    technique: str
+    reason: str
+    log_tail: str
+    compute: Compute | None = None
+
+
+# --- evidence ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Series:
+    """Per-item numbers that one probe measured on one suite: a small table.
+
+    ``items`` names the rows (a content address or an index, never the text itself);
+    every column has one number per row. Units belong to the probe's definition.
+    """
+
+    probe: str
+    suite: str
+    items: tuple[str, ...]
+    columns: dict[str, tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if len(column) != len(self.items):
+                raise RecordError(
+                    f"series {self.probe}/{self.suite}: column {name} has {len(column)} numbers "
+                    f"for {len(self.items)} items"
+                )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What champion and candidate produced for one prompt, for people to read as plain text."""
+
+    suite: str
+    prompt: str
+    champion: str
+    candidate: str
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a measurement job yields: numbers and samples, no opinion. Kept by digest.
+
+    ``facts`` are exact values with no sampling in them (integrity, census of the data), written
+    as text: ``true``/``false``, integers, decimals. ``flagged`` holds, per fact, the records that it
+    counted, so that each can be opened.
+    """
+
+    series: tuple[Series, ...]
+    facts: dict[str, str]
+    samples: tuple[Sample, ...] = ()
+    flagged: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def find(self, probe: str, suite: str) -> Series | None:
+        """The series of a probe on a suite, or None where it was not measured."""
+        return next((s for s in self.series if s.probe == probe and s.suite == suite), None)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The signed record of one measurement: what was measured, of what, by what, on how many.
+
+    ``measurements`` addresses the ``Measurements`` in the artifact store. ``counts`` gives the
+    number of items by ``probe/suite``. The nonce drew the items; it was fixed by the log after the
+    bundle was hashed.
+    """
+
+    proposal: str
+    bundle: Digest
+    champion: Digest
+    measurements: Digest
+    counts: dict[str, int]
+    evaluator: str
+    nonce: str
+    seed: int
+    isolation: str
+    compute: Compute
+
+
+# --- verdict -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule's outcome. ``source`` is ``file:line``; numbers are absent where none were measured."""
+
+    rule: str
+    check: str
+    outcome: Outcome
+    severity: Severity
+    limit: str
+    source: str
+    message: str
+    metric: str = ""
+    observed: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    n: int | None = None
+    waived: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the policies in force make of the evidence: the worst finding wins.
+
+    ``policies`` maps each policy's name to the digest of its activated bytes. ``confidence`` is
+    the one used after the error budget. ``attempt`` is k in alpha·6/(π²k²).
+    """
+
+    proposal: str
+    kind: VerdictKind
+    policies: dict[str, str]
+    evidence: Digest
+    findings: tuple[Finding, ...]
+    coverage: tuple[str, ...]
+    confidence: float
+    attempt: int
+    engine: str
+
+
+# --- people --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """One public key of a person: OpenSSH text, and where it may sign."""
+
+    public: str
+    revoked: bool = False
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person in the roster. ``id`` is random; the name is committed to, not contained."""
+
+    id: str
+    name: Commitment
+    roles: tuple[Role, ...]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who may decide what, and which service keys sign machine records. Signed by roots.
+
+    ``services`` maps ``gate``, ``evaluator`` and ``log`` to an Ed25519 public key (base64, raw).
+    """
+
+    version: int
+    people: tuple[Person, ...]
+    services: dict[str, str]
+    threshold: int = 1
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a decision is about, to the byte: any change makes the decision void."""
+
+    bundle: Digest
+    champion: Digest
+    evidence: Digest
+    verdict: Digest
+    policies: dict[str, str]
+    roster: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one person decided, why, on what, having seen what; signed by that person.
+
+    ``target`` is a proposal id, a request id, a model name (rollback, adopt), a policy name, or
+    ``workspace`` (halt, resume). ``request`` groups the signatures of one action that needs several.
+    """
+
+    action: Action
+    target: str
+    person: str
+    role: Role
+    reason: Commitment
+    surface: Surface
+    viewed: tuple[str, ...]
+    roster: int
+    request: str
+    binding: Binding | None = None
+    digest: Digest | None = None
+    policy: PolicySource | None = None
+    waiver: Waiver | None = None
+    expires_at: str = ""
+    kind: ModelKind | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """The exact bytes of a policy and of every file that it extends, the policy itself first.
+
+    ``files`` maps a file name to its UTF-8 text, in the order of ``order``.
+    """
+
+    name: str
+    digest: Digest
+    order: tuple[str, ...]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A dated, owned exception for one rule and one bundle; the rule is still evaluated."""
+
+    rule: str
+    bundle: Digest
+    owner: str
+    expires_at: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """The champion of a model moves to a proposal's bundle."""
+
+    proposal: str
+    model: str
+    bundle: Digest
+    previous: Digest
+    decisions: tuple[Digest, ...]
+    sole_person: bool
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """The champion of a model moves back to an earlier champion; descendants are quarantined."""
+
+    request: str
+    model: str
+    bundle: Digest
+    previous: Digest
+    decisions: tuple[Digest, ...]
+    quarantined: tuple[str, ...]
+    sole_person: bool
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The gate notes that time or events changed a proposal: expired, stale, superseded …"""
+
+    proposal: str
+    state: State
+    reason: str
+
+
+# --- codec ---------------------------------------------------------------------------------
+
+R = TypeVar("R")
+
+
+def encode_record(record: Any) -> dict[str, Any]:
+    """A record as a canonical-JSON object; absent optional fields are left out."""
+    encoded = {}
+    for item in dataclasses.fields(record):
+        value = getattr(record, item.name)
+        if value is not None:
+            encoded[item.name] = _encode(value)
+    return encoded
+
+
+def decode_record(cls: type[R], data: Any) -> R:
+    """The record of class ``cls`` that ``encode_record`` wrote; raises RecordError otherwise."""
+    if not isinstance(data, dict):
+        raise RecordError(f"{cls.__name__}: an object is needed, not {type(data).__name__}")
+    hints = _hints(cls)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise RecordError(f"{cls.__name__}: unknown field {unknown[0]!r:.80}")
+    values = {name: _decode(hints[name], item, f"{cls.__name__}.{name}") for name, item in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise RecordError(f"{cls.__name__}: {error}") from None
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Digest):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return encode_record(value)
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, float):
+        return canonical.decimal(value)
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return _decode(inner[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise RecordError(f"{where}: an array is needed")
+        item_hint = typing.get_args(hint)[0]
+        return tuple(_decode(item_hint, item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise RecordError(f"{where}: an object is needed")
+        item_hint = typing.get_args(hint)[1]
+        return {key: _decode(item_hint, item, f"{where}.{key}") for key, item in value.items()}
+    return _decode_scalar(hint, value, where)
+
+
+def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float:
+        return canonical.parse_decimal(value)
+    if hint is Digest:
+        return Digest.parse(value) if isinstance(value, str) else _refuse(hint, value, where)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return decode_record(hint, value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        try:
+            return hint(value)
+        except ValueError:
+            return _refuse(hint, value, where)
+    if type(value) is not hint:
+        return _refuse(hint, value, where)
+    return value
+
+
+def _refuse(hint: Any, value: Any, where: str) -> Any:
+    raise RecordError(f"{where}: {value!r:.80} is not {getattr(hint, '__name__', hint)}")
+
+
+def is_finite(number: float | None) -> bool:
+    """True for a real, finite number; None, NaN and infinities are not."""
+    return number is not None and math.isfinite(number)

@@ -1,0 +1,1 @@
+"""Proposing and measuring, isolated. Imports ``guardrails``; never imported by it."""

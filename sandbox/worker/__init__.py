@@ -1,0 +1,1 @@
+"""What runs inside isolation. Imports from guardrails only records, canonical, errors, statistics."""
