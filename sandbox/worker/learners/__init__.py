@@ -1,0 +1,85 @@
+"""Learners: how a model proposes to change itself, one module each.
+
+Invariants:
+- A learner reads the champion and the data it was given and writes below ``Task.out`` only.
+- It is untrusted: nothing it writes or claims is believed before it has been measured.
+- It is deterministic in (champion, data, recipe, seed) on one machine with one set of wheels.
+- Where it cannot train to the end, it raises and leaves no model behind.
+
+A learner module has one function ``learn`` of the shape ``Learner``, imported when it is needed, and a
+``DEFAULTS`` mapping that names every key of its recipe.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from guardrails.errors import InvalidInputError
+from guardrails.records import ModelKind
+
+
+class Report(Protocol):
+    """Prints one progress line: the share done, a word for the stage, and numbers worth a look."""
+
+    def __call__(self, progress: float, stage: str, **numbers: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One order to learn. ``out`` gets ``model/`` and ``data/``; ``champion`` and ``data`` are read-only."""
+
+    kind: ModelKind
+    champion: Path
+    data: Path
+    out: Path
+    recipe: Mapping[str, str]
+    seed: int
+    report: Report
+
+
+class Learner(Protocol):
+    """The one function of a learner module: trains, writes the bundle's parts, returns its claims."""
+
+    def __call__(self, task: Task) -> dict[str, str]: ...
+
+
+LEARNERS: dict[str, str] = {
+    "self_supervised": "sandbox.worker.learners.self_supervised",
+    "reinforcement": "sandbox.worker.learners.reinforcement",
+}
+"""Technique → module whose ``learn`` does it."""
+
+
+def load_learner(technique: str) -> Learner:
+    """The learner of that technique; raises InvalidInputError where there is none."""
+    if technique not in LEARNERS:
+        raise InvalidInputError(
+            f"no learner is called {technique!r:.40}", hint=f"known: {', '.join(sorted(LEARNERS))}"
+        )
+    learner: Learner = importlib.import_module(LEARNERS[technique]).learn
+    return learner
+
+
+def read_recipe(recipe: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with every default filled in, each value of its default's type.
+
+    Raises:
+        InvalidInputError: A key is not one of the defaults', or a value is not of its type.
+    """
+    unknown = sorted(set(recipe) - set(defaults))
+    if unknown:
+        raise InvalidInputError(
+            f"recipe: unknown key {unknown[0]!r:.40}", hint=f"known: {', '.join(sorted(defaults))}"
+        )
+    values = dict(defaults)
+    for name, text in recipe.items():
+        kind = type(defaults[name])
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise InvalidInputError(f"recipe: {name} = {text!r:.40} is not of type {kind.__name__}") from None
+    return values
