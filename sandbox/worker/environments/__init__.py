@@ -1,0 +1,1 @@
+"""What an action model acts in."""
