@@ -16,6 +16,7 @@ each class carries the command line's exit status, so no caller maps errors twic
     ├── LogVerificationError             7  the decision log does not hold together
     ├── IsolationUnavailableError        8  the required isolation level failed its probe
     ├── RecordError                      1  bytes that are not a well-formed record
+    ├── StorageError                     1  the database is missing, locked, full or read-only
     ├── NotMeasuredError                 1  evidence lacks what a check asked for
     └── JobFailedError                   1  an isolated job ended without a usable result
 """
@@ -127,6 +128,10 @@ class IsolationUnavailableError(InterlockError):
 
 class RecordError(InterlockError):
     """Bytes that are not canonical JSON, or not the record they should be."""
+
+
+class StorageError(InterlockError):
+    """The database cannot be used as it is: missing, locked, full, read-only, or of another version."""
 
 
 class NotMeasuredError(InterlockError):

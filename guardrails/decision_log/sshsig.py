@@ -1,0 +1,206 @@
+"""SSHSIG: the signature format of ``ssh-keygen -Y sign``, for one namespace and one hash.
+
+Invariants:
+- ``ssh-ed25519`` can sign and verify; ``sk-ssh-ed25519@openssh.com`` (hardware keys) can only verify,
+  and only where the token says that a person touched it.
+- A signature counts for exactly one message, one namespace and one public key; SHA-512 only.
+- Every byte of a signature is determined: no trailing bytes, no reserved bytes, no second spelling.
+- Verifying raises DeniedError; it never returns a boolean that somebody could forget to look at.
+
+The format is OpenSSH's PROTOCOL.sshsig; the hardware part is PROTOCOL.u2f.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+import textwrap
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from guardrails.errors import DeniedError, RecordError
+
+ED25519 = "ssh-ed25519"
+SK_ED25519 = "sk-ssh-ed25519@openssh.com"
+
+_MAGIC = b"SSHSIG"
+_VERSION = 1
+_HASH = b"sha512"
+_USER_PRESENT = 0x01
+_BEGIN = "-----BEGIN SSH SIGNATURE-----"
+_END = "-----END SSH SIGNATURE-----"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A public key as OpenSSH writes it. ``application`` is set for hardware keys only."""
+
+    kind: str
+    raw: bytes
+    application: bytes = b""
+
+    @classmethod
+    def parse(cls, text: str) -> PublicKey:
+        """Read ``type base64 [comment]`` on one line; raises RecordError on anything else."""
+        words = text.strip().split(None, 2)
+        if len(words) < 2 or "\n" in text.strip():
+            raise RecordError(f"not an OpenSSH public key on one line: {text.strip()!r:.80}")
+        kind, encoded = words[0], words[1]
+        if kind not in (ED25519, SK_ED25519):
+            raise RecordError(
+                f"public key of type {kind!r:.80} cannot sign decisions",
+                hint="make one with: ssh-keygen -t ed25519 (with a token: -t ed25519-sk)",
+            )
+        try:
+            reader = _Reader(base64.b64decode(encoded, validate=True))
+            if reader.string() != kind.encode():
+                raise RecordError("the type in the public key is not the type before it")
+            key = cls(kind, reader.string(), reader.string() if kind == SK_ED25519 else b"")
+            reader.end()
+        except (binascii.Error, ValueError, struct.error):
+            raise RecordError(f"damaged OpenSSH public key: {text.strip()!r:.80}") from None
+        if len(key.raw) != 32 or key.text.split()[1] != encoded:
+            raise RecordError(f"damaged OpenSSH public key: {text.strip()!r:.80}")
+        return key
+
+    @property
+    def blob(self) -> bytes:
+        """The key in the SSH wire format."""
+        tail = _string(self.application) if self.kind == SK_ED25519 else b""
+        return _string(self.kind.encode()) + _string(self.raw) + tail
+
+    @property
+    def text(self) -> str:
+        """``type base64``, without a comment: one key has one text."""
+        return f"{self.kind} {base64.b64encode(self.blob).decode('ascii')}"
+
+    @property
+    def keyid(self) -> str:
+        """The fingerprint as ``ssh-keygen -l`` prints it."""
+        return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode("ascii").rstrip("=")
+
+
+def public_of(key: Ed25519PrivateKey) -> PublicKey:
+    """The public half of a private key."""
+    return PublicKey(ED25519, key.public_key().public_bytes_raw())
+
+
+def sign(key: Ed25519PrivateKey, message: bytes, namespace: str) -> bytes:
+    """The binary SSHSIG of a message; ``armor`` makes the text that ssh-keygen reads."""
+    scope = namespace.encode()
+    signature = key.sign(_signed_data(scope, message))
+    return (
+        _MAGIC
+        + struct.pack(">I", _VERSION)
+        + _string(public_of(key).blob)
+        + _string(scope)
+        + _string(b"")
+        + _string(_HASH)
+        + _string(_string(ED25519.encode()) + _string(signature))
+    )
+
+
+def verify(public: PublicKey, message: bytes, signature: bytes, namespace: str) -> None:
+    """Check a binary SSHSIG.
+
+    Raises:
+        DeniedError: it is not this key's signature over this message in this namespace.
+    """
+    try:
+        inner = _open(public, signature, namespace)
+        if inner.string() != public.kind.encode():
+            raise DeniedError(f"signature by {public.keyid}: its algorithm is not the key's")
+        proof = inner.string()
+        if public.kind == SK_ED25519:
+            flags, counter = struct.unpack(">BI", inner.take(5))
+            signed = _token_data(public, flags, counter, _signed_data(namespace.encode(), message))
+        else:
+            signed = _signed_data(namespace.encode(), message)
+        inner.end()
+    except (ValueError, struct.error):
+        raise DeniedError(f"signature by {public.keyid}: damaged SSHSIG") from None
+    try:
+        Ed25519PublicKey.from_public_bytes(public.raw).verify(proof, signed)
+    except (InvalidSignature, ValueError):
+        raise DeniedError(f"signature by {public.keyid} does not fit what it should sign") from None
+
+
+def armor(signature: bytes) -> str:
+    """The text form that ``ssh-keygen -Y verify`` reads."""
+    lines = textwrap.wrap(base64.b64encode(signature).decode("ascii"), 70)
+    return "\n".join([_BEGIN, *lines, _END, ""])
+
+
+def dearmor(text: str) -> bytes:
+    """The binary SSHSIG in the text that ``ssh-keygen -Y sign`` wrote; raises RecordError otherwise."""
+    lines = text.strip().splitlines()
+    if len(lines) < 3 or lines[0].strip() != _BEGIN or lines[-1].strip() != _END:
+        raise RecordError("not an SSH signature", hint="expected the .sig file that ssh-keygen -Y sign wrote")
+    try:
+        return base64.b64decode("".join(line.strip() for line in lines[1:-1]), validate=True)
+    except (binascii.Error, ValueError):
+        raise RecordError("damaged SSH signature: not base64") from None
+
+
+def _open(public: PublicKey, signature: bytes, namespace: str) -> _Reader:
+    """The inner signature, after everything around it was found to be as it must be."""
+    reader = _Reader(signature)
+    if reader.take(len(_MAGIC)) != _MAGIC or reader.take(4) != struct.pack(">I", _VERSION):
+        raise DeniedError(f"signature by {public.keyid}: not an SSHSIG version {_VERSION}")
+    if reader.string() != public.blob:
+        raise DeniedError(f"the signature is by another key than {public.keyid}")
+    found = reader.string()
+    if found != namespace.encode():
+        raise DeniedError(
+            f"signature by {public.keyid}: namespace {found.decode('utf-8', 'replace')!r:.80} "
+            f"is not '{namespace}'",
+            hint=f"sign with: ssh-keygen -Y sign -n {namespace}",
+        )
+    if reader.string() != b"" or reader.string() != _HASH:
+        raise DeniedError(f"signature by {public.keyid}: only hash {_HASH.decode()} is accepted")
+    inner = _Reader(reader.string())
+    reader.end()
+    return inner
+
+
+def _signed_data(namespace: bytes, message: bytes) -> bytes:
+    digest = hashlib.sha512(message).digest()
+    return _MAGIC + _string(namespace) + _string(b"") + _string(_HASH) + _string(digest)
+
+
+def _token_data(public: PublicKey, flags: int, counter: int, data: bytes) -> bytes:
+    """What a hardware token signs instead of the data; refuses a signature made without a touch."""
+    if not flags & _USER_PRESENT:
+        raise DeniedError(f"signature by {public.keyid}: the token says that nobody touched it")
+    application = hashlib.sha256(public.application).digest()
+    return application + struct.pack(">BI", flags, counter) + hashlib.sha256(data).digest()
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+class _Reader:
+    """Reads the SSH wire format; raises ValueError at any byte too few or too many."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        piece = self._data[self._at : self._at + count]
+        if len(piece) != count:
+            raise ValueError("truncated")
+        self._at += count
+        return piece
+
+    def string(self) -> bytes:
+        return self.take(int.from_bytes(self.take(4), "big"))
+
+    def end(self) -> None:
+        if self._at != len(self._data):
+            raise ValueError("trailing bytes")
