@@ -12,5 +12,6 @@ Invariants:
     checkpoint  C2SP signed tree heads
     tables      what a projection may read and write
     database    the SQL schema and its engine, SQLite or PostgreSQL
-    store       Log, transactions, snapshots
+    snapshot    reading: entries, root, checkpoints, proofs
+    store       Log and its transactions: appending
 """

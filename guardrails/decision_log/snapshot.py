@@ -1,0 +1,153 @@
+"""Reading the log: its records, its tree, its checkpoints and its projection, as of one moment.
+
+Invariants:
+- A snapshot does not move while others append.
+- A record is handed out only if its bytes are well-formed and are those that its leaf hash was made of.
+- What is missing in the middle is an error with its position, never a shorter answer.
+
+Signatures are not verified here; see ``verify``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from guardrails.decision_log import database, merkle
+from guardrails.decision_log.envelope import (
+    Reference,
+    Signature,
+    Statement,
+    open_envelope,
+    parse_statement,
+)
+from guardrails.decision_log.tables import Reader, SqlReader
+from guardrails.errors import LogVerificationError, RecordError, UnknownNameError
+from guardrails.records import Commitment, Opening
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record in its place. ``leaf`` is its hash in the tree; no signature has been verified."""
+
+    seq: int
+    leaf: str
+    envelope: bytes
+    statement: Statement
+    signatures: tuple[Signature, ...]
+
+    @classmethod
+    def parse(cls, seq: int, envelope: bytes) -> Entry:
+        """The entry that these bytes are at this position; raises RecordError if they are no record."""
+        opened = open_envelope(envelope)
+        statement = parse_statement(opened.payload)
+        return cls(seq, merkle.leaf_hash(envelope).hex(), envelope, statement, opened.signatures)
+
+    @property
+    def reference(self) -> Reference:
+        """What a later record cites."""
+        return Reference(self.seq, self.leaf)
+
+
+class Snapshot:
+    """One consistent state of the log. Valid inside the ``with`` block that gave it."""
+
+    def __init__(self, connection: Connection, origin: str) -> None:
+        self._connection = connection
+        self._nodes: dict[tuple[int, int], bytes] = {}
+        self.origin = origin
+        self.tables: Reader = SqlReader(connection)
+        last = connection.execute(select(func.max(database.entries.c.seq))).scalar()
+        self.size: int = 0 if last is None else last + 1
+
+    @property
+    def root(self) -> str:
+        """The root of the tree over all records, in hexadecimal."""
+        return merkle.root(self._lookup, self.size).hex()
+
+    def entry(self, seq: int) -> Entry:
+        """One record; raises UnknownNameError if the log is not that long."""
+        if not 0 <= seq < self.size:
+            raise UnknownNameError(f"there is no record {seq}: the log has {self.size}")
+        return next(self.entries(seq, seq + 1))
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[Entry]:
+        """The records ``start:stop`` in order.
+
+        Raises:
+            LogVerificationError: a record is missing, unreadable, or not what its leaf hash says.
+        """
+        end = self.size if stop is None else min(stop, self.size)
+        table = database.entries
+        for low in range(start, end, _BATCH):
+            high = min(low + _BATCH, end)
+            query = select(table).where(table.c.seq >= low, table.c.seq < high).order_by(table.c.seq)
+            rows = {row.seq: row for row in self._connection.execute(query)}
+            for seq in range(low, high):
+                if seq not in rows:
+                    raise LogVerificationError("it is missing", index=seq)
+                yield _stored(seq, rows[seq].leaf, rows[seq].envelope)
+
+    def checkpoint(self) -> str:
+        """The newest signed checkpoint."""
+        table = database.checkpoints
+        note = self._connection.execute(select(table.c.note).order_by(table.c.size.desc()).limit(1)).scalar()
+        if note is None:
+            raise LogVerificationError("the log has no checkpoint")
+        return str(note)
+
+    def checkpoints(self) -> Iterator[str]:
+        """Every signed checkpoint, oldest first."""
+        table = database.checkpoints
+        yield from self._connection.execute(select(table.c.note).order_by(table.c.size)).scalars()
+
+    def opening(self, commitment: Commitment) -> Opening | None:
+        """What opens a commitment, or None where it was erased or never there."""
+        table = database.openings
+        row = self._connection.execute(select(table).where(table.c.sha256 == commitment.sha256)).first()
+        if row is None:
+            return None
+        opening = Opening(row.salt, row.text)
+        if commit_to(opening) != commitment:
+            raise LogVerificationError(f"the text kept for {commitment.sha256} is not what that binds")
+        return opening
+
+    def inclusion_proof(self, seq: int) -> list[bytes]:
+        """The audit path of a record in the tree of this snapshot."""
+        return merkle.inclusion(self._lookup, seq, self.size)
+
+    def consistency_proof(self, old: int) -> list[bytes]:
+        """The proof that this log extends the one that had ``old`` records."""
+        return merkle.consistency(self._lookup, old, self.size)
+
+    def _lookup(self, level: int, position: int) -> bytes:
+        if (level, position) not in self._nodes:
+            table = database.nodes
+            query = select(table.c.hash).where(table.c.level == level, table.c.position == position)
+            found = self._connection.execute(query).scalar()
+            if found is None:
+                raise LogVerificationError(f"tree node {level}/{position} is missing")
+            self._nodes[level, position] = found
+        return self._nodes[level, position]
+
+
+def _stored(seq: int, leaf: str, envelope: bytes) -> Entry:
+    try:
+        entry = Entry.parse(seq, envelope)
+    except RecordError as error:
+        raise LogVerificationError(error.message, index=seq) from None
+    if entry.leaf != leaf:
+        raise LogVerificationError("its bytes are not those that its leaf hash was made of", index=seq)
+    return entry
+
+
+def commit_to(opening: Opening) -> Commitment:
+    """The commitment of an opening; raises RecordError if it is not well-formed."""
+    try:
+        return opening.commitment()
+    except ValueError:
+        raise RecordError("an opening whose salt is not hexadecimal") from None

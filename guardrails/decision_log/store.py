@@ -1,0 +1,230 @@
+"""The append-only log: signed records, the Merkle tree over them, and what is projected from them.
+
+Invariants:
+- Acknowledged means committed: when a ``transaction`` block ends without an exception, its records, their
+  tree nodes, their projection and one signed checkpoint are on disk together; otherwise none of them is.
+- Records are numbered from 0 without gaps. No record is there twice.
+- Before it appends anything, a writer compares the newest checkpoint with the tree: it never extends, and
+  never signs, a log that somebody has altered at its end.
+- Projections are written by the projection function alone, and only while a record is appended or replayed.
+- Any number of processes may have a log open; each sees every committed record at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, delete, insert, inspect, select
+
+from guardrails.decision_log import checkpoint as notes
+from guardrails.decision_log import database, merkle
+from guardrails.decision_log.checkpoint import Checkpoint
+from guardrails.decision_log.keys import ServiceKey
+from guardrails.decision_log.snapshot import Entry, Snapshot, commit_to
+from guardrails.decision_log.tables import SqlTables, Tables
+from guardrails.errors import InterlockError, LogVerificationError, RecordError, StorageError, UsageError
+from guardrails.records import Opening
+
+__all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
+
+
+Project = Callable[[Tables, Entry], None]
+"""Brings the projection up to date with one entry; raises an InterlockError to refuse the entry."""
+
+
+class Transaction(Snapshot):
+    """The right to append, alone, until the ``with`` block ends."""
+
+    def __init__(self, connection: Connection, origin: str, project: Project) -> None:
+        super().__init__(connection, origin)
+        self._project = project
+        self._writable = SqlTables(connection)
+        self._failed = False
+
+    @property
+    def next_seq(self) -> int:
+        """The position that the next record will get."""
+        return self.size
+
+    def append(self, envelope: bytes, openings: Iterable[Opening] = ()) -> Entry:
+        """Add one record and project it; if it is refused, the transaction is as it was before.
+
+        Raises:
+            RecordError: no well-formed record of this log, one that is already there, or one whose
+                references are wrong.
+            InterlockError: whatever the projection refuses it for.
+        """
+        entry = Entry.parse(self.size, envelope)
+        self._check(entry)
+        grown = merkle.completed(self._lookup, self.size, bytes.fromhex(entry.leaf))
+        with self._all_or_nothing():
+            row = {"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope, "time": entry.statement.time}
+            self._connection.execute(insert(database.entries).values(row))
+            self._connection.execute(insert(database.nodes), [node._asdict() for node in grown])
+            for opening in openings:
+                self._keep(opening)
+            self._project(self._writable, entry)
+        self._nodes.update({(node.level, node.position): node.hash for node in grown})
+        self.size += 1
+        return entry
+
+    def finish(self) -> None:
+        """Refuse to commit what the database has failed on, even if a caller went on regardless."""
+        if self._failed:
+            raise StorageError("the database failed within this transaction; nothing of it was kept")
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        self.finish()
+        try:
+            with database.guarded(self._connection.engine), self._connection.begin_nested():
+                yield
+        except (StorageError, LogVerificationError):
+            # SQLite gives up the whole transaction on a full or failing disk, and would then commit
+            # each later statement by itself.
+            self._failed = True
+            raise
+
+    def _check(self, entry: Entry) -> None:
+        if entry.statement.log != self.origin:
+            raise RecordError(f"a record of log '{entry.statement.log:.80}' cannot enter '{self.origin}'")
+        table = database.entries
+        there = self._connection.execute(select(table.c.seq).where(table.c.leaf == entry.leaf)).scalar()
+        if there is not None:
+            raise RecordError(f"this very record is already in the log, as record {there}")
+        for reference in entry.statement.references:
+            query = select(table.c.leaf).where(table.c.seq == reference.seq)
+            if self._connection.execute(query).scalar() != reference.sha256:
+                raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
+
+    def _keep(self, opening: Opening) -> None:
+        commitment = commit_to(opening)
+        if self.opening(commitment) is None:
+            row = {"sha256": commitment.sha256, "salt": opening.salt, "text": opening.text}
+            self._connection.execute(insert(database.openings).values(row))
+
+    def _replay(self) -> None:
+        """Forget the projection and make it anew from the records."""
+        self._connection.execute(delete(database.projection))
+        for entry in self.entries():
+            try:
+                self._project(self._writable, entry)
+            except InterlockError as error:
+                raise LogVerificationError(f"it cannot be replayed: {error}", index=entry.seq) from error
+
+
+class Log:
+    """A decision log in a database. Every process, and every thread, may have its own."""
+
+    def __init__(
+        self, engine: Engine, origin: str, signer: ServiceKey | None, project: Project | None
+    ) -> None:
+        self._engine = engine
+        self._signer = signer
+        self._project = project
+        self.origin = origin
+
+    @classmethod
+    def create(cls, url: str, origin: str, signer: ServiceKey, project: Project) -> Self:
+        """A new, empty log, its checkpoint of size 0 signed.
+
+        Raises:
+            UsageError: there is a log already, or the URL or the origin cannot be used.
+            StorageError: the database cannot be written.
+        """
+        try:
+            note = _sign(origin, 0, merkle.EMPTY_ROOT.hex(), signer)
+        except RecordError as error:
+            raise UsageError(error.message) from None
+        engine = database.connect(url, writable=True, create=True)
+        with database.transaction(engine, write=True) as connection:
+            if inspect(connection).has_table(database.meta.name):
+                raise UsageError(f"{engine.url.render_as_string()} holds a decision log already")
+            database.metadata.create_all(connection)
+            facts = {"origin": origin, "schema": database.SCHEMA_VERSION}
+            rows = [{"key": key, "value": value} for key, value in facts.items()]
+            connection.execute(insert(database.meta), rows)
+            connection.execute(insert(database.checkpoints).values(size=0, note=note))
+        return cls(engine, origin, signer, project)
+
+    @classmethod
+    def open(cls, url: str, signer: ServiceKey | None = None, project: Project | None = None) -> Self:
+        """An existing log. Without a signer it can only be read, and its file is not written to.
+
+        Raises:
+            StorageError: there is no log, or it was written by another version.
+        """
+        engine = database.connect(url, writable=signer is not None)
+        with database.transaction(engine, write=False) as connection:
+            where = engine.url.render_as_string()
+            if not inspect(connection).has_table(database.meta.name):
+                raise StorageError(f"{where} holds no decision log")
+            rows = connection.execute(select(database.meta.c.key, database.meta.c.value))
+            facts = {row.key: row.value for row in rows}
+        if facts.get("schema") != database.SCHEMA_VERSION or not facts.get("origin"):
+            found = f"its format is {facts.get('schema')!r:.20}"
+            raise StorageError(f"{where}: {found}, this version reads {database.SCHEMA_VERSION}")
+        return cls(engine, facts["origin"], signer, project)
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """The log as it is now, unmoved by what others append meanwhile."""
+        with database.transaction(self._engine, write=False) as connection:
+            yield Snapshot(connection, self.origin)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Append one or more records, all or none; waits for other writers, up to 30 s.
+
+        Raises:
+            StorageError: locked for too long, read-only, disk full: nothing was written.
+            LogVerificationError: the log's end is not what its newest checkpoint says.
+        """
+        if self._signer is None or self._project is None:
+            raise UsageError("the log was opened for reading only")
+        with database.transaction(self._engine, write=True) as connection:
+            database.lock(connection)
+            transaction = Transaction(connection, self.origin, self._project)
+            before = transaction.size
+            _check_head(transaction, self._signer)
+            yield transaction
+            transaction.finish()
+            if transaction.size > before:
+                note = _sign(self.origin, transaction.size, transaction.root, self._signer)
+                row = {"size": transaction.size, "note": note}
+                connection.execute(insert(database.checkpoints).values(row))
+
+    def rebuild(self) -> int:
+        """Make every projection anew from the records; the number of records replayed."""
+        with self.transaction() as transaction:
+            transaction._replay()
+            return transaction.size
+
+    def close(self) -> None:
+        """Give back connections and files."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _sign(origin: str, size: int, root: str, signer: ServiceKey) -> str:
+    return notes.sign(Checkpoint(origin, size, root), signer)
+
+
+def _check_head(snapshot: Snapshot, signer: ServiceKey) -> None:
+    head = notes.verify(snapshot.checkpoint(), snapshot.origin, signer.public_base64)
+    if head != Checkpoint(snapshot.origin, snapshot.size, snapshot.root):
+        raise LogVerificationError(
+            f"the newest checkpoint covers {head.size} records with root {head.root[:12]}…, "
+            f"the log has {snapshot.size} with root {snapshot.root[:12]}…",
+            hint="nothing was written; run interlock log verify and compare with a backup",
+        )

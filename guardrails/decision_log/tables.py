@@ -1,0 +1,131 @@
+"""The tables that a projection fills: one interface, in memory or in the log's database.
+
+Invariants:
+- Both implementations give the same answers, in the same order (keys by code point), for the same
+  calls; verification relies on it when it compares a replay in memory with the database.
+- A row is canonical JSON. What is read is a copy: changing it changes nothing.
+- Readers cannot write: only the projection function is handed ``Tables``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from guardrails import canonical
+from guardrails.decision_log.database import projection
+from guardrails.errors import LogVerificationError, RecordError
+
+
+class Reader(Protocol):
+    """Tables that can be looked at."""
+
+    def names(self) -> tuple[str, ...]:
+        """Every table that has a row, sorted."""
+
+    def get(self, table: str, key: str) -> dict[str, Any] | None:
+        """One row, or None where there is none."""
+
+    def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every row of a table by ascending key, as it was when the scan began."""
+
+
+class Tables(Reader, Protocol):
+    """Tables that a projection may change."""
+
+    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+        """Insert or replace one row."""
+
+    def delete(self, table: str, key: str) -> None:
+        """Remove one row, if it is there."""
+
+
+class MemoryTables:
+    """Tables in dictionaries: for replaying a log without touching its database."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, dict[str, bytes]] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Every table that has a row, sorted."""
+        return tuple(sorted(name for name, rows in self._tables.items() if rows))
+
+    def get(self, table: str, key: str) -> dict[str, Any] | None:
+        """One row, or None where there is none."""
+        body = self._tables.get(table, {}).get(key)
+        return None if body is None else _decode(body)
+
+    def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every row of a table by ascending key, as it was when the scan began."""
+        rows = sorted(self._tables.get(table, {}).items())
+        return iter([(key, _decode(body)) for key, body in rows])
+
+    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+        """Insert or replace one row."""
+        self._tables.setdefault(table, {})[key] = canonical.encode(value)
+
+    def delete(self, table: str, key: str) -> None:
+        """Remove one row, if it is there."""
+        self._tables.get(table, {}).pop(key, None)
+
+
+class SqlReader:
+    """The projection in the log's database, as one transaction sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def names(self) -> tuple[str, ...]:
+        """Every table that has a row, sorted."""
+        rows = self._connection.execute(select(projection.c.table).distinct()).scalars()
+        return tuple(sorted(rows))
+
+    def get(self, table: str, key: str) -> dict[str, Any] | None:
+        """One row, or None where there is none."""
+        body = self._connection.execute(select(projection.c.body).where(*_row(table, key))).scalar()
+        return None if body is None else _stored(table, key, body)
+
+    def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every row of a table by ascending key, as it was when the scan began."""
+        query = select(projection.c.key, projection.c.body).where(projection.c.table == table)
+        rows = self._connection.execute(query.order_by(projection.c.key)).all()
+        return iter([(key, _stored(table, key, body)) for key, body in rows])
+
+
+class SqlTables(SqlReader):
+    """The same, for the projection function while a record is appended."""
+
+    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+        """Insert or replace one row."""
+        body = canonical.encode(value)
+        # The writer holds the log's lock, so nothing can come between these two statements.
+        changed = self._connection.execute(update(projection).where(*_row(table, key)).values(body=body))
+        if not changed.rowcount:
+            self._connection.execute(insert(projection).values(table=table, key=key, body=body))
+
+    def delete(self, table: str, key: str) -> None:
+        """Remove one row, if it is there."""
+        self._connection.execute(delete(projection).where(*_row(table, key)))
+
+
+def _row(table: str, key: str) -> tuple[Any, Any]:
+    return projection.c.table == table, projection.c.key == key
+
+
+def _stored(table: str, key: str, body: bytes) -> dict[str, Any]:
+    try:
+        return _decode(body)
+    except RecordError as error:
+        raise LogVerificationError(
+            f"projection {table}/{key} is damaged: {error.message}",
+            hint="interlock log verify names what differs; interlock log rebuild makes it anew",
+        ) from None
+
+
+def _decode(body: bytes) -> dict[str, Any]:
+    value = canonical.parse(body)
+    if not isinstance(value, dict):
+        raise RecordError("a row is not an object")
+    return value
