@@ -1,0 +1,173 @@
+"""Self-supervised continued training: read more text, and predict its next token better.
+
+Invariants:
+- Only a low-rank adapter is trained; the champion's own weights are never written.
+- Two runs with the same champion, records, recipe and seed write the same bytes.
+- A loss that is not finite, or data without one usable record, raises before anything is written.
+
+The adapter (PEFT layout, safetensors) goes to ``out/model``, the records used to ``out/data/train.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guardrails.canonical import decimal
+from guardrails.errors import InvalidInputError, JobFailedError
+from sandbox.worker import data, weights
+from sandbox.worker.learners import Task, read_recipe
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+DEFAULTS: dict[str, Any] = {
+    "steps": 60,  # updates
+    "batch": 8,  # records in one update
+    "length": 96,  # tokens of a record that are read; the rest is cut
+    "lr": 5e-4,  # highest learning rate
+    "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
+    "weight_decay": 0.0,
+    "clip": 1.0,  # highest norm of a gradient
+    "rank": 8,
+    "alpha": 16,
+    "targets": "q_proj,v_proj",  # projections that get an adapter
+    "dtype": "auto",  # of the frozen weights; the adapter is always float32
+}
+IGNORED = -100
+
+
+def learn(task: Task) -> dict[str, str]:
+    """Train an adapter on the records of ``task.data``; returns what the run claims about itself."""
+    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
+    lines = [line for line in data.read_directory(task.data) if line.text.strip()]
+    if not lines:
+        raise InvalidInputError("no record has any text to learn from", hint="a record needs a field text")
+    task.report(0.0, "loading", records=len(lines))
+    model, rows = _prepare(task, recipe, lines)
+    losses = list(_train(model, rows, recipe, task))
+    _save(task.out, model, lines)
+    tail = losses[-max(1, len(losses) // 4) :]
+    return {
+        "first_loss": decimal(losses[0]),
+        "last_loss": decimal(sum(tail) / len(tail)),
+        "records": str(len(rows)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
+    for name in ("steps", "batch", "rank"):
+        if recipe[name] < 1:
+            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be at least 1")
+    if recipe["length"] < 2:
+        raise InvalidInputError(f"recipe: length = {recipe['length']} must be at least 2")
+    for name in ("lr", "clip", "alpha"):
+        if not (math.isfinite(recipe[name]) and recipe[name] > 0):
+            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
+    if not 0 <= recipe["warmup"] <= 1:
+        raise InvalidInputError(f"recipe: warmup = {recipe['warmup']} must lie between 0 and 1")
+    return recipe
+
+
+def _prepare(
+    task: Task, recipe: dict[str, Any], lines: Sequence[data.Line]
+) -> tuple[PreTrainedModel, list[list[int]]]:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(task.seed)
+    tokenizer = weights.load_tokenizer(task.champion)
+    if tokenizer is None:
+        raise InvalidInputError("the champion has no tokenizer", hint="text cannot be learnt without one")
+    rows = [
+        tokenizer(line.text, add_special_tokens=False, truncation=True, max_length=recipe["length"])[
+            "input_ids"
+        ]
+        for line in lines
+    ]
+    rows = [row for row in rows if len(row) >= 2]
+    if not rows:
+        raise InvalidInputError("no record has two tokens or more: nothing to predict")
+    model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
+    config = LoraConfig(
+        r=recipe["rank"],
+        lora_alpha=recipe["alpha"],
+        lora_dropout=0.0,
+        target_modules=sorted(name.strip() for name in recipe["targets"].split(",")),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config), rows
+    except ValueError as error:
+        raise InvalidInputError(f"recipe: targets: {str(error).splitlines()[0]}") from None
+
+
+def _train(
+    model: PreTrainedModel, rows: list[list[int]], recipe: dict[str, Any], task: Task
+) -> Iterator[float]:
+    import torch
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=recipe["lr"], weight_decay=recipe["weight_decay"])
+    rising = max(1, round(recipe["steps"] * recipe["warmup"]))
+    batches = _batches(rows, recipe["batch"], task.seed)
+    model.train()
+    for step in range(recipe["steps"]):
+        share = min((step + 1) / rising, (recipe["steps"] - step) / max(1, recipe["steps"] - rising))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe["lr"] * min(1.0, share)
+        ids, labels, mask = _tensors(next(batches))
+        loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
+        value = float(loss)
+        if not math.isfinite(value):
+            raise JobFailedError(f"the loss became {value} in step {step + 1} of {recipe['steps']}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, recipe["clip"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
+        yield value
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
+        raise JobFailedError("the adapter holds numbers that are not finite after the last step")
+
+
+def _batches(rows: list[list[int]], size: int, seed: int) -> Iterator[list[list[int]]]:
+    """Endless batches; every pass over the rows has its own order, and rows of like length lie together."""
+    order = random.Random(seed)  # noqa: S311 - a training order is no secret
+    size = min(size, len(rows))
+    while True:
+        shuffled = order.sample(rows, len(rows))
+        window = size * 8  # sorting inside windows saves padding and keeps the order random
+        batches = []
+        for start in range(0, len(shuffled), window):
+            near = sorted(shuffled[start : start + window], key=len)
+            batches += [near[at : at + size] for at in range(0, len(near) - size + 1, size)]
+        order.shuffle(batches)
+        yield from batches
+
+
+def _tensors(batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    import torch
+
+    width = max(len(row) for row in batch)
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in batch])
+    labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in batch])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
+    return ids, labels, mask
+
+
+def _save(out: Path, model: PreTrainedModel, lines: Sequence[data.Line]) -> None:
+    target = out / "model"
+    data.write_records(out / "data" / "train.jsonl", [line.value for line in lines])
+    model.save_pretrained(target, safe_serialization=True)
+    (target / "README.md").unlink(missing_ok=True)  # a model card with nothing in it
+    described = json.loads((target / "adapter_config.json").read_text("utf-8"))
+    described["base_model_name_or_path"] = ""  # the manifest names the base by digest
+    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
+    (target / "adapter_config.json").write_text(text, "utf-8")

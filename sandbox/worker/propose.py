@@ -1,0 +1,75 @@
+"""The learner's job: ``python -m sandbox.worker.propose REQUEST.json``, inside isolation.
+
+Invariants:
+- The manifest ``proposal.json`` is written last: without it there is no proposal.
+- Any failure ends with exit status 1 and one line that says why, and leaves no manifest.
+- Nothing written here is evidence: claims are shown as claims, the champion is measured elsewhere.
+
+The request is one JSON object:
+
+    {"kind": "llm", "technique": "self_supervised", "recipe": {"steps": "60"}, "seed": 7,
+     "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": "sha256:…", "intent": "…"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guardrails.canonical import Digest, digest, encode
+from guardrails.records import ModelKind
+from sandbox.worker import weights
+from sandbox.worker.learners import Task, load_learner
+from sandbox.worker.request import Field, main, report_line
+
+SCHEMA = "interlock/bundle/v1"
+FIELDS = {
+    "kind": Field(str),
+    "technique": Field(str),
+    "recipe": Field(dict),
+    "seed": Field(int),
+    "champion": Field(str),
+    "data": Field(str),
+    "out": Field(str),
+    "base": Field(str),
+    "intent": Field(str),
+}
+
+
+def propose(request: Mapping[str, Any]) -> None:
+    """Run one learner and write the bundle to ``out``."""
+    base = Digest.parse(request["base"])
+    out = Path(request["out"])
+    weights.prepare_runtime()
+    task = Task(
+        kind=ModelKind(request["kind"]),
+        champion=Path(request["champion"]),
+        data=Path(request["data"]),
+        out=out,
+        recipe=request["recipe"],
+        seed=request["seed"],
+        report=report_line,
+    )
+    claims = load_learner(request["technique"])(task)
+    objective = {
+        "technique": request["technique"],
+        "recipe": dict(request["recipe"]),
+        "kind": task.kind.value,
+    }
+    manifest = {
+        "schema": SCHEMA,
+        "intent": request["intent"],
+        "technique": request["technique"],
+        "base": str(base),
+        "data": sorted(f"data/{path.name}" for path in (out / "data").glob("*.jsonl")),
+        "objective": str(digest(encode(objective))),
+        "seed": request["seed"],
+        "claims": claims,
+    }
+    (out / "proposal.json").write_bytes(encode(manifest))
+    report_line(1.0, "done")
+
+
+if __name__ == "__main__":
+    main(propose, FIELDS)
