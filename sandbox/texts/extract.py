@@ -120,7 +120,7 @@ def _strings(data: bytes) -> Iterator[str]:
 def main() -> None:
     """Write the three files into the directory that the command line names."""
     out = Path(sys.argv[1])
-    for name, records in {"devils_dictionary": devil(), "kjv": kjv(), "persuasion": austen()}.items():
+    for name, records in {"devils_dictionary": devil(), "kjv": kjv(), "austen": austen()}.items():
         lines = [
             json.dumps({"id": key, "source": name, "text": text}, ensure_ascii=False) for key, text in records
         ]
