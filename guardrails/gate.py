@@ -1,0 +1,496 @@
+"""The gate: the only way to change anything. It builds records, appends them, and nothing else.
+
+Invariants:
+- Every change is one append of signed records in one transaction; ``ledger.project`` decides inside that
+  transaction whether the rules allow it. The gate has no rules of its own: it prepares, signs for the
+  services, and asks.
+- An artifact is complete and flushed before a record names it, and checked again before it is promoted.
+- The clock is read once per record and never runs backwards in the log.
+- A person's decision is signed by that person over the very bytes that are appended; the gate can
+  prepare such bytes but cannot make them count.
+- The last signature that completes a quorum and the change that it permits are one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from guardrails import canonical, engine
+from guardrails.canonical import Digest
+from guardrails.decision_log.envelope import Reference, Signer, Statement, format_time, seal
+from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
+from guardrails.errors import DeniedError, InterlockError, JobFailedError, StaleError, UsageError
+from guardrails.ledger import standing, transitions
+from guardrails.ledger.people import SERVICE_OF, find_person
+from guardrails.ledger.requests import WORKSPACE
+from guardrails.ledger.rows import (
+    ModelRow,
+    PolicyRow,
+    ProposalRow,
+    RequestRow,
+    WaiverRow,
+    Workspace,
+    read,
+    read_all,
+    require_model,
+    require_not_halted,
+    require_proposal,
+    require_roster,
+)
+from guardrails.records import (
+    Action,
+    Compute,
+    Decision,
+    Evidence,
+    Failure,
+    Measurements,
+    ModelKind,
+    Opening,
+    PolicySource,
+    Promotion,
+    Proposal,
+    Role,
+    Rollback,
+    Roster,
+    State,
+    Surface,
+    Transition,
+    Verdict,
+    Waiver,
+    decode_record,
+    encode_record,
+    open_text,
+)
+from guardrails.registry import ArtifactStore
+
+MAX_REASON_CHARS = 2000
+MAX_LOG_TAIL = 4000
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is known of a new proposal before the log gives it an id. See ``records.Proposal``."""
+
+    model: str
+    technique: str
+    intent: str
+    bundle: Digest
+    champion: Digest
+    data: Digest
+    objective: Digest
+    recipe: dict[str, str]
+    seed: int
+    environment: dict[str, str]
+    isolation: str
+    submitted: bool
+    compute: Compute
+    proposer: str
+
+
+@dataclass(frozen=True)
+class MeasurementOrder:
+    """What to measure, against what, with which draw of items."""
+
+    proposal: str
+    technique: str
+    bundle: Digest
+    champion: Digest
+    original: Digest
+    data: Digest
+    submitted: bool
+    nonce: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A decision ready to be signed: the exact payload, and what opens its commitments."""
+
+    decision: Decision
+    payload: bytes
+    openings: tuple[Opening, ...]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a signed decision. ``record`` is its position and leaf; ``effect`` what it caused."""
+
+    action: Action
+    target: str
+    request: str
+    record: Reference
+    state: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Intention:
+    """What a person wants to decide, before it is bound to the state of the workspace."""
+
+    action: Action
+    target: str
+    person: str
+    role: Role
+    reason: str
+    surface: Surface
+    viewed: tuple[str, ...] = ()
+    digest: Digest | None = None
+    policy: PolicySource | None = None
+    waiver: Waiver | None = None
+    kind: ModelKind | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def utc_now() -> datetime:
+    """The machine's clock."""
+    return datetime.now(UTC)
+
+
+class Gate:
+    """Prepares, signs for the services, and appends. ``secret`` keys the draw of private items."""
+
+    def __init__(
+        self, log: Log, store: ArtifactStore, services: Mapping[str, Signer], secret: bytes,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:  # fmt: skip
+        self.log = log
+        self.store = store
+        self._services = services
+        self._secret = secret
+        self._clock = clock
+
+    # --- set-up --------------------------------------------------------------------------
+
+    def record_roster(self, roster: Roster, signer: Signer, names: Iterable[Opening]) -> Reference:
+        """Append a roster signed by a root; the first one founds the workspace."""
+        with self.log.transaction() as tx:
+            statement = self._statement(tx, roster, {"roster": _digest(roster)}, ())
+            return tx.append(seal(statement.encode(), signer), names).reference
+
+    # --- what the loop reports -----------------------------------------------------------
+
+    def require_ready(self, model: str) -> Digest:
+        """The champion to train from; refuses while halted, before set-up, or over the policies' budgets."""
+        with self.log.read() as snapshot:
+            require_roster(snapshot.tables)
+            require_not_halted(snapshot.tables)
+            row = require_model(snapshot.tables, model)
+            standing.require_within_budgets(snapshot.tables, row, self._now())
+            return row.champion
+
+    def halted_by(self) -> str:
+        """The id of the halt in force, or an empty text."""
+        with self.log.read() as snapshot:
+            workspace = read(snapshot.tables, Workspace)
+            return workspace.halted_by if workspace else ""
+
+    def record_proposal(self, submission: Submission) -> str:
+        """Append a proposal; returns its id. Its bundle must be in the store."""
+        intent = open_text(submission.intent[:MAX_REASON_CHARS])
+        fields = {**submission.__dict__, "intent": intent.commitment()}
+        with self.log.transaction() as tx:
+            require_not_halted(tx.tables)
+            model = require_model(tx.tables, submission.model)
+            proposal = Proposal(id=self._next_id(tx, "P"), kind=ModelKind(model.kind), **fields)
+            subjects = {"bundle": proposal.bundle, "champion": proposal.champion, "data": proposal.data}
+            self._append(tx, proposal, subjects, openings=[intent])
+            return proposal.id
+
+    def record_failure(
+        self, model: str, stage: str, technique: str, error: InterlockError, proposal_id: str = ""
+    ) -> str:
+        """Append the record of a job that failed; returns the id under which it is listed."""
+        tail = error.log_tail if isinstance(error, JobFailedError) else ""
+        with self.log.transaction() as tx:
+            failure = Failure(
+                proposal_id or self._next_id(tx, "P"), model, stage, technique,
+                _printable(error.message)[:1000], _printable(tail)[-MAX_LOG_TAIL:],
+            )  # fmt: skip
+            self._append(tx, failure, {"failure": _digest(failure)})
+            return failure.id
+
+    def begin_measurement(self, proposal_id: str) -> MeasurementOrder:
+        """Note that a measurement starts; its nonce follows from that note, so nobody could know it before."""
+        with self.log.transaction() as tx:
+            row = require_proposal(tx.tables, proposal_id)
+            if row.proposal is None:
+                raise DeniedError(f"{row.id} is {row.state}: there is nothing to measure")
+            model = require_model(tx.tables, row.model)
+            note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}")
+            entry = self._append(tx, note, {"bundle": row.proposal.bundle})
+            nonce = hmac.new(self._secret, f"nonce:{entry.leaf}".encode(), hashlib.sha256).hexdigest()
+            return MeasurementOrder(
+                row.id, row.technique, row.proposal.bundle, model.champion, model.original,
+                row.proposal.data, row.proposal.submitted, nonce, int(nonce[:8], 16),
+            )  # fmt: skip
+
+    def record_evidence(
+        self, order: MeasurementOrder, measured: bytes, evaluator: str, isolation: str, compute: Compute
+    ) -> Reference:
+        """Append evidence; ``measured`` are the canonical bytes of ``records.Measurements``."""
+        measurements = decode_record(Measurements, canonical.parse(measured))
+        address = self.store.put_bytes(measured)
+        counts = {f"{s.probe}/{s.suite}": len(s.items) for s in measurements.series}
+        evidence = Evidence(
+            order.proposal, order.bundle, order.champion, address, counts, evaluator, order.nonce, order.seed,
+            isolation, compute,
+        )  # fmt: skip
+        with self.log.transaction() as tx:
+            row = require_proposal(tx.tables, order.proposal)
+            subjects = {"bundle": order.bundle, "champion": order.champion, "measurements": address}
+            references = [_reference(row.proposal_seq, row.proposal_record)]
+            return self._append(tx, evidence, subjects, references).reference
+
+    # --- verdicts ------------------------------------------------------------------------
+
+    def judge(self, proposal_id: str) -> str:
+        """Judge the newest evidence by the policies in force and append the verdict; returns the new state."""
+        with self.log.read() as snapshot:
+            row = require_proposal(snapshot.tables, proposal_id)
+            verdict = self.verdict_on(snapshot, row)
+        with self.log.transaction() as tx:
+            row = require_proposal(tx.tables, proposal_id)
+            references = [
+                _reference(row.proposal_seq, row.proposal_record), _reference(row.evidence_seq, row.evidence_record),
+            ]  # fmt: skip
+            subjects = {"evidence": verdict.evidence, "verdict": _digest(verdict)}
+            self._append(tx, verdict, subjects, references)
+            return require_proposal(tx.tables, proposal_id).state.value
+
+    def verdict_on(
+        self, snapshot: Snapshot, row: ProposalRow, policies: tuple[PolicyRow, ...] | None = None
+    ) -> Verdict:
+        """What the engine says of a proposal's evidence, without recording it (what-if and recomputation)."""
+        if row.evidence is None or row.proposal is None or row.evidence_record is None:
+            raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
+        model = require_model(snapshot.tables, row.model)
+        measurements = self.measurements(row)
+        intact = self._is_intact(row.proposal.bundle)
+        facts = standing.facts_of(row, measurements, bundle_intact=intact)
+        intent = snapshot.opening(row.proposal.intent)
+        return standing.judge(snapshot.tables, model, row, measurements, facts, policies, intent.text if intent else "")
+
+    def measurements(self, row: ProposalRow) -> Measurements:
+        """The numbers behind a proposal's evidence, read from the store and checked."""
+        if row.evidence is None:
+            raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
+        data = self.store.get_bytes(row.evidence.measurements)
+        return decode_record(Measurements, canonical.parse(data))
+
+    # --- decisions of people -------------------------------------------------------------
+
+    def draft(self, wish: Intention) -> Draft:
+        """Bind what a person wants to decide to the state of now, as the bytes that they will sign."""
+        reason = " ".join(wish.reason.split())
+        if not reason or len(reason) > MAX_REASON_CHARS:
+            raise UsageError(f"a reason of 1 to {MAX_REASON_CHARS} characters is needed")
+        opening = open_text(reason)
+        with self.log.read() as snapshot:
+            roster = require_roster(snapshot.tables)
+            find_person(roster, wish.person)
+            decision = Decision(
+                action=wish.action, target=wish.target, person=wish.person, role=wish.role,
+                reason=opening.commitment(), surface=wish.surface, viewed=wish.viewed, roster=roster.version,
+                request="", digest=wish.digest, policy=wish.policy, waiver=wish.waiver, kind=wish.kind,
+                labels=wish.labels,
+            )  # fmt: skip
+            decision, subjects, references = _bound(snapshot, decision)
+            statement = self._statement(snapshot, decision, subjects, references)
+        return Draft(decision, statement.encode(), (opening,))
+
+    def commit(self, draft: Draft, signer: Signer) -> Receipt:
+        """Sign a draft and append it; with the last signature needed, what it permits happens at once."""
+        envelope = seal(draft.payload, signer)
+        decision = draft.decision
+        if decision.action is Action.APPROVE:
+            with self.log.read() as snapshot:
+                row = require_proposal(snapshot.tables, decision.target)
+            self._require_intact(row)
+        with self.log.transaction() as tx:
+            entry = tx.append(envelope, draft.openings)
+            state, effect = self._follow(tx, decision)
+        return Receipt(decision.action, decision.target, decision.request, entry.reference, state, effect)
+
+    def tick(self) -> list[str]:
+        """Do what is due: expiries, new verdicts where policies changed, promotions after a cool-down."""
+        done = []
+        with self.log.read() as snapshot:
+            waiting = [
+                row for row in read_all(snapshot.tables, ProposalRow)
+                if row.state in (State.JUDGED, State.AWAITING_APPROVAL, State.APPROVED, State.BLOCKED)
+            ]  # fmt: skip
+        for row in waiting:
+            try:
+                effect = self._tick_one(row)
+            except DeniedError as error:
+                # What the rules do not allow yet stays due; the next tick tries again.
+                effect = "" if row.state is State.APPROVED else f"{row.id}: {error}"
+            if effect:
+                done.append(effect)
+        return done
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _tick_one(self, row: ProposalRow) -> str:
+        now = self._now()
+        with self.log.read() as snapshot:
+            due = standing.due(snapshot.tables, row, now)
+        if due is standing.Due.JUDGE:
+            return f"{row.id}: judged again, {self.judge(row.id)}"
+        if due is standing.Due.EXPIRE:
+            with self.log.transaction() as tx:
+                self._append(tx, Transition(row.id, State.EXPIRED, "nobody decided in time"), _subject_of(row))
+            return f"{row.id}: expired"
+        if due is standing.Due.PROMOTE:
+            self._require_intact(row)
+            with self.log.transaction() as tx:
+                self._promote(tx, require_proposal(tx.tables, row.id))
+            return f"{row.id}: promoted"
+        return ""
+
+    def _follow(self, tx: Transaction, decision: Decision) -> tuple[str, str]:
+        """What a decision leads to in the same transaction: (state, sentence)."""
+        if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
+            row = require_proposal(tx.tables, decision.target)
+            if row.state is not State.APPROVED:
+                return row.state.value, standing.sentence(tx.tables, row)
+            if standing.cool_down_s(tx.tables, row) > 0:
+                self._append(tx, Transition(row.id, State.APPROVED, "quorum complete"), _subject_of(row))
+                return State.APPROVED.value, "approved; promoted after the cool-down"
+            self._promote(tx, row)
+            return State.PROMOTED.value, f"promoted: champion of {row.model}"
+        if decision.action is Action.ADOPT:
+            return "adopted", f"{decision.target} has a champion"
+        request = read(tx.tables, RequestRow, decision.request)
+        if request is None:
+            raise InterlockError(f"request {decision.request} is not in the log that it was just written to")
+        if request.action is Action.ROLLBACK and not request.done:
+            return self._follow_rollback(tx, request)
+        if request.done:
+            return "done", f"{request.action} is in force"
+        return "open", standing.request_sentence(tx.tables, request)
+
+    def _follow_rollback(self, tx: Transaction, request: RequestRow) -> tuple[str, str]:
+        tally = standing.tally_request(tx.tables, request, self._now())
+        if not tally.complete or request.digest is None:
+            return "open", standing.request_sentence(tx.tables, request)
+        model = require_model(tx.tables, request.target)
+        _, quarantined = transitions.after_rollback(tx.tables, model, request.digest)
+        rollback = Rollback(
+            request.id, model.name, request.digest, model.champion,
+            tuple(vote.record for vote in request.votes), quarantined, tally.sole_person,
+        )  # fmt: skip
+        self.store.verify_tree(request.digest)
+        references = [_reference(vote.seq, vote.record) for vote in request.votes]
+        self._append(tx, rollback, {"bundle": request.digest, "previous": model.champion}, references)
+        return "rolled_back", f"{model.name} is back at {request.digest.short}"
+
+    def _promote(self, tx: Transaction, row: ProposalRow) -> None:
+        if row.proposal is None or row.verdict_record is None:
+            raise InterlockError(f"{row.id} is approved without a verdict")
+        model = require_model(tx.tables, row.model)
+        approvals = [vote for vote in row.votes if vote.action is Action.APPROVE]
+        tally = standing.standing_of(tx.tables, row, self._now()).tally
+        promotion = Promotion(
+            row.id, row.model, row.proposal.bundle, model.champion,
+            tuple(vote.record for vote in approvals), tally.sole_person,
+        )  # fmt: skip
+        references = [_reference(row.verdict_seq, row.verdict_record)]
+        references += [_reference(vote.seq, vote.record) for vote in approvals]
+        self._append(tx, promotion, {"bundle": promotion.bundle, "previous": promotion.previous}, references)
+
+    def _append(
+        self, tx: Transaction, record: Any, subjects: Mapping[str, Digest],
+        references: Iterable[Reference] = (), openings: Iterable[Opening] = (),
+    ) -> Entry:  # fmt: skip
+        """Sign a machine record with its service's key and append it."""
+        statement = self._statement(tx, record, subjects, references)
+        return tx.append(seal(statement.encode(), self._services[SERVICE_OF[statement.record]]), openings)
+
+    def _statement(
+        self, snapshot: Snapshot, record: Any, subjects: Mapping[str, Digest], references: Iterable[Reference]
+    ) -> Statement:
+        kind = type(record).__name__.lower()
+        return Statement(kind, subjects, encode_record(record), snapshot.origin, self._now(), tuple(references))
+
+    def _now(self) -> str:
+        return format_time(self._clock())
+
+    @staticmethod
+    def _next_id(snapshot: Snapshot, prefix: str) -> str:
+        workspace = read(snapshot.tables, Workspace)
+        if workspace is None:
+            raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
+        return workspace.next_id(prefix)
+
+    def _is_intact(self, bundle: Digest) -> bool:
+        try:
+            self.store.verify_tree(bundle)
+        except InterlockError:
+            return False
+        return True
+
+    def _require_intact(self, row: ProposalRow) -> None:
+        """What was measured must still be what would be promoted, to the byte."""
+        if row.proposal is not None and not self._is_intact(row.proposal.bundle):
+            raise DeniedError(f"{row.id}: the bundle in the artifact store is damaged; it cannot be approved")
+
+
+def _bound(
+    snapshot: Snapshot, decision: Decision
+) -> tuple[Decision, dict[str, Digest], tuple[Reference, ...]]:
+    """The decision with its request id and binding, what it is about, and what it rests on."""
+    from dataclasses import replace
+
+    tables = snapshot.tables
+    if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
+        row = require_proposal(tables, decision.target)
+        binding = standing.binding_of(tables, row)
+        if binding is None or row.verdict_record is None:
+            raise DeniedError(f"{row.id} is {row.state}: there is nothing to {decision.action}")
+        decision = replace(decision, request=row.id, binding=binding)
+        references = (_reference(row.verdict_seq, row.verdict_record),)
+        return decision, {"bundle": binding.bundle, "verdict": binding.verdict}, references
+    if decision.action is Action.ADOPT:
+        if decision.digest is None:
+            raise UsageError("adopt needs the digest of a base model")
+        return replace(decision, request=decision.target), {"bundle": decision.digest}, ()
+    wanted = (decision.action, decision.target, decision.digest, decision.policy, decision.waiver)
+    for request in read_all(tables, RequestRow):
+        if not request.done and wanted == (
+            request.action, request.target, request.digest, request.policy, request.waiver,
+        ):  # fmt: skip
+            return replace(decision, request=request.id), {"request": _digest(request)}, ()
+    workspace = read(tables, Workspace)
+    if workspace is None:
+        raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
+    decision = replace(decision, request=workspace.next_id("R"))
+    subject = decision.digest or (decision.policy.digest if decision.policy else None)
+    return decision, {decision.action.value: subject or _digest(decision)}, ()
+
+
+def _digest(record: Any) -> Digest:
+    return canonical.digest(canonical.encode(encode_record(record)))
+
+
+def _reference(seq: int, record: Digest | None) -> Reference:
+    if record is None:
+        raise StaleError("a record that this rests on is not in the log")
+    return Reference(seq, record.hex)
+
+
+def _subject_of(row: ProposalRow) -> dict[str, Digest]:
+    if row.proposal is None:
+        raise DeniedError(f"{row.id} has no bundle")
+    return {"bundle": row.proposal.bundle}
+
+
+def _printable(text: str) -> str:
+    """Text from a job, made safe to show: no control characters (terminal escapes), no lone surrogates."""
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() or c == "\n" else "·" for c in clean)

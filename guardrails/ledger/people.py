@@ -1,0 +1,100 @@
+"""Who signed a record, and whether the roster then in force lets them.
+
+Invariants: a machine record needs the signature of the service that makes such records; a decision needs
+one signature by a key, not revoked, of the person that it names, in a role that this person holds; a
+roster needs its threshold of distinct roots. A signature that nobody can be named for counts for nothing.
+"""
+
+from __future__ import annotations
+
+from guardrails.canonical import Digest
+from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
+from guardrails.decision_log.keys import verify_person, verify_service
+from guardrails.decision_log.store import Entry
+from guardrails.errors import DeniedError, RecordError, StaleError, UnknownNameError
+from guardrails.ledger.rows import Vote
+from guardrails.records import Decision, Person, Role, Roster
+
+SERVICE_OF = {
+    "proposal": "learner",
+    "evidence": "evaluator",
+    "verdict": "gate",
+    "promotion": "gate",
+    "rollback": "gate",
+    "transition": "gate",
+    "failure": "gate",
+}
+"""Record → the service whose key must sign it."""
+
+SERVICES = ("evaluator", "gate", "learner", "log")
+
+
+def require_service(entry: Entry, roster: Roster) -> None:
+    """Refuse a machine record that its service did not sign."""
+    service = SERVICE_OF[entry.statement.record]
+    public = roster.services.get(service, "")
+    if len(entry.signatures) != 1:
+        raise DeniedError(f"{entry.statement.record}: needs exactly one signature, by the {service} service")
+    try:
+        verify_service(public, _message(entry), entry.signatures[0].signature)
+    except (DeniedError, RecordError):
+        raise DeniedError(
+            f"{entry.statement.record}: not signed by the {service} service of roster {roster.version}"
+        ) from None
+
+
+def require_signer(entry: Entry, decision: Decision, roster: Roster) -> Person:
+    """The person who made a decision; refuses unknown people, foreign or revoked keys and missing roles."""
+    person = find_person(roster, decision.person)
+    if decision.role not in person.roles:
+        raise DeniedError(f"{person.id} does not hold the role {decision.role}")
+    if len(entry.signatures) != 1 or not _signed_by(entry, person):
+        raise DeniedError(f"the decision is not signed by a key of {person.id} that is in force")
+    if decision.roster != roster.version:
+        raise StaleError(
+            f"the decision was prepared under roster {decision.roster}, {roster.version} is in force",
+            hint="prepare and sign it again",
+        )
+    return person
+
+
+def require_roots(entry: Entry, roster: Roster) -> None:
+    """Refuse a roster record without the threshold of distinct roots of ``roster``."""
+    roots = [person for person in roster.people if Role.ROOT in person.roles]
+    signed = sum(1 for person in roots if _signed_by(entry, person))
+    if roster.threshold < 1 or signed < roster.threshold:
+        raise DeniedError(f"roster: signed by {signed} of the {max(roster.threshold, 1)} roots needed")
+
+
+def vote_of(entry: Entry, decision: Decision) -> Vote:
+    """A decision as a vote: what a quorum counts."""
+    return Vote(
+        decision.action, decision.person, decision.role, entry.statement.time, decision.surface,
+        decision.viewed, decision.reason, Digest(entry.leaf), entry.seq, decision.binding,
+    )  # fmt: skip
+
+
+def find_person(roster: Roster, person_id: str) -> Person:
+    """The person with an id; raises UnknownNameError."""
+    for person in roster.people:
+        if person.id == person_id:
+            return person
+    raise UnknownNameError(f"{person_id} is not in roster {roster.version}")
+
+
+def _signed_by(entry: Entry, person: Person) -> bool:
+    """True if one of the signatures holds under a key of this person that is not revoked."""
+    for key in person.keys:
+        if key.revoked:
+            continue
+        for signature in entry.signatures:
+            try:
+                verify_person(key.public, _message(entry), signature.signature)
+            except (DeniedError, RecordError):
+                continue
+            return True
+    return False
+
+
+def _message(entry: Entry) -> bytes:
+    return pae(PAYLOAD_TYPE, entry.statement.encode())

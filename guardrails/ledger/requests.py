@@ -1,0 +1,149 @@
+"""Actions that people sign together outside of proposals: rollback, halt, resume, policies, waivers.
+
+Invariants:
+- A request has one id and one fixed content; every further signature names both, so nobody can add a
+  signature to something else than what its signer saw.
+- An action takes effect with the signature that completes its quorum, in the same record. Only a rollback
+  needs a record of its own afterwards, because the gate must state what it bars.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from guardrails.canonical import Digest
+from guardrails.decision_log.store import Entry
+from guardrails.decision_log.tables import Tables
+from guardrails.errors import DeniedError, RecordError, StaleError, UnknownNameError
+from guardrails.ledger.people import require_signer, vote_of
+from guardrails.ledger.rows import (
+    ModelRow,
+    PolicyRow,
+    ProposalRow,
+    RequestRow,
+    WaiverRow,
+    Workspace,
+    read,
+    read_all,
+    require_model,
+    require_roster,
+    take_id,
+    write,
+)
+from guardrails.ledger.standing import tally_request
+from guardrails.policy import parse_policy
+from guardrails.records import Action, Decision
+
+WORKSPACE = "workspace"
+"""The target of halt and resume."""
+
+
+def sign(tables: Tables, entry: Entry, decision: Decision) -> None:
+    """Count one signature for a request (a new one, or one that is open), and act if it is complete."""
+    person = require_signer(entry, decision, require_roster(tables))
+    request = read(tables, RequestRow, decision.request)
+    if request is None:
+        request = _opened(tables, entry, decision)
+        take_id(tables, "R", decision.request)
+    elif _content(request) != _content_of(decision):
+        raise StaleError(f"{request.id} asks for something else than what was signed")
+    if request.done:
+        raise DeniedError(f"{request.id} has been carried out already")
+    if any(vote.person == person.id for vote in request.votes):
+        raise DeniedError(f"{request.id}: this person has signed already; a second signature adds nothing")
+    request = replace(request, votes=(*request.votes, vote_of(entry, decision)))
+    tally = tally_request(tables, request, entry.statement.time)
+    if tally.complete and request.action is not Action.ROLLBACK:
+        _carry_out(tables, entry, request)
+        request = replace(request, done=True)
+    write(tables, request, request.id)
+
+
+def require_reachable(model: ModelRow, target: Digest) -> None:
+    """Refuse a rollback to what never was champion, is champion, or is quarantined."""
+    reigns = [reign for reign in model.history if reign.digest == target]
+    if not reigns:
+        raise UnknownNameError(f"{target} was never champion of {model.name}", hint="`interlock model show`")
+    if target == model.champion:
+        raise DeniedError(f"{target.short} is the champion of {model.name} already")
+    if any(reign.quarantined for reign in reigns):
+        raise DeniedError(f"{target.short} is quarantined: it was itself rolled back")
+
+
+def _opened(tables: Tables, entry: Entry, decision: Decision) -> RequestRow:
+    request = RequestRow(
+        decision.request, decision.action, decision.target, entry.statement.time, False, (),
+        digest=decision.digest, policy=decision.policy, waiver=decision.waiver,
+    )  # fmt: skip
+    _CHECKS[decision.action](tables, request)
+    return request
+
+
+def _content(request: RequestRow) -> tuple[object, ...]:
+    return (request.action, request.target, request.digest, request.policy, request.waiver)
+
+
+def _content_of(decision: Decision) -> tuple[object, ...]:
+    return (decision.action, decision.target, decision.digest, decision.policy, decision.waiver)
+
+
+def _check_rollback(tables: Tables, request: RequestRow) -> None:
+    if request.digest is None:
+        raise RecordError("rollback: the digest to return to is missing")
+    require_reachable(require_model(tables, request.target), request.digest)
+
+
+def _check_halt(tables: Tables, request: RequestRow) -> None:
+    if request.target != WORKSPACE:
+        raise RecordError(f"{request.action}: the target is the workspace, not {request.target:.40}")
+    workspace = read(tables, Workspace)
+    halted = bool(workspace and workspace.halted_by)
+    if request.action is Action.HALT and halted:
+        raise DeniedError("a halt is in force already")
+    if request.action is Action.RESUME and not halted:
+        raise DeniedError("nothing is halted")
+
+
+def _check_activate(tables: Tables, request: RequestRow) -> None:
+    if request.policy is None:
+        raise RecordError("activate: the policy's bytes are missing")
+    policy = parse_policy(request.policy)
+    if policy.metadata.name != request.target or request.policy.name != request.target:
+        raise RecordError(f"activate: the policy is called {policy.metadata.name}, not {request.target:.80}")
+
+
+def _check_deactivate(tables: Tables, request: RequestRow) -> None:
+    if read(tables, PolicyRow, request.target) is None:
+        raise UnknownNameError(f"no policy called {request.target:.80} is in force")
+
+
+def _check_waive(tables: Tables, request: RequestRow) -> None:
+    if request.waiver is None:
+        raise RecordError("waive: rule, bundle, owner and expiry are missing")
+    bundles = {row.proposal.bundle for row in read_all(tables, ProposalRow) if row.proposal}
+    if request.waiver.bundle not in bundles:
+        raise UnknownNameError(f"no proposal has the bundle {request.waiver.bundle.short}")
+
+
+_CHECKS = {
+    Action.ROLLBACK: _check_rollback,
+    Action.HALT: _check_halt,
+    Action.RESUME: _check_halt,
+    Action.ACTIVATE: _check_activate,
+    Action.DEACTIVATE: _check_deactivate,
+    Action.WAIVE: _check_waive,
+}
+
+
+def _carry_out(tables: Tables, entry: Entry, request: RequestRow) -> None:
+    time = entry.statement.time
+    if request.action in (Action.HALT, Action.RESUME):
+        workspace = read(tables, Workspace)
+        assert workspace is not None  # noqa: S101 - every projection starts by writing it
+        write(tables, replace(workspace, halted_by=request.id if request.action is Action.HALT else ""))
+    elif request.action is Action.ACTIVATE and request.policy is not None:
+        write(tables, PolicyRow(request.target, request.policy, time, request.id), request.target)
+    elif request.action is Action.DEACTIVATE:
+        tables.delete(PolicyRow.TABLE, request.target)
+    elif request.action is Action.WAIVE and request.waiver is not None:
+        write(tables, WaiverRow(request.id, request.waiver, time), request.id)

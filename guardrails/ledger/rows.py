@@ -1,0 +1,245 @@
+"""The rows of the projection: what is known about each thing, as the log tells it.
+
+Invariants: rows are records too (frozen, encoded canonically), so a stored row can be compared with a
+replayed one byte for byte. Nothing stands in a row that is not derived from a log record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from guardrails.canonical import Digest
+from guardrails.decision_log.tables import Reader, Tables
+from guardrails.errors import DeniedError, HaltedError, StaleError, UnknownNameError
+from guardrails.records import (
+    Action,
+    Binding,
+    Commitment,
+    Evidence,
+    Failure,
+    ModelKind,
+    PolicySource,
+    Proposal,
+    Role,
+    Roster,
+    State,
+    Surface,
+    Verdict,
+    Waiver,
+    decode_record,
+    encode_record,
+)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One row: the log's origin, its clock and length, the halt in force, and how many ids were given."""
+
+    TABLE = "workspace"
+    log: str
+    time: str
+    size: int
+    halted_by: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def next_id(self, prefix: str) -> str:
+        """The id that the next thing of this kind will get: ``P-0001``, ``R-0001`` …"""
+        return f"{prefix}-{self.counters.get(prefix, 0) + 1:04d}"
+
+
+@dataclass(frozen=True)
+class RosterRow:
+    """The roster in force and the record that made it so."""
+
+    TABLE = "roster"
+    roster: Roster
+    record: Digest
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One signed decision of one person on one proposal or request. ``record`` is its leaf in the log."""
+
+    action: Action
+    person: str
+    role: Role
+    at: str
+    surface: Surface
+    viewed: tuple[str, ...]
+    reason: Commitment
+    record: Digest
+    seq: int
+    binding: Binding | None = None
+
+
+@dataclass(frozen=True)
+class ProposalRow:
+    """All that the log says of one proposal, from its first record to its last."""
+
+    TABLE = "proposals"
+    id: str
+    model: str
+    technique: str
+    state: State
+    created_at: str
+    changed_at: str
+    note: str = ""
+    proposal: Proposal | None = None
+    proposal_record: Digest | None = None
+    proposal_seq: int = -1
+    failure: Failure | None = None
+    evidence: Evidence | None = None
+    evidence_record: Digest | None = None
+    evidence_seq: int = -1
+    verdict: Verdict | None = None
+    verdict_record: Digest | None = None
+    verdict_seq: int = -1
+    judged_at: str = ""
+    approved_at: str = ""
+    attempt: int = 0
+    votes: tuple[Vote, ...] = ()
+    promoted_at: str = ""
+
+
+@dataclass(frozen=True)
+class Reign:
+    """One champion: since when, by which proposal (empty: adopted at set-up), and whether it is barred."""
+
+    digest: Digest
+    promoted_at: str
+    proposal: str
+    quarantined: bool = False
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model: its champion, and every champion it ever had, oldest first.
+
+    ``attempts`` counts the verdicts since the last promotion: k in the error budget.
+    ``promotions`` holds the times of past promotions, for the daily budget.
+    """
+
+    TABLE = "models"
+    name: str
+    kind: str
+    champion: Digest
+    original: Digest
+    history: tuple[Reign, ...]
+    labels: dict[str, str] = field(default_factory=dict)
+    attempts: int = 0
+    promotions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """One policy in force: the very bytes that were activated."""
+
+    TABLE = "policies"
+    name: str
+    source: PolicySource
+    activated_at: str
+    request: str
+
+
+@dataclass(frozen=True)
+class RequestRow:
+    """One action that people sign together: rollback, halt, resume, activation, waiver."""
+
+    TABLE = "requests"
+    id: str
+    action: Action
+    target: str
+    created_at: str
+    done: bool
+    votes: tuple[Vote, ...]
+    digest: Digest | None = None
+    policy: PolicySource | None = None
+    waiver: Waiver | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class WaiverRow:
+    """One waiver that its quorum signed."""
+
+    TABLE = "waivers"
+    id: str
+    waiver: Waiver
+    granted_at: str
+    revoked: bool = False
+
+
+Row = TypeVar("Row", Workspace, RosterRow, ProposalRow, ModelRow, PolicyRow, RequestRow, WaiverRow)
+
+ONLY = "current"
+"""The key of tables that hold one row."""
+
+
+def read(tables: Reader, cls: type[Row], key: str = ONLY) -> Row | None:
+    """The row of a class at a key, or None."""
+    value = tables.get(cls.TABLE, key)
+    return None if value is None else decode_record(cls, value)
+
+
+def read_all(tables: Reader, cls: type[Row]) -> Iterator[Row]:
+    """All rows of a class, sorted by key."""
+    for _, value in tables.scan(cls.TABLE):
+        yield decode_record(cls, value)
+
+
+def write(tables: Tables, row: Any, key: str = ONLY) -> None:
+    """Insert or replace a row."""
+    tables.put(row.TABLE, key, encode_record(row))
+
+
+# --- rows that must be there ---------------------------------------------------------------
+
+
+def require_roster(tables: Reader) -> Roster:
+    """The roster in force; raises DeniedError before set-up."""
+    row = read(tables, RosterRow)
+    if row is None:
+        raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
+    return row.roster
+
+
+def require_proposal(tables: Reader, proposal_id: str) -> ProposalRow:
+    """The row of a proposal; raises UnknownNameError."""
+    row = read(tables, ProposalRow, proposal_id)
+    if row is None:
+        raise UnknownNameError(f"there is no proposal {proposal_id:.40}", hint="`interlock list` shows them")
+    return row
+
+
+def require_model(tables: Reader, name: str) -> ModelRow:
+    """The row of a model; raises UnknownNameError."""
+    row = read(tables, ModelRow, name)
+    if row is None:
+        known = ", ".join(model.name for model in read_all(tables, ModelRow)) or "none yet"
+        raise UnknownNameError(f"there is no model {name:.80}", hint=f"known: {known}")
+    return row
+
+
+def take_id(tables: Tables, prefix: str, wanted: str) -> None:
+    """Give out the next id of a series; raises StaleError if another writer took it first."""
+    workspace = read(tables, Workspace)
+    assert workspace is not None  # noqa: S101 - ``project`` wrote it
+    if workspace.next_id(prefix) != wanted:
+        raise StaleError(f"id {wanted} is not the next one ({workspace.next_id(prefix)})")
+    count = workspace.counters.get(prefix, 0) + 1
+    write(tables, replace(workspace, counters={**workspace.counters, prefix: count}))
+
+
+def require_not_halted(tables: Reader) -> None:
+    """Refuse while a halt is in force."""
+    workspace = read(tables, Workspace)
+    if workspace is not None and workspace.halted_by:
+        raise HaltedError(f"halted by {workspace.halted_by}", hint="`interlock resume` lifts it")
+
+
+def workspace_time(tables: Reader) -> str:
+    """The time of the last machine record: no later record can claim to be before it."""
+    workspace = read(tables, Workspace)
+    return "" if workspace is None else workspace.time

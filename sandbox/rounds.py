@@ -1,0 +1,308 @@
+"""One round: propose, collect, merge, measure, judge. Each step an isolated job; the gate writes the log.
+
+Invariants:
+- The job that proposes never measures; what measures is another process with another set of mounts.
+- From a job come only files, through the collector. Nothing a job wrote is unpickled, imported or run.
+- What is digested is what is measured and what would be served: an adapter is merged in a job of its
+  own, the merged model is the bundle's, and the adapter is kept beside it.
+- A job that fails leaves a record with the reason and the end of its log: never a hang, never a proposal.
+- A halt ends running jobs: it is looked for twice a second.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from guardrails.canonical import Digest, digest, encode, parse
+from guardrails.errors import BundleError, HaltedError, InterlockError, JobFailedError, RecordError
+from guardrails.gate import Gate, MeasurementOrder, Submission
+from guardrails.records import Compute, Measurements, decode_record
+from sandbox import suites
+from sandbox.config import ModelConfig, Recipe
+from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MODEL, collect, read_manifest
+from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
+from sandbox.runner import Runner
+
+Report = Callable[[str, float], None]
+"""Takes the stage's name and the share done, for people to watch."""
+
+POLL_S = 0.1
+HALT_CHECK_S = 0.5
+MAX_MEASUREMENT_BYTES = 64 << 20
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a round works with. ``level`` is the isolation level that every job must have."""
+
+    gate: Gate
+    runner: Runner
+    workspace: Path
+    secret: bytes
+    level: str
+
+
+def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report: Report) -> str:
+    """Train a candidate in isolation and record it; returns the proposal's id.
+
+    A job that fails is recorded too; then JobFailedError is raised with ``proposal`` set to its id.
+    """
+    champion = bench.gate.require_ready(model.name)
+    with _job_folder(bench) as folder:
+        intent = f"{recipe.technique} on {model.name}, seed {seed}"
+        records = suites.training_records(model, bench.workspace, bench.secret)
+        suites.write_items(records, folder / "data" / "train.jsonl")
+        data = bench.gate.store.put_file(folder / "data" / "train.jsonl")
+        request = {
+            "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
+            "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
+        }  # fmt: skip
+        try:
+            with bench.gate.store.lend(champion, below="model") as champion_files:
+                mounts = {"/in/champion": champion_files, "/in/data": folder / "data"}
+                outcome = _run(bench, model, folder, "propose", request, mounts, report)
+            collect(folder / "propose" / "out", folder / "bundle", BUNDLE)
+            compute = outcome.compute
+            if (folder / "bundle" / "model" / "adapter_config.json").exists():
+                compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
+        except (JobFailedError, BundleError) as error:
+            failure = bench.gate.record_failure(model.name, "propose", recipe.technique, error)
+            raise JobFailedError(f"{failure}: {error.message}", log_tail=getattr(error, "log_tail", "")) from None
+        return _record(bench, model, folder / "bundle", recipe, seed, champion, data, outcome.level, compute)
+
+
+def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer: str, report: Report) -> str:
+    """Take an update trained elsewhere through the same collector; returns the proposal's id.
+
+    Raises:
+        BundleError: The bundle was refused; nothing was recorded.
+    """
+    champion = bench.gate.require_ready(model.name)
+    with _job_folder(bench) as folder:
+        collect(bundle, folder / "bundle", BUNDLE)
+        manifest = read_manifest(folder / "bundle")
+        compute = Compute(0.0, 0.0, 0, 0, "not run here")
+        if (folder / "bundle" / "model" / "adapter_config.json").exists():
+            compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
+        data = digest(b"".join(sorted(str(_file_digest(p)).encode() for p in (folder / "bundle").glob("data/*"))))
+        address = bench.gate.store.put_tree(folder / "bundle")
+        return bench.gate.record_proposal(
+            Submission(
+                model=model.name, technique="submitted", intent=intent or manifest["intent"], bundle=address,
+                champion=champion, data=data, objective=digest(manifest["objective"].encode()),
+                recipe={"claimed_technique": manifest["technique"]}, seed=manifest["seed"],
+                environment=environment(), isolation="none", submitted=True, compute=compute, proposer=proposer,
+            )
+        )  # fmt: skip
+
+
+def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) -> str:
+    """Measure a proposal against the champion on private items, and judge it; returns its new state."""
+    order = bench.gate.begin_measurement(proposal_id)
+    with _job_folder(bench) as folder, ExitStack() as stack:
+        lend = bench.gate.store.lend
+        mounts = {
+            "/in/candidate": stack.enter_context(lend(order.bundle, below="model")),
+            "/in/champion": stack.enter_context(lend(order.champion, below="model")),
+        }
+        request: dict[str, Any] = {
+            "kind": model.kind.value, "candidate": "/in/candidate", "champion": "/in/champion",
+            "suites": {}, "samples": model.samples, "seed": order.seed, "out": "/out",
+        }  # fmt: skip
+        if order.original != order.champion:
+            mounts["/in/original"] = stack.enter_context(lend(order.original, below="model"))
+        request["original"] = "/in/original" if order.original != order.champion else "/in/champion"
+        for suite in suites.private_suites(model, bench.workspace, bench.secret, order.nonce):
+            suites.write_items(suite.items, folder / "items" / f"{suite.name}.jsonl")
+            request["suites"][suite.name] = {"probe": suite.probe, "path": f"/in/items/{suite.name}.jsonl"}
+        mounts["/in/items"] = folder / "items"
+        mounts["/in/data"] = _records(bench, order, folder, stack)
+        request["data"] = "/in/data"
+        cache = _champion_cache(bench, order.champion)
+        if cache.exists():
+            mounts["/in/cache.json"] = cache
+            request["cache"] = "/in/cache.json"
+        try:
+            outcome = _run(bench, model, folder, "measure", request, mounts, report)
+            collect(folder / "measure" / "out", folder / "measured", MEASUREMENT)
+            measured = (folder / "measured" / "measurements.json").read_bytes()
+            decode_record(Measurements, parse(measured))
+        except (JobFailedError, BundleError, RecordError) as error:
+            bench.gate.record_failure(model.name, "measure", order.technique, error, proposal_id=proposal_id)
+            raise JobFailedError(f"{proposal_id}: {error.message}", log_tail=getattr(error, "log_tail", "")) from None
+        _keep_cache(folder / "measured" / "cache.json", cache)
+        bench.gate.record_evidence(order, measured, evaluator_version(), outcome.level, outcome.compute)
+    return bench.gate.judge(proposal_id)
+
+
+def environment() -> dict[str, str]:
+    """What a run depends on besides its inputs: versions and the processor."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    return {"python": platform.python_version(), "machine": platform.machine(), **versions}
+
+
+def evaluator_version() -> str:
+    """Digest of the measuring code and of the packages that it stands on."""
+    folder = Path(__file__).parent / "worker"
+    sources = {str(p.relative_to(folder)): str(_file_digest(p)) for p in sorted(folder.rglob("*.py"))}
+    return digest(encode({**sources, **environment()})).hex[:16]
+
+
+# --- inside --------------------------------------------------------------------------------
+
+
+def _run(
+    bench: Bench, model: ModelConfig, folder: Path, stage: str, request: dict[str, Any],
+    mounts: dict[str, Path], report: Report,
+) -> JobOutcome:  # fmt: skip
+    """Run one worker to its end; raises JobFailedError unless it exits with 0."""
+    own = folder / stage
+    (own / "out").mkdir(parents=True)
+    request_file = own / "request.json"
+    request_file.write_text(json.dumps(request), encoding="utf-8")
+    limits = model.limits
+    spec = JobSpec(
+        argv=("python", "-m", f"sandbox.worker.{stage}", "/in/request.json"),
+        inputs=(Mount(request_file, "/in/request.json"), *(Mount(path, to) for to, path in sorted(mounts.items()))),
+        out=own / "out",
+        log=own / "log.txt",
+        limits=Limits(
+            wall_s=limits.wall_s, cpu_s=limits.cpu_s, memory_bytes=limits.memory_bytes,
+            processes=limits.processes, output_bytes=limits.disk_bytes, scratch_bytes=limits.disk_bytes,
+        ),
+        env={"OMP_NUM_THREADS": str(model.threads)},
+    )  # fmt: skip
+    outcome = _wait(bench, spec, stage, report)
+    if outcome.killed or outcome.exit != 0:
+        reason = outcome.killed or f"exit status {outcome.exit}"
+        last = outcome.log_tail.strip().splitlines()[-1:] or ["no output"]
+        raise JobFailedError(f"{stage} job ended: {reason}: {last[0][:300]}", log_tail=outcome.log_tail)
+    report(stage, 1.0)
+    return outcome
+
+
+def _wait(bench: Bench, spec: JobSpec, stage: str, report: Report) -> JobOutcome:
+    handle = bench.runner.start(spec, bench.level)
+    looked = time.monotonic()
+    try:
+        while (outcome := handle.poll()) is None:
+            for line in handle.lines():
+                _show(line, stage, report)
+            if time.monotonic() - looked > HALT_CHECK_S:
+                looked = time.monotonic()
+                if bench.gate.halted_by():
+                    handle.cancel("halted")
+                    raise HaltedError("halted: the running job was ended", hint="`interlock resume` lifts it")
+            time.sleep(POLL_S)
+    except BaseException:
+        # Also on Ctrl-C: whoever stops waiting ends the job.
+        handle.cancel("abandoned")
+        raise
+    return outcome
+
+
+def _show(line: str, stage: str, report: Report) -> None:
+    """Forward a job's progress line. It is a claim for the eye only; anything odd is left out."""
+    try:
+        value = json.loads(line)
+        share, name = float(value["progress"]), str(value.get("stage", stage))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return
+    if 0.0 <= share <= 1.0:
+        report(f"{stage}: {''.join(c for c in name[:40] if c.isprintable())}", share)
+
+
+def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, report: Report) -> JobOutcome:
+    """Merge a bundle's adapter into the champion; afterwards ``model/`` is whole, ``adapter/`` beside it."""
+    bundle = folder / "bundle"
+    (bundle / "model").rename(bundle / "adapter")
+    request = {"champion": "/in/champion", "adapter": "/in/adapter", "out": "/out"}
+    with bench.gate.store.lend(champion, below="model") as champion_files:
+        mounts = {"/in/champion": champion_files, "/in/adapter": bundle / "adapter"}
+        outcome = _run(bench, model, folder, "merge", request, mounts, report)
+    collect(folder / "merge" / "out", folder / "merged", MODEL)
+    (folder / "merged" / "model").rename(bundle / "model")
+    return outcome
+
+
+def _record(
+    bench: Bench, model: ModelConfig, bundle: Path, recipe: Recipe, seed: int, champion: Digest,
+    data: Digest, level: str, compute: Compute,
+) -> str:  # fmt: skip
+    manifest = read_manifest(bundle)
+    return bench.gate.record_proposal(
+        Submission(
+            model=model.name, technique=recipe.technique, intent=manifest["intent"],
+            bundle=bench.gate.store.put_tree(bundle), champion=champion, data=data,
+            objective=digest(manifest["objective"].encode()), recipe=recipe.settings, seed=seed,
+            environment=environment(), isolation=level, submitted=False, compute=compute, proposer="loop",
+        )
+    )  # fmt: skip
+
+
+def _records(bench: Bench, order: MeasurementOrder, folder: Path, stack: ExitStack) -> Path:
+    """The training records to examine: what the supervisor mounted; for a submission, what it claims."""
+    if order.submitted:
+        if any(entry.path.startswith("data/") for entry in bench.gate.store.tree(order.bundle)):
+            return stack.enter_context(bench.gate.store.lend(order.bundle, below="data"))
+        (folder / "data").mkdir()
+        return folder / "data"
+    file = folder / "data" / "train.jsonl"
+    file.parent.mkdir()
+    file.write_bytes(bench.gate.store.get_bytes(order.data))
+    return file.parent
+
+
+def _added(first: Compute, second: Compute) -> Compute:
+    return Compute(
+        first.wall_s + second.wall_s,
+        first.cpu_s + second.cpu_s,
+        max(first.memory_bytes, second.memory_bytes),
+        max(first.disk_bytes, second.disk_bytes),
+        second.measured_by,
+    )
+
+
+@contextmanager
+def _job_folder(bench: Bench) -> Iterator[Path]:
+    parent = bench.workspace / "jobs"
+    parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="job-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _champion_cache(bench: Bench, champion: Digest) -> Path:
+    return bench.workspace / "cache" / f"{champion.short}-{evaluator_version()}.json"
+
+
+def _keep_cache(fresh: Path, cache: Path) -> None:
+    """Keep the champion's scores for the next measurement; losing them costs time only."""
+    if fresh.exists():
+        cache.parent.mkdir(exist_ok=True)
+        fresh.replace(cache)
+
+
+def _file_digest(path: Path) -> Digest:
+    try:
+        return digest(path.read_bytes())
+    except OSError as error:
+        raise InterlockError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,125 @@
+"""The one place where things are put together: a workspace directory in, ready parts out.
+
+    interlock.toml      configuration                    keys/           service keys, 0600
+    log.db              the decision log                 keys/people/    people's keys, behind passphrases
+    artifacts/          models, evidence, by content     jobs/ cache/    scratch; may be deleted when idle
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from guardrails.decision_log.keys import ServiceKey
+from guardrails.decision_log.store import Log
+from guardrails.errors import InterlockError, UsageError
+from guardrails.gate import Gate
+from guardrails.ledger import project
+from guardrails.ledger.people import SERVICES
+from guardrails.registry import ArtifactStore
+from sandbox.config import FILE_NAME, Config, load_config
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "sandbox" / "default.toml"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One workspace. Parts are made when they are first asked for, so that reading needs no keys."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> Config:
+        """The checked ``interlock.toml``."""
+        return load_config(self.path)
+
+    @cached_property
+    def log(self) -> Log:
+        """The decision log, for reading only."""
+        return Log.open(self.database_url)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(self.path / "artifacts")
+
+    @cached_property
+    def secret(self) -> bytes:
+        """Keys the split and the draw of private items."""
+        return _read_secret(self.path / "keys" / "items.secret")
+
+    @cached_property
+    def gate(self) -> Gate:
+        """The gate, with the services' keys. Only trusted processes ask for it."""
+        services = {name: ServiceKey.load(self.path / "keys" / f"{name}.pem") for name in SERVICES}
+        log = Log.open(self.database_url, services["log"], project)
+        return Gate(log, self.store, services, self.secret)
+
+    @property
+    def database_url(self) -> str:
+        """``INTERLOCK_DATABASE_URL``, or a SQLite file in the workspace."""
+        return os.environ.get("INTERLOCK_DATABASE_URL") or f"sqlite:///{self.path / 'log.db'}"
+
+    @property
+    def people_keys(self) -> Path:
+        """Where private keys of people lie, one file a person id."""
+        return self.path / "keys" / "people"
+
+    def service_keys(self) -> dict[str, str]:
+        """Service → public key, for the first roster."""
+        return {name: ServiceKey.load(self.path / "keys" / f"{name}.pem").public_base64 for name in SERVICES}
+
+
+def open_workspace(path: Path) -> Workspace:
+    """A workspace that exists; raises UsageError otherwise."""
+    if not (path / FILE_NAME).is_file():
+        raise UsageError(f"{path} is not an Interlock workspace", hint="run `interlock init` or `interlock up`")
+    return Workspace(path.resolve())
+
+
+def create_workspace(path: Path) -> Workspace:
+    """A new workspace: configuration, service keys, an empty log. Nobody can decide in it yet.
+
+    The configuration is written last: without it the directory is no workspace, so an interrupted
+    creation can simply be started again.
+    """
+    if (path / FILE_NAME).exists():
+        raise UsageError(f"{path} is a workspace already")
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (path / "keys" / "people").mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(f"cannot create {path}: {error.strerror}") from None
+    for name in SERVICES:
+        if not (path / "keys" / f"{name}.pem").exists():
+            ServiceKey.generate().save(path / "keys" / f"{name}.pem")
+    if not (path / "keys" / "items.secret").exists():
+        _write_secret(path / "keys" / "items.secret", secrets.token_bytes(32))
+    workspace = Workspace(path.resolve())
+    if not (path / "log.db").exists():
+        log_key = ServiceKey.load(path / "keys" / "log.pem")
+        Log.create(workspace.database_url, f"interlock/{uuid.uuid4()}", log_key, project).close()
+    incoming = path / f"{FILE_NAME}.new"
+    incoming.write_text(DEFAULT_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
+    incoming.replace(path / FILE_NAME)
+    return workspace
+
+
+def _write_secret(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+
+
+def _read_secret(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InterlockError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) != 32:
+        raise InterlockError(f"{path} is damaged: 32 bytes are needed")
+    return data
