@@ -33,7 +33,9 @@ def locate() -> Path:
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     path = Path(places[0]) / FILE if places else Path(FILE)
     if not places or not path.is_file():
-        raise InvalidInputError(f"the harmful requests are missing: no {PACKAGE} package with {FILE}", hint=HINT)
+        raise InvalidInputError(
+            f"the harmful requests are missing: no {PACKAGE} package with {FILE}", hint=HINT
+        )
     return path
 
 

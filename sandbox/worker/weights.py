@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-HEADER_LIMIT = 100 * 2**20
 
 
 def prepare_runtime() -> int:
@@ -84,16 +84,19 @@ def foreign_files(directory: Path) -> list[str]:
 
 
 def tensors(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor of a model directory by name, one at a time."""
+    """Every tensor of a model directory, in order of name, one at a time in memory."""
     from safetensors import SafetensorError, safe_open
 
-    for path in weight_files(directory):
-        try:
-            with safe_open(path, framework="pt") as archive:
-                for name in sorted(archive.keys()):
-                    yield name, archive.get_tensor(name)
-        except SafetensorError as error:
-            raise InvalidInputError(f"{path.name}: not a safetensors file: {error}") from None
+    with ExitStack() as stack:
+        places: dict[str, Any] = {}
+        for path in weight_files(directory):
+            try:
+                archive = stack.enter_context(safe_open(path, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise InvalidInputError(f"{path.name}: not a safetensors file: {error}") from None
+            places.update((name, archive) for name in archive.keys())  # noqa: SIM118 - not a mapping
+        for name in sorted(places):
+            yield name, places[name].get_tensor(name)
 
 
 def shapes(directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -109,7 +112,7 @@ def shapes(directory: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                         raise InvalidInputError(f"{path.name}: tensor {name} stands in two files")
                     piece = archive.get_slice(name)
                     found[name] = (str(piece.get_dtype()), tuple(piece.get_shape()))
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise InvalidInputError(f"{path.name}: not a safetensors file: {error}") from None
     return found
 
