@@ -1,0 +1,181 @@
+"""Does the log hold together? Recomputed from its bytes, trusting nothing that stands beside them.
+
+Invariants:
+- Every check names the record that fails it and why; the first failure is reported, the rest is not judged.
+- The state is replayed in memory by the same function that the gate runs, then compared row by row with
+  the tables in the database: a forged champion pointer is a difference, and a difference is a failure.
+- A root key given from outside must be among the first roster's; without one, the report says that trust in
+  the first roster is the reader's own.
+- What was not checked (artifacts absent, an engine version that is gone) is said, never counted as fine.
+
+What no log alone can show: a tail cut off together with its checkpoints, or a second version of the log
+shown to somebody else. Keep a checkpoint (``interlock log checkpoint``) to detect both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from guardrails.canonical import Digest
+from guardrails.decision_log import checkpoint as checkpoints
+from guardrails.decision_log import merkle
+from guardrails.decision_log.keys import person_keyid
+from guardrails.decision_log.store import Entry, Project, Snapshot
+from guardrails.decision_log.tables import MemoryTables, Reader
+from guardrails.errors import InterlockError, LogVerificationError
+from guardrails.records import Role, Roster, decode_record
+
+Recompute = Callable[[Reader, Entry], str]
+"""Recomputes one verdict from the state before it; returns a reason why it could not, or an empty text."""
+
+
+@dataclass
+class Verification:
+    """What was found. ``ok`` only if every check that was made held."""
+
+    entries: int = 0
+    root: str = ""
+    root_keys: tuple[str, ...] = ()
+    index: int | None = None
+    reason: str = ""
+    notes: list[str] = field(default_factory=list)
+    recomputed: int = 0
+    not_recomputed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing failed."""
+        return not self.reason
+
+
+def verify_log(
+    snapshot: Snapshot,
+    project: Project,
+    *,
+    root_key: str = "",
+    known_checkpoint: str = "",
+    artifacts: Callable[[Digest], None] | None = None,
+    recompute: Recompute | None = None,
+) -> Verification:
+    """Check a whole log.
+
+    Args:
+        snapshot: The log, opened for reading.
+        project: The projection function (``guardrails.ledger.project``).
+        root_key: An OpenSSH public key that must be a root of the first roster; empty: none pinned.
+        known_checkpoint: A checkpoint kept from before: the log must extend it.
+        artifacts: Raises unless the artifact of a digest is present and intact; None: not checked.
+        recompute: Re-runs the engine on a verdict; None: not done.
+    """
+    result = Verification(entries=snapshot.size)
+    try:
+        tables, tree = _replay(snapshot, project, result, recompute)
+        result.root = tree.root().hex()
+        _check_roots(snapshot, tree, result, root_key)
+        _check_checkpoints(snapshot, tree, tables, known_checkpoint)
+        _check_tables(snapshot, tables)
+        _check_artifacts(tables, artifacts, result)
+    except LogVerificationError as error:
+        result.index = error.index if error.index >= 0 else None
+        result.reason = error.reason
+    return result
+
+
+def _replay(
+    snapshot: Snapshot, project: Project, result: Verification, recompute: Recompute | None
+) -> tuple[MemoryTables, merkle.Tree]:
+    tables, tree, leaves = MemoryTables(), merkle.Tree(), []
+    for entry in snapshot.entries():
+        for reference in entry.statement.references:
+            if reference.seq >= len(leaves) or leaves[reference.seq] != reference.sha256:
+                raise LogVerificationError(f"it rests on a record {reference.seq} that is not there", index=entry.seq)
+        if recompute is not None and entry.statement.record == "verdict":
+            reason = recompute(tables, entry)
+            result.not_recomputed += bool(reason)
+            result.recomputed += not reason
+            if reason:
+                result.notes.append(f"record {entry.seq}: not recomputed: {reason}")
+        try:
+            project(tables, entry)
+        except InterlockError as error:
+            raise LogVerificationError(error.message, index=entry.seq) from None
+        leaves.append(entry.leaf)
+        tree.append(bytes.fromhex(entry.leaf))
+    return tables, tree
+
+
+def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, root_key: str) -> None:
+    if snapshot.root != result.root:
+        raise LogVerificationError("the stored tree does not match the records")
+    if snapshot.size == 0:
+        result.notes.append("the log is empty: nobody has been set up")
+        return
+    first = decode_record(Roster, dict(snapshot.entry(0).statement.body))
+    keys = [key.public for person in first.people if Role.ROOT in person.roles for key in person.keys]
+    result.root_keys = tuple(keys)
+    if not root_key:
+        result.notes.append("no root key was given: compare the root keys above with those you were handed")
+        return
+    if person_keyid(root_key) not in {person_keyid(key) for key in keys}:
+        raise LogVerificationError("the first roster is not signed by the root key that was given", index=0)
+
+
+def _check_checkpoints(snapshot: Snapshot, tree: merkle.Tree, tables: MemoryTables, known: str) -> None:
+    if snapshot.size == 0:
+        return
+    roster = tables.get("roster", "current") or {}
+    log_key = str(roster.get("roster", {}).get("services", {}).get("log", ""))
+    sizes = []
+    for note in [*snapshot.checkpoints(), *([known] if known else [])]:
+        try:
+            point = checkpoints.verify(note, snapshot.origin, log_key)
+        except InterlockError as error:
+            raise LogVerificationError(f"a checkpoint does not hold: {error.message}") from None
+        if point.size > snapshot.size:
+            raise LogVerificationError(f"a checkpoint covers {point.size} records, the log has {snapshot.size}")
+        if point.root != tree.root(point.size).hex():
+            raise LogVerificationError(f"the checkpoint of size {point.size} has another root than these records")
+        sizes.append(point.size)
+    if snapshot.size not in sizes:
+        raise LogVerificationError("the newest records are covered by no checkpoint", index=snapshot.size - 1)
+
+
+def _check_tables(snapshot: Snapshot, replayed: MemoryTables) -> None:
+    for name in sorted({*replayed.names(), *snapshot.tables.names()}):
+        for key, stored, expected in _pairs(snapshot.tables, replayed, name):
+            if stored != expected:
+                what = "is missing" if stored is None else "is not in the log" if expected is None else "differs"
+                raise LogVerificationError(
+                    f"projection {name}/{key} {what}: the table says something else than the records",
+                    hint="`interlock log rebuild` makes the tables anew; find out who changed them",
+                )
+
+
+def _pairs(stored: Reader, replayed: Reader, table: str) -> Iterator[tuple[str, object, object]]:
+    left, right = dict(stored.scan(table)), dict(replayed.scan(table))
+    for key in sorted({*left, *right}):
+        yield key, left.get(key), right.get(key)
+
+
+def _check_artifacts(
+    tables: MemoryTables, artifacts: Callable[[Digest], None] | None, result: Verification
+) -> None:
+    """Champions, past and present, and evidence: what the log may still need must be there, to the byte."""
+    if artifacts is None:
+        result.notes.append("artifacts were not checked")
+        return
+    for name, row in tables.scan("models"):
+        for reign in row["history"]:
+            try:
+                artifacts(Digest.parse(reign["digest"]))
+            except InterlockError as error:
+                raise LogVerificationError(f"champion {reign['digest']} of {name}: {error.message}") from None
+    for name, row in tables.scan("proposals"):
+        digests = [row["proposal"]["bundle"]] if "proposal" in row else []
+        digests += [row["evidence"]["measurements"]] if "evidence" in row else []
+        for digest in digests:
+            try:
+                artifacts(Digest.parse(digest))
+            except InterlockError as error:
+                raise LogVerificationError(f"{name}: artifact {digest}: {error.message}") from None

@@ -1,0 +1,141 @@
+"""The loop: what to propose next, for as long as the rules allow. It has no authority over the result.
+
+Invariants:
+- It only ever proposes and measures; nothing it does can approve, promote or roll back.
+- Each model's recipes are tried in turn, each time with the next seed: what it does next follows from the
+  log, so a restarted loop goes on where the last one stopped.
+- A halt stops it before the next job and ends the job that runs; it goes on only after a resume.
+- A failed round is a record in the log, then the next round; it never ends the loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from guardrails.errors import DeniedError, HaltedError, InterlockError, JobFailedError
+from guardrails.records import State
+from guardrails.view import view_of
+from sandbox import rounds
+from sandbox.config import Config, ModelConfig, Recipe
+from sandbox.rounds import Bench
+
+STATE_FILE = "loop.json"
+WAIT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something worth telling: ``kind`` is ``stage`` (share done), ``result`` or ``problem``."""
+
+    kind: str
+    model: str
+    text: str
+    share: float = 0.0
+
+
+Tell = Callable[[Event], None]
+
+
+def run(
+    bench: Bench, config: Config, models: list[str], count: int | None, tell: Tell, stop: Callable[[], bool]
+) -> None:
+    """Do ``count`` rounds over the given models (None: until stopped).
+
+    One round makes one proposal of each model and judges it. ``stop`` is asked between steps.
+    """
+    done = 0
+    try:
+        while not stop() and (count is None or done < count):
+            for name in models:
+                if stop() or not _wait_while_halted(bench, tell, stop, unattended=count is not None):
+                    return
+                _round(bench, config.models[name], tell)
+            done += 1
+            if count is None:
+                _rest(bench, config.pause_s, tell, stop)
+    finally:
+        _write_state(bench.workspace, "stopped", "", "", 0.0)
+
+
+def next_recipe(bench: Bench, model: ModelConfig) -> tuple[Recipe, int]:
+    """The recipe and the seed of a model's next proposal: they follow from how many there were."""
+    if not model.recipes:
+        raise DeniedError(f"models.{model.name} has no recipe", hint="add [[models.NAME.recipes]]")
+    with view_of(bench.gate.log) as view:
+        made = sum(1 for row in view.proposals(model.name) if row.technique != "submitted")
+    return model.recipes[made % len(model.recipes)], made + 1
+
+
+def one_round(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, tell: Tell) -> str:
+    """Propose once and judge it; returns the proposal's id."""
+
+    def report(stage: str, share: float) -> None:
+        _write_state(bench.workspace, "running", model.name, stage, share)
+        tell(Event("stage", model.name, stage, share))
+
+    report(f"{recipe.technique}, seed {seed}", 0.0)
+    proposal = rounds.propose(bench, model, recipe, seed, report)
+    state = rounds.measure(bench, model, proposal, report)
+    tell(Event("result", model.name, f"{proposal}: {state}", 1.0))
+    return proposal
+
+
+def _round(bench: Bench, model: ModelConfig, tell: Tell) -> None:
+    try:
+        for effect in bench.gate.tick():
+            tell(Event("result", model.name, effect))
+        recipe, seed = next_recipe(bench, model)
+        one_round(bench, model, recipe, seed, tell)
+    except JobFailedError as error:
+        tell(Event("problem", model.name, str(error)))
+    except DeniedError as error:
+        # Over a budget, halted in the middle, or overtaken by a promotion: the log says so; go on.
+        tell(Event("problem", model.name, str(error)))
+    finally:
+        _write_state(bench.workspace, "idle", model.name, "", 0.0)
+
+
+def _wait_while_halted(bench: Bench, tell: Tell, stop: Callable[[], bool], *, unattended: bool) -> bool:
+    """Wait for a resume; False where nobody is there to give one, or the loop is to stop."""
+    told = False
+    while bench.gate.halted_by():
+        if not told:
+            _write_state(bench.workspace, "halted", "", "", 0.0)
+            tell(Event("problem", "", "halted; `interlock resume` lets the loop go on"))
+            told = True
+        if unattended or stop():
+            return False
+        time.sleep(WAIT_S)
+    return True
+
+
+def _rest(bench: Bench, seconds: float, tell: Tell, stop: Callable[[], bool]) -> None:
+    """Pause between rounds, and longer while enough proposals wait for people to decide."""
+    end = time.monotonic() + seconds
+    while not stop() and time.monotonic() < end:
+        time.sleep(min(WAIT_S, max(0.0, end - time.monotonic())))
+    try:
+        for effect in bench.gate.tick():
+            tell(Event("result", "", effect))
+    except HaltedError:
+        return
+
+
+def _write_state(workspace: Path, state: str, model: str, stage: str, share: float) -> None:
+    """Say what the loop is doing, for the console. Losing this file loses nothing."""
+    incoming = workspace / f".{STATE_FILE}.{os.getpid()}"
+    value = {
+        "state": state, "model": model, "stage": stage, "share": round(share, 3), "pid": os.getpid(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    try:
+        incoming.write_text(json.dumps(value), encoding="utf-8")
+        incoming.replace(workspace / STATE_FILE)
+    except OSError:
+        incoming.unlink(missing_ok=True)
