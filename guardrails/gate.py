@@ -16,24 +16,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from guardrails import canonical, engine
+from guardrails import canonical
 from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import Reference, Signer, Statement, format_time, seal
 from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
 from guardrails.errors import DeniedError, InterlockError, JobFailedError, StaleError, UsageError
-from guardrails.ledger import standing, transitions
+from guardrails.ledger import judging, standing, transitions
 from guardrails.ledger.people import SERVICE_OF, find_person
-from guardrails.ledger.requests import WORKSPACE
 from guardrails.ledger.rows import (
-    ModelRow,
-    PolicyRow,
     ProposalRow,
     RequestRow,
-    WaiverRow,
     Workspace,
     read,
     read_all,
@@ -42,6 +38,7 @@ from guardrails.ledger.rows import (
     require_proposal,
     require_roster,
 )
+from guardrails.policy import LoadedPolicy
 from guardrails.records import (
     Action,
     Compute,
@@ -252,35 +249,29 @@ class Gate:
         """Judge the newest evidence by the policies in force and append the verdict; returns the new state."""
         with self.log.read() as snapshot:
             row = require_proposal(snapshot.tables, proposal_id)
-            verdict = self.verdict_on(snapshot, row)
+        # Reading and hashing takes time, so it is done before the log is locked.
+        measurements = judging.read_measurements(self.store, row)
+        intact = row.proposal is not None and judging.is_intact(self.store, row.proposal.bundle)
         with self.log.transaction() as tx:
+            now = self._now()
+            if require_proposal(tx.tables, proposal_id).evidence_record != row.evidence_record:
+                raise StaleError(f"{row.id}: measured again meanwhile")
             row = require_proposal(tx.tables, proposal_id)
+            verdict = judging.judge(tx.tables, row, measurements, now, intact=intact)
             references = [
                 _reference(row.proposal_seq, row.proposal_record), _reference(row.evidence_seq, row.evidence_record),
             ]  # fmt: skip
             subjects = {"evidence": verdict.evidence, "verdict": _digest(verdict)}
-            self._append(tx, verdict, subjects, references)
+            self._append(tx, verdict, subjects, references, now=now)
             return require_proposal(tx.tables, proposal_id).state.value
 
     def verdict_on(
-        self, snapshot: Snapshot, row: ProposalRow, policies: tuple[PolicyRow, ...] | None = None
+        self, snapshot: Snapshot, row: ProposalRow, policies: list[LoadedPolicy] | None = None
     ) -> Verdict:
-        """What the engine says of a proposal's evidence, without recording it (what-if and recomputation)."""
-        if row.evidence is None or row.proposal is None or row.evidence_record is None:
-            raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
-        model = require_model(snapshot.tables, row.model)
-        measurements = self.measurements(row)
-        intact = self._is_intact(row.proposal.bundle)
-        facts = standing.facts_of(row, measurements, bundle_intact=intact)
-        intent = snapshot.opening(row.proposal.intent)
-        return standing.judge(snapshot.tables, model, row, measurements, facts, policies, intent.text if intent else "")
-
-    def measurements(self, row: ProposalRow) -> Measurements:
-        """The numbers behind a proposal's evidence, read from the store and checked."""
-        if row.evidence is None:
-            raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
-        data = self.store.get_bytes(row.evidence.measurements)
-        return decode_record(Measurements, canonical.parse(data))
+        """What the engine says of a proposal's evidence, without recording it (what-if)."""
+        measurements = judging.read_measurements(self.store, row)
+        intact = row.proposal is not None and judging.is_intact(self.store, row.proposal.bundle)
+        return judging.judge(snapshot.tables, row, measurements, self._now(), intact=intact, policies=policies)
 
     # --- decisions of people -------------------------------------------------------------
 
@@ -358,7 +349,7 @@ class Gate:
         if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
             row = require_proposal(tx.tables, decision.target)
             if row.state is not State.APPROVED:
-                return row.state.value, standing.sentence(tx.tables, row)
+                return row.state.value, standing.sentence(tx.tables, row, self._now())
             if standing.cool_down_s(tx.tables, row) > 0:
                 self._append(tx, Transition(row.id, State.APPROVED, "quorum complete"), _subject_of(row))
                 return State.APPROVED.value, "approved; promoted after the cool-down"
@@ -373,12 +364,12 @@ class Gate:
             return self._follow_rollback(tx, request)
         if request.done:
             return "done", f"{request.action} is in force"
-        return "open", standing.request_sentence(tx.tables, request)
+        return "open", standing.tally_request(tx.tables, request, self._now()).missing
 
     def _follow_rollback(self, tx: Transaction, request: RequestRow) -> tuple[str, str]:
         tally = standing.tally_request(tx.tables, request, self._now())
         if not tally.complete or request.digest is None:
-            return "open", standing.request_sentence(tx.tables, request)
+            return "open", tally.missing
         model = require_model(tx.tables, request.target)
         _, quarantined = transitions.after_rollback(tx.tables, model, request.digest)
         rollback = Rollback(
@@ -406,17 +397,19 @@ class Gate:
 
     def _append(
         self, tx: Transaction, record: Any, subjects: Mapping[str, Digest],
-        references: Iterable[Reference] = (), openings: Iterable[Opening] = (),
+        references: Iterable[Reference] = (), openings: Iterable[Opening] = (), now: str = "",
     ) -> Entry:  # fmt: skip
         """Sign a machine record with its service's key and append it."""
-        statement = self._statement(tx, record, subjects, references)
+        statement = self._statement(tx, record, subjects, references, now)
         return tx.append(seal(statement.encode(), self._services[SERVICE_OF[statement.record]]), openings)
 
     def _statement(
-        self, snapshot: Snapshot, record: Any, subjects: Mapping[str, Digest], references: Iterable[Reference]
-    ) -> Statement:
+        self, snapshot: Snapshot, record: Any, subjects: Mapping[str, Digest], references: Iterable[Reference],
+        now: str = "",
+    ) -> Statement:  # fmt: skip
         kind = type(record).__name__.lower()
-        return Statement(kind, subjects, encode_record(record), snapshot.origin, self._now(), tuple(references))
+        time = now or self._now()
+        return Statement(kind, subjects, encode_record(record), snapshot.origin, time, tuple(references))
 
     def _now(self) -> str:
         return format_time(self._clock())
@@ -428,16 +421,9 @@ class Gate:
             raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
         return workspace.next_id(prefix)
 
-    def _is_intact(self, bundle: Digest) -> bool:
-        try:
-            self.store.verify_tree(bundle)
-        except InterlockError:
-            return False
-        return True
-
     def _require_intact(self, row: ProposalRow) -> None:
         """What was measured must still be what would be promoted, to the byte."""
-        if row.proposal is not None and not self._is_intact(row.proposal.bundle):
+        if row.proposal is not None and not judging.is_intact(self.store, row.proposal.bundle):
             raise DeniedError(f"{row.id}: the bundle in the artifact store is damaged; it cannot be approved")
 
 
@@ -445,8 +431,6 @@ def _bound(
     snapshot: Snapshot, decision: Decision
 ) -> tuple[Decision, dict[str, Digest], tuple[Reference, ...]]:
     """The decision with its request id and binding, what it is about, and what it rests on."""
-    from dataclasses import replace
-
     tables = snapshot.tables
     if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
         row = require_proposal(tables, decision.target)

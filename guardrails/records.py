@@ -282,7 +282,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule's outcome. ``source`` is ``file:line``; numbers are absent where none were measured."""
+    """One rule's outcome. ``source`` is ``file:line``; numbers are absent where none were measured.
+
+    ``shadow``: the rule's policy is judged and logged but not binding; it does not count.
+    """
 
     rule: str
     check: str
@@ -297,6 +300,7 @@ class Finding:
     upper: float | None = None
     n: int | None = None
     waived: bool = False
+    shadow: bool = False
 
 
 @dataclass(frozen=True)
@@ -478,7 +482,7 @@ def decode_record(cls: type[R], data: Any) -> R:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

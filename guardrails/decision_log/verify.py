@@ -85,11 +85,14 @@ def verify_log(
 def _replay(
     snapshot: Snapshot, project: Project, result: Verification, recompute: Recompute | None
 ) -> tuple[MemoryTables, merkle.Tree]:
-    tables, tree, leaves = MemoryTables(), merkle.Tree(), []
+    tables, tree = MemoryTables(), merkle.Tree()
+    leaves: list[str] = []
     for entry in snapshot.entries():
         for reference in entry.statement.references:
             if reference.seq >= len(leaves) or leaves[reference.seq] != reference.sha256:
-                raise LogVerificationError(f"it rests on a record {reference.seq} that is not there", index=entry.seq)
+                raise LogVerificationError(
+                    f"it rests on a record {reference.seq} that is not there", index=entry.seq
+                )
         if recompute is not None and entry.statement.record == "verdict":
             reason = recompute(tables, entry)
             result.not_recomputed += bool(reason)
@@ -133,9 +136,13 @@ def _check_checkpoints(snapshot: Snapshot, tree: merkle.Tree, tables: MemoryTabl
         except InterlockError as error:
             raise LogVerificationError(f"a checkpoint does not hold: {error.message}") from None
         if point.size > snapshot.size:
-            raise LogVerificationError(f"a checkpoint covers {point.size} records, the log has {snapshot.size}")
+            raise LogVerificationError(
+                f"a checkpoint covers {point.size} records, the log has {snapshot.size}"
+            )
         if point.root != tree.root(point.size).hex():
-            raise LogVerificationError(f"the checkpoint of size {point.size} has another root than these records")
+            raise LogVerificationError(
+                f"the checkpoint of size {point.size} has another root than these records"
+            )
         sizes.append(point.size)
     if snapshot.size not in sizes:
         raise LogVerificationError("the newest records are covered by no checkpoint", index=snapshot.size - 1)
@@ -145,7 +152,9 @@ def _check_tables(snapshot: Snapshot, replayed: MemoryTables) -> None:
     for name in sorted({*replayed.names(), *snapshot.tables.names()}):
         for key, stored, expected in _pairs(snapshot.tables, replayed, name):
             if stored != expected:
-                what = "is missing" if stored is None else "is not in the log" if expected is None else "differs"
+                what = (
+                    "is missing" if stored is None else "is not in the log" if expected is None else "differs"
+                )
                 raise LogVerificationError(
                     f"projection {name}/{key} {what}: the table says something else than the records",
                     hint="`interlock log rebuild` makes the tables anew; find out who changed them",

@@ -70,7 +70,7 @@ def vote_of(entry: Entry, decision: Decision) -> Vote:
     """A decision as a vote: what a quorum counts."""
     return Vote(
         decision.action, decision.person, decision.role, entry.statement.time, decision.surface,
-        decision.viewed, decision.reason, Digest(entry.leaf), entry.seq, decision.binding,
+        decision.viewed, decision.reason, Digest(entry.leaf), entry.seq, decision.roster, decision.binding,
     )  # fmt: skip
 
 

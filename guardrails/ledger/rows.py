@@ -19,7 +19,6 @@ from guardrails.records import (
     Commitment,
     Evidence,
     Failure,
-    ModelKind,
     PolicySource,
     Proposal,
     Role,
@@ -71,6 +70,7 @@ class Vote:
     reason: Commitment
     record: Digest
     seq: int
+    roster: int
     binding: Binding | None = None
 
 
@@ -98,6 +98,7 @@ class ProposalRow:
     verdict_seq: int = -1
     judged_at: str = ""
     approved_at: str = ""
+    waived: tuple[str, ...] = ()
     attempt: int = 0
     votes: tuple[Vote, ...] = ()
     promoted_at: str = ""

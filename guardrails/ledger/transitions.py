@@ -14,7 +14,7 @@ from typing import Any
 
 from guardrails.canonical import Digest
 from guardrails.decision_log.store import Entry
-from guardrails.decision_log.tables import Tables
+from guardrails.decision_log.tables import Reader, Tables
 from guardrails.errors import DeniedError, RecordError, StaleError
 from guardrails.ledger import requests
 from guardrails.ledger.people import SERVICE_OF, require_roots, require_service, require_signer, vote_of
@@ -35,7 +35,14 @@ from guardrails.ledger.rows import (
     workspace_time,
     write,
 )
-from guardrails.ledger.standing import binding_of, policies_for, require_complete, standing_of
+from guardrails.ledger.standing import (
+    binding_of,
+    policies_for,
+    require_complete,
+    require_countable,
+    standing_of,
+    waived_rules,
+)
 from guardrails.records import (
     Action,
     Decision,
@@ -231,6 +238,7 @@ def _verdict(tables: Tables, entry: Entry, verdict: Verdict) -> None:
             row, state=State.BLOCKED if blocked else State.AWAITING_APPROVAL, changed_at=entry.statement.time,
             note="", verdict=verdict, verdict_record=Digest(entry.leaf), verdict_seq=entry.seq,
             judged_at=entry.statement.time, approved_at="", votes=(),
+            waived=waived_rules(tables, row, entry.statement.time),
         ),
         row.id,
     )  # fmt: skip
@@ -259,7 +267,7 @@ def _vote(tables: Tables, entry: Entry, decision: Decision) -> None:
             hint="look at it again and sign anew",
         )
     own = [vote for vote in row.votes if vote.person == person.id]
-    time = workspace_time(tables)
+    time = max(entry.statement.time, workspace_time(tables))
     vote = vote_of(entry, decision)
     if decision.action is Action.REJECT:
         row = replace(row, state=State.REJECTED, votes=(*row.votes, vote), note="rejected")
@@ -273,7 +281,7 @@ def _vote(tables: Tables, entry: Entry, decision: Decision) -> None:
             raise DeniedError(f"{row.id}: this person has approved already; a second approval adds nothing")
         row = replace(row, votes=(*row.votes, vote))
         standing = standing_of(tables, row, time)
-        standing.require_countable(vote)
+        require_countable(standing, vote)
         row = replace(row, state=State.APPROVED if standing.tally.complete else State.AWAITING_APPROVAL)
     write(tables, replace(row, changed_at=time), row.id)
 
@@ -348,10 +356,11 @@ def _rollback(tables: Tables, entry: Entry, rollback: Rollback) -> None:
 
 
 def after_rollback(
-    tables: Tables, model: ModelRow, target: Digest
+    tables: Reader, model: ModelRow, target: Digest
 ) -> tuple[tuple[tuple[Digest, str], ...], tuple[str, ...]]:
     """What a rollback leaves behind: the champions after the target's last reign (digest, proposal), and the
-    ids of all proposals that are barred by it: those champions' own, and everything trained from them."""
+    ids of all proposals that are barred by it: those champions' own, and everything trained from them.
+    """
     start = max(index for index, reign in enumerate(model.history) if reign.digest == target)
     left = tuple((reign.digest, reign.proposal) for reign in model.history[start + 1 :])
     barred = {digest for digest, _ in left} - {target}

@@ -1,0 +1,94 @@
+"""From the state of the log to the engine's input, and back: verdicts that anybody can recompute.
+
+Invariants: whatever the engine is given stands in the log, in the artifact store by digest, or is the time of
+the verdict's own record; so a verifier gets the same verdict from the same bytes.
+"""
+
+from __future__ import annotations
+
+from guardrails import canonical, engine
+from guardrails.canonical import Digest
+from guardrails.checks.compute import compute_facts
+from guardrails.decision_log.envelope import parse_time
+from guardrails.decision_log.store import Entry
+from guardrails.decision_log.tables import Reader
+from guardrails.decision_log.verify import Recompute
+from guardrails.errors import DeniedError, InterlockError, LogVerificationError
+from guardrails.ledger import standing
+from guardrails.ledger.rows import PolicyRow, ProposalRow, read_all, require_model, require_proposal
+from guardrails.policy import LoadedPolicy, Subject
+from guardrails.records import Measurements, Verdict, decode_record, encode_record
+from guardrails.registry import ArtifactStore
+
+INTACT_FACT = "integrity.digest_matches"
+
+
+def judge(
+    tables: Reader,
+    row: ProposalRow,
+    measurements: Measurements,
+    now: str,
+    *,
+    intact: bool,
+    policies: list[LoadedPolicy] | None = None,
+) -> Verdict:
+    """The verdict on a proposal's evidence; ``policies`` replaces those in force (for a what-if)."""
+    if row.proposal is None or row.evidence is None or row.evidence_record is None:
+        raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
+    model = require_model(tables, row.model)
+    facts = {**compute_facts(row.proposal.compute), INTACT_FACT: "true" if intact else "false"}
+    case = engine.Case(
+        subject=Subject.of(row.proposal, model.labels, row.evidence),
+        measurements=measurements,
+        evidence=row.evidence_record,
+        facts=facts,
+        waivers=standing.waivers(tables),
+        attempt=row.attempt,
+        now=parse_time(now),
+    )
+    return engine.judge(in_force(tables) if policies is None else policies, case)
+
+
+def in_force(tables: Reader) -> list[LoadedPolicy]:
+    """Every activated policy, shadow ones too."""
+    return [LoadedPolicy(standing.policy_of(row.source), row.source) for row in read_all(tables, PolicyRow)]
+
+
+def read_measurements(store: ArtifactStore, row: ProposalRow) -> Measurements:
+    """The numbers behind a proposal's evidence, read from the store and checked."""
+    if row.evidence is None:
+        raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
+    return decode_record(Measurements, canonical.parse(store.get_bytes(row.evidence.measurements)))
+
+
+def recomputer(store: ArtifactStore) -> Recompute:
+    """For ``verify_log``: judge again, and refuse a verdict that does not come out the same."""
+
+    def recompute(tables: Reader, entry: Entry) -> str:
+        recorded = decode_record(Verdict, dict(entry.statement.body))
+        if recorded.engine != engine.ENGINE:
+            return f"made by {recorded.engine}, this is {engine.ENGINE}"
+        row = require_proposal(tables, recorded.proposal)
+        try:
+            measurements = read_measurements(store, row)
+        except InterlockError as error:
+            return str(error)
+        intact = row.proposal is not None and is_intact(store, row.proposal.bundle)
+        again = judge(tables, row, measurements, entry.statement.time, intact=intact)
+        if encode_record(again) != encode_record(recorded):
+            raise LogVerificationError(
+                f"the engine comes to another verdict: {again.kind}, recorded is {recorded.kind}", index=entry.seq
+            )
+        return ""
+
+    return recompute
+
+
+def is_intact(store: ArtifactStore, bundle: Digest) -> bool:
+    """True if every byte of a tree is present and as its address says."""
+    try:
+        store.verify_tree(bundle)
+    except InterlockError:
+        return False
+    return True
+

@@ -1,0 +1,342 @@
+"""What the policies in force ask for, and how far the votes go. Pure.
+
+Invariants:
+- A vote counts only while its binding is what is so now: bundle, champion, evidence, verdict, policies and
+  roster. Nothing is carried over.
+- Of several policies the strictest value of each key holds; no policy for a model means blocked.
+- Expiry counts from the verdict, a cool-down from the gate's own record that the quorum was complete:
+  neither from what a signer says of the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+
+from guardrails import approval
+from guardrails.approval import Tally, Terms
+from guardrails.canonical import Digest
+from guardrails.decision_log.envelope import format_time, parse_time
+from guardrails.decision_log.tables import Reader
+from guardrails.errors import DeniedError, StaleError
+from guardrails.ledger.rows import (
+    ModelRow,
+    PolicyRow,
+    ProposalRow,
+    RequestRow,
+    Vote,
+    WaiverRow,
+    read_all,
+    require_model,
+    require_roster,
+)
+from guardrails.policy import Effective, Policy, QuorumRule, combine, is_tightening, matching, parse_policy
+from guardrails.records import (
+    Action,
+    Binding,
+    ModelKind,
+    PolicySource,
+    Role,
+    State,
+    VerdictKind,
+    Waiver,
+    encode_record,
+)
+
+FOUNDING = (QuorumRule(1, (Role.OPERATOR, Role.ROOT)),)
+"""Who may act while no policy is in force: set-up, and the way back from a workspace without policies."""
+
+DAY = timedelta(days=1)
+
+
+class Due(StrEnum):
+    """What time or events ask of the gate for one proposal."""
+
+    NOTHING = "nothing"
+    JUDGE = "judge"
+    EXPIRE = "expire"
+    PROMOTE = "promote"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a judged proposal is from promotion. Times are ISO texts; ``ready_at`` may be empty."""
+
+    rules: tuple[QuorumRule, ...]
+    tally: Tally
+    terms: Terms
+    verdict: VerdictKind
+    expires_at: str
+    ready_at: str
+    promotions_left: bool
+
+    def require_promotable(self, time: str) -> None:
+        """Refuse a promotion that the rules do not allow at this time."""
+        if self.verdict not in (VerdictKind.ELIGIBLE, VerdictKind.REVIEW):
+            raise DeniedError("the verdict permits no promotion")
+        if not self.tally.complete:
+            raise DeniedError(f"the quorum is not complete: {self.tally.missing}")
+        if not self.ready_at or time < self.ready_at:
+            raise DeniedError(f"the cool-down lasts until {self.ready_at or 'the quorum is recorded'}")
+        if not self.promotions_left:
+            raise DeniedError("the policy's promotions per day are used up", hint="`interlock tick` tries again")
+
+
+# --- policies in force ---------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def _parsed(digest: Digest, name: str, texts: tuple[tuple[str, str], ...], order: tuple[str, ...]) -> Policy:
+    return parse_policy(PolicySource(name, digest, order, dict(texts)))
+
+
+def policy_of(source: PolicySource) -> Policy:
+    """The policy in activated bytes; parsed once per digest."""
+    return _parsed(source.digest, source.name, tuple(sorted(source.files.items())), source.order)
+
+
+def policies_for(tables: Reader, model: ModelRow) -> tuple[PolicyRow, ...]:
+    """The binding policies in force that speak of a model."""
+    rows = {row.name: row for row in read_all(tables, PolicyRow)}
+    policies = [policy_of(row.source) for row in rows.values()]
+    found = matching(policies, model.name, ModelKind(model.kind), model.labels)
+    return tuple(rows[policy.name] for policy in found)
+
+
+def effective_for(tables: Reader, model: ModelRow) -> Effective:
+    """The strictest of what the policies for a model state."""
+    return combine([policy_of(row.source) for row in policies_for(tables, model)])
+
+
+def effective_everywhere(tables: Reader) -> Effective:
+    """The strictest of what all binding policies state: for halts, resumes, activations and waivers."""
+    policies = [policy_of(row.source) for row in read_all(tables, PolicyRow)]
+    return combine([policy for policy in policies if policy.is_binding])
+
+
+# --- proposals -----------------------------------------------------------------------------
+
+
+def binding_of(tables: Reader, row: ProposalRow) -> Binding | None:
+    """What a decision on a proposal is about, as it is now; None where it cannot be decided on."""
+    if row.proposal is None or row.evidence_record is None or row.verdict_record is None:
+        return None
+    if row.state not in (State.AWAITING_APPROVAL, State.APPROVED):
+        return None
+    model = require_model(tables, row.model)
+    return Binding(
+        bundle=row.proposal.bundle,
+        champion=model.champion,
+        evidence=row.evidence_record,
+        verdict=row.verdict_record,
+        policies={policy.name: str(policy.source.digest) for policy in policies_for(tables, model)},
+        roster=require_roster(tables).version,
+    )
+
+
+def standing_of(tables: Reader, row: ProposalRow, now: str) -> Standing:
+    """Where a judged proposal stands at a time.
+
+    Raises:
+        StaleError: Verdict, evidence or champion are no longer what a decision would be about.
+    """
+    model = require_model(tables, row.model)
+    binding = binding_of(tables, row)
+    if binding is None or row.verdict is None or row.evidence is None:
+        raise StaleError(f"{row.id} is {row.state}: there is no verdict to decide on")
+    if row.evidence.champion != model.champion:
+        raise StaleError(f"{row.id}: the champion changed since it was measured")
+    if row.verdict.policies != binding.policies:
+        raise StaleError(f"{row.id}: the policies changed since it was judged", hint="`interlock tick` judges again")
+    if row.waived != waived_rules(tables, row, now):
+        raise StaleError(f"{row.id}: waivers changed since it was judged", hint="`interlock tick` judges again")
+    effective = effective_for(tables, model)
+    rules = effective.approval(row.verdict.kind) or ()
+    judged_at = parse_time(row.judged_at)
+    excluded = _excluded(tables, row, effective)
+    terms = Terms.of(effective, excluded, judged_at)
+    moment = parse_time(now)
+    votes = [_counted(vote) for vote in row.votes if _still_binds(vote, binding, effective)]
+    tally = approval.tally(votes, require_roster(tables), rules, terms, moment)
+    ready = _ready_at(tally, row, effective.cool_down)
+    today = [time for time in model.promotions if moment - parse_time(time) < DAY]
+    limit = effective.promotions_per_day
+    return Standing(
+        rules=rules, tally=tally, terms=terms, verdict=row.verdict.kind,
+        expires_at=format_time(judged_at + effective.expires_after),
+        ready_at=format_time(ready) if ready else "",
+        promotions_left=limit is None or len(today) < limit,
+    )  # fmt: skip
+
+
+def require_countable(standing: Standing, vote: Vote) -> None:
+    """Refuse an approval that would not count, with the reason; recording it would only mislead."""
+    terms = standing.terms
+    if vote.surface not in terms.surfaces:
+        allowed = ", ".join(terms.surfaces)
+        raise DeniedError(f"approvals from surface {vote.surface} do not count here", hint=f"allowed: {allowed}")
+    unseen = sorted(set(terms.require_viewed) - set(vote.viewed))
+    if unseen:
+        raise DeniedError(f"not viewed yet: {', '.join(unseen)}", hint="look at them, then approve")
+    if vote.person not in standing.tally.people and not standing.tally.complete:
+        if vote.person in terms.excluded:
+            raise DeniedError("you are excluded from approving this (proposer, data author or policy author)")
+        wanted = {role for rule in standing.rules for role in rule.roles}
+        if vote.role not in wanted:
+            raise DeniedError(f"the role {vote.role} is not asked for", hint=f"asked for: {', '.join(sorted(wanted))}")
+        raise DeniedError(f"this approval would not count: {standing.tally.missing or 'the quorum is full'}")
+
+
+def due(tables: Reader, row: ProposalRow, now: str) -> Due:
+    """What the gate should do about a proposal now."""
+    if row.proposal is None or row.evidence is None:
+        return Due.NOTHING
+    model = require_model(tables, row.model)
+    if row.evidence.champion != model.champion:
+        return Due.NOTHING
+    in_force = {policy.name: str(policy.source.digest) for policy in policies_for(tables, model)}
+    if row.verdict is None or row.verdict.policies != in_force or row.waived != waived_rules(tables, row, now):
+        return Due.JUDGE
+    if row.state is State.BLOCKED:
+        return Due.NOTHING
+    standing = standing_of(tables, row, now)
+    if now > standing.expires_at:
+        return Due.EXPIRE
+    if row.state is State.APPROVED and standing.tally.complete and standing.ready_at and now >= standing.ready_at:
+        return Due.PROMOTE
+    return Due.NOTHING
+
+
+def sentence(tables: Reader, row: ProposalRow, now: str) -> str:
+    """What is still missing, for people."""
+    if row.state not in (State.AWAITING_APPROVAL, State.APPROVED):
+        return row.note or row.state.value.replace("_", " ")
+    return standing_of(tables, row, now).tally.missing or "the quorum is complete"
+
+
+def cool_down_s(tables: Reader, row: ProposalRow) -> float:
+    """Seconds between a complete quorum and the promotion."""
+    return effective_for(tables, require_model(tables, row.model)).cool_down.total_seconds()
+
+
+def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
+    """Refuse a new proposal while the policies' budgets for proposals and compute are used up."""
+    effective = effective_for(tables, model)
+    moment = parse_time(now)
+    rows = list(read_all(tables, ProposalRow))
+    today = [row for row in rows if moment - parse_time(row.created_at) < DAY]
+    pending = sum(1 for row in rows if row.state in (State.AWAITING_APPROVAL, State.APPROVED))
+    spent = sum(_cpu_seconds(row) for row in today) / 3600
+    budgets = (
+        ("proposals waiting for people", pending, effective.proposals_pending),
+        ("proposals in the last 24 hours", len(today), effective.proposals_per_day),
+        ("CPU hours in the last 24 hours", spent, effective.cpu_hours_per_day),
+    )
+    for what, used, limit in budgets:
+        if limit is not None and used >= limit:
+            raise DeniedError(f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait")
+
+
+# --- requests ------------------------------------------------------------------------------
+
+
+def request_rules(tables: Reader, request: RequestRow) -> tuple[QuorumRule, ...]:
+    """Whose signatures an action needs."""
+    policies = list(read_all(tables, PolicyRow))
+    if not policies:
+        return FOUNDING
+    effective = effective_everywhere(tables)
+    if request.action is Action.ROLLBACK:
+        return effective_for(tables, require_model(tables, request.target)).rollback
+    if request.action in (Action.ACTIVATE, Action.DEACTIVATE):
+        old = next((policy_of(row.source) for row in policies if row.name == request.target), None)
+        new = policy_of(request.policy) if request.policy else None
+        others = [policy_of(row.source) for row in policies if row.name != request.target]
+        tightens = is_tightening(old, new, others)
+        return effective.activation_tighten if tightens else effective.activation_loosen
+    return {
+        Action.HALT: effective.halt, Action.RESUME: effective.resume, Action.WAIVE: effective.waiver,
+    }[request.action]  # fmt: skip
+
+
+def tally_request(tables: Reader, request: RequestRow, now: str) -> Tally:
+    """How far the signatures of a request go. Signatures under a former roster do not count."""
+    roster = require_roster(tables)
+    votes = [_counted(vote) for vote in request.votes if vote.roster == roster.version]
+    terms = Terms(alone=request.action in (Action.ACTIVATE, Action.DEACTIVATE))
+    return approval.tally(votes, roster, request_rules(tables, request), terms, parse_time(now))
+
+
+def require_complete(tables: Reader, request: RequestRow, now: str) -> Tally:
+    """The tally of a request whose quorum is complete; refuses otherwise."""
+    tally = tally_request(tables, request, now)
+    if not tally.complete:
+        raise DeniedError(f"{request.id}: the quorum is not complete: {tally.missing}")
+    return tally
+
+
+# --- waivers -------------------------------------------------------------------------------
+
+
+def waivers(tables: Reader) -> list[Waiver]:
+    """Every waiver that was granted and not revoked; the engine decides which are in force."""
+    return [row.waiver for row in read_all(tables, WaiverRow) if not row.revoked]
+
+
+def waived_rules(tables: Reader, row: ProposalRow, now: str) -> tuple[str, ...]:
+    """The rules that a waiver in force at a time speaks of, for this proposal's bundle."""
+    if row.proposal is None:
+        return ()
+    mine = [waiver for waiver in waivers(tables) if waiver.bundle == row.proposal.bundle]
+    return tuple(sorted({waiver.rule for waiver in mine if now < waiver.expires_at}))
+
+
+# --- inside --------------------------------------------------------------------------------
+
+
+def _still_binds(vote: Vote, binding: Binding, effective: Effective) -> bool:
+    """Whether what a vote was bound to is what is so now, in everything that the policy invalidates on.
+
+    The verdict always binds: it carries bundle, evidence and policies.
+    """
+    if vote.binding is None or vote.binding.verdict != binding.verdict:
+        return False
+    now, then = encode_record(binding), encode_record(vote.binding)
+    fields = {"bundle": "bundle", "champion": "champion", "evidence": "evidence", "policy": "policies", "roster": "roster"}
+    return all(now[fields[name]] == then[fields[name]] for name in effective.invalidate_on)
+
+
+def _counted(vote: Vote) -> approval.Vote:
+    return approval.Vote(
+        vote.person, vote.role, vote.action is not Action.REJECT, parse_time(vote.at), vote.surface, vote.viewed
+    )
+
+
+def _excluded(tables: Reader, row: ProposalRow, effective: Effective) -> frozenset[str]:
+    """The people that the policy keeps from approving this proposal."""
+    people = set()
+    if row.proposal and {"proposer", "data-author"} & set(effective.exclude):
+        # A submission's data come with it: who submitted it is its data's author too.
+        people.add(row.proposal.proposer)
+    if "policy-author" in effective.exclude:
+        requests = {policy.request for policy in policies_for(tables, require_model(tables, row.model))}
+        for request in read_all(tables, RequestRow):
+            if request.id in requests:
+                people |= {vote.person for vote in request.votes}
+    return frozenset(people)
+
+
+def _ready_at(tally: Tally, row: ProposalRow, cool_down: timedelta) -> datetime | None:
+    if not tally.complete:
+        return None
+    if cool_down <= timedelta(0):
+        return tally.earliest_at
+    return parse_time(row.approved_at) + cool_down if row.approved_at else None
+
+
+def _cpu_seconds(row: ProposalRow) -> float:
+    trained = row.proposal.compute.cpu_s if row.proposal else 0.0
+    failed = row.failure.compute.cpu_s if row.failure and row.failure.compute else 0.0
+    return trained + failed + (row.evidence.compute.cpu_s if row.evidence else 0.0)
