@@ -1,0 +1,314 @@
+"""Policies and evidence to a verdict. Pure: the same input gives the same verdict, on any machine.
+
+Invariants:
+- Every rule of every matching policy yields a finding; none is dropped, none is guessed.
+- Nothing measured, too few items, NaN, a crash, an unknown name, no policy: never ``eligible``.
+- The worst finding wins. All rules must hold, each tested at the full level (intersection-union), so
+  no level is split between rules; the error budget splits it between attempts.
+- Shadow policies are judged by the same code and do not count.
+- Only a rule that can be waived, and fails on sufficient evidence, can be waived; that gives
+  ``review``, never ``eligible``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from guardrails.canonical import Digest
+from guardrails.checks import CHECKS
+from guardrails.checks.compute import PREFIX as COMPUTE_PREFIX
+from guardrails.errors import NotMeasuredError
+from guardrails.policy.effective import Effective, combine
+from guardrails.policy.facts import Subject
+from guardrails.policy.model import LoadedPolicy, Policy, Require, Rule
+from guardrails.policy.order import strictest_of
+from guardrails.policy.settings import BY_PATH, ISOLATION_LEVELS
+from guardrails.policy.when import holds
+from guardrails.policy.yaml_tree import Place
+from guardrails.records import Finding, Measurements, Outcome, Severity, Verdict, VerdictKind, Waiver
+from guardrails.statistics import Estimate, attempt_alpha
+
+ENGINE = "interlock-engine/1"
+_BADNESS = (VerdictKind.ELIGIBLE, VerdictKind.REVIEW, VerdictKind.BLOCKED)
+_OF_SEVERITY = {
+    Severity.WARN: VerdictKind.ELIGIBLE,
+    Severity.REVIEW: VerdictKind.REVIEW,
+    Severity.BLOCK: VerdictKind.BLOCKED,
+}
+_CPU_SECONDS, _ISOLATION = "budgets.compute.cpuSecondsPerProposal", "isolation.minimum"
+_OF_WORD = {"review": VerdictKind.REVIEW, "block": VerdictKind.BLOCKED}
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a verdict depends on, besides the policies.
+
+    ``facts`` are the gate's own (``compute.*`` among them) and go before the measurement's facts of
+    the same name. ``waivers`` are those that the log holds in force; expiry is judged here, at
+    ``now``. ``attempt`` is k: this is the k-th proposal since the last promotion, counting from 1.
+    """
+
+    subject: Subject
+    measurements: Measurements | None
+    evidence: Digest
+    facts: Mapping[str, str]
+    waivers: Sequence[Waiver]
+    attempt: int
+    now: datetime
+
+
+def judge(policies: Sequence[LoadedPolicy], case: Case) -> Verdict:
+    """The verdict of all policies in force. Give all of them: which ones match is decided here."""
+    subject = case.subject
+    matched = [
+        p for p in policies if p.policy.scope.matches(subject.model, subject.kind, subject.labels)
+    ]
+    binding = [p for p in matched if p.policy.is_binding]
+    effective = combine([p.policy for p in binding])
+    confidence = 1.0 - attempt_alpha(effective.confidence, effective.error_alpha, case.attempt)
+    judged = _judge_together([p.policy for p in binding], effective, confidence, case)
+    if not binding:
+        judged = [_no_policy(subject, [p.policy for p in matched])]
+    shadows = [f for p in matched if not p.policy.is_binding for f in _judge_shadow(p.policy, case)]
+    return Verdict(
+        proposal=subject.proposal,
+        kind=max((j.effect for j in judged), key=_BADNESS.index),
+        policies={p.policy.name: str(p.source.digest) for p in binding},
+        evidence=case.evidence,
+        findings=tuple([j.finding for j in judged] + shadows),
+        coverage=_coverage([j.finding for j in judged], case.measurements),
+        confidence=confidence,
+        attempt=case.attempt,
+        engine=ENGINE,
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    finding: Finding
+    effect: VerdictKind
+
+
+def _judge_together(
+    policies: Sequence[Policy], effective: Effective, confidence: float, case: Case
+) -> list[_Judged]:
+    """Every rule of every policy, and what their common settings add."""
+    judge = _RuleJudge(effective, confidence, case)
+    judged = []
+    for policy in policies:
+        if not policy.rules:
+            judged.append(_empty_policy(policy))
+        judged.extend(judge.rule(rule) for rule in policy.rules)
+    if judged and all(j.finding.outcome is Outcome.SKIPPED for j in judged):
+        judged.append(_all_skipped(policies[0]))
+    if policies:
+        judged.extend(judge.rule(rule) for rule in effective.cumulative_drift)
+        budget = effective.cpu_seconds_per_proposal
+        if budget is not None:
+            judged.append(judge.rule(_cpu_rule(budget, _place(policies, _CPU_SECONDS))))
+        judged.append(judge.isolation(_place(policies, _ISOLATION)))
+    return judged
+
+
+def _judge_shadow(policy: Policy, case: Case) -> list[Finding]:
+    effective = combine([policy])
+    confidence = 1.0 - attempt_alpha(effective.confidence, effective.error_alpha, case.attempt)
+    judged = _judge_together([policy], effective, confidence, case)
+    told = f"policy '{policy.name}' is in shadow, not binding: "
+    return [replace(j.finding, shadow=True, message=told + j.finding.message) for j in judged]
+
+
+# --- one rule ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _RuleJudge:
+    effective: Effective
+    confidence: float
+    case: Case
+
+    def rule(self, rule: Rule) -> _Judged:
+        """The finding of one rule, and what it means for the verdict."""
+        kind = self.case.subject.kind
+        try:
+            if rule.when and not holds(rule.when, self.case.subject.facts()):
+                finding = _finding(rule, Outcome.SKIPPED, f"skipped, for this is false: {rule.when}")
+                return _Judged(finding, VerdictKind.ELIGIBLE)
+            if kind not in CHECKS[rule.check].kinds:
+                said = f"'{rule.check}' does not apply to kind '{kind.value}'; limit the rule with 'when'"
+                effect = _OF_WORD[self.effective.on_inconclusive]
+                return _Judged(_finding(rule, Outcome.INCONCLUSIVE, said), effect)
+            return self._weigh(rule, self._estimate(rule))
+        except NotMeasuredError as error:
+            return _error(rule, str(error))
+        except Exception as error:
+            # Whatever a check trips over on hostile numbers, it is not a pass.
+            return _error(rule, f"the check failed: {type(error).__name__}: {error!s:.200}")
+
+    def _estimate(self, rule: Rule) -> Estimate:
+        check, measurements = CHECKS[rule.check], self.case.measurements
+        if measurements is None:
+            raise NotMeasuredError("there is no evidence")
+        facts = {k: v for k, v in measurements.facts.items() if not k.startswith(COMPUTE_PREFIX)}
+        facts |= self.case.facts
+        return check.estimate(rule.require.metric, rule.params, measurements, facts, self.confidence)
+
+    def _weigh(self, rule: Rule, estimate: Estimate) -> _Judged:
+        if not estimate.is_number:
+            return _error(rule, f"the measured value is {estimate.value}, not a finite number", estimate)
+        is_short = not rule.is_exact and estimate.n < self.effective.min_samples
+        passes = rule.require.holds(estimate)
+        told = _told(rule, estimate, passes)
+        if passes and not is_short:
+            return _Judged(_finding(rule, Outcome.PASS, told, estimate), VerdictKind.ELIGIBLE)
+        if not passes and rule.id.startswith("budget."):
+            return _error(rule, f"out of budget: {told}", estimate)
+        effect, waived, note = VerdictKind.ELIGIBLE, False, ""
+        if not passes:
+            effect = _OF_SEVERITY[rule.severity]
+            waived, note = self._waiver(rule)
+            effect = VerdictKind.REVIEW if waived else effect
+        outcome = Outcome.WARN if rule.severity is Severity.WARN else Outcome.FAIL
+        if is_short:
+            outcome = Outcome.INCONCLUSIVE
+            effect = max(effect, _OF_WORD[self.effective.on_inconclusive], key=_BADNESS.index)
+            told = f"only {estimate.n} of at least {self.effective.min_samples} samples; {told}"
+        finding = _finding(rule, outcome, told + note, estimate)
+        return _Judged(replace(finding, waived=waived), effect)
+
+    def _waiver(self, rule: Rule) -> tuple[bool, str]:
+        """Whether a waiver for this rule and this bundle is in force, and what to say about it."""
+        mine = [w for w in self.case.waivers if w.rule == rule.id and w.bundle == self.case.subject.bundle]
+        if not mine or rule.severity is Severity.WARN:
+            return False, ""
+        if not rule.waivable:
+            return False, "; a waiver was signed, but this rule cannot be waived"
+        end = max(_expiry(waiver) for waiver in mine)
+        if end <= self.case.now:
+            return False, f"; the waiver ended at {mine[-1].expires_at:.40} and is not in force"
+        soon = " (ends within 7 days)" if end - self.case.now <= timedelta(days=7) else ""
+        return True, f"; waived, would fail; the waiver ends at {end.isoformat()}{soon}"
+
+    def isolation(self, place: Place) -> _Judged:
+        """Both jobs must have run at the least level; a submission's own training is not ours to isolate."""
+        subject, least = self.case.subject, self.effective.isolation_minimum
+        ran = {"measurement": subject.measured_at}
+        if not subject.submitted:
+            ran["proposal"] = subject.isolation
+        weak = [
+            f"the {job} ran at {level or 'no known level'}"
+            for job, level in sorted(ran.items())
+            if level not in ISOLATION_LEVELS or ISOLATION_LEVELS.index(level) < ISOLATION_LEVELS.index(least)
+        ]
+        finding = Finding(
+            rule="isolation.minimum",
+            check="isolation",
+            outcome=Outcome.ERROR if weak else Outcome.PASS,
+            severity=Severity.BLOCK,
+            limit=f">= {least}",
+            source=str(place) if place.file else "",
+            message=f"{'; '.join(weak)}: {least} is needed" if weak else f"isolated at {least} or better",
+            metric="level",
+        )
+        return _Judged(finding, VerdictKind.BLOCKED if weak else VerdictKind.ELIGIBLE)
+
+
+# --- findings ------------------------------------------------------------------------------
+
+
+def _finding(rule: Rule, outcome: Outcome, message: str, estimate: Estimate | None = None) -> Finding:
+    require = rule.require
+    finding = Finding(
+        rule=rule.id,
+        check=rule.check,
+        outcome=outcome,
+        severity=rule.severity,
+        limit=" ".join(part for part in (require.bound, require.op, f"{require.value:g}") if part),
+        source=str(rule.place),
+        message=_printable(message),
+        metric=require.metric,
+    )
+    if estimate is None:
+        return finding
+    finding = replace(finding, observed=estimate.value)
+    if rule.is_exact:
+        return finding
+    return replace(finding, lower=estimate.lower, upper=estimate.upper, n=estimate.n)
+
+
+def _error(rule: Rule, message: str, estimate: Estimate | None = None) -> _Judged:
+    return _Judged(_finding(rule, Outcome.ERROR, message, estimate), VerdictKind.BLOCKED)
+
+
+def _printable(text: str) -> str:
+    """Names of items and suites may hold anything; a finding is read on terminals and kept as UTF-8."""
+    return "".join(c if c.isprintable() else "·" for c in text)
+
+
+def _told(rule: Rule, estimate: Estimate, passes: bool) -> str:
+    require, word = rule.require, "holds" if passes else "does not hold"
+    if rule.is_exact:
+        return f"{require.metric} is {estimate.value:.6g}: {require.op} {require.value:g} {word}"
+    return (
+        f"{require.metric} is {estimate.value:.4g} [{estimate.lower:.4g}, {estimate.upper:.4g}], "
+        f"n = {estimate.n}: {require.bound} bound {require.op} {require.value:g} {word}"
+    )
+
+
+def _no_policy(subject: Subject, shadows: Sequence[Policy]) -> _Judged:
+    only = "only shadow policies speak" if shadows else "no policy in force speaks"
+    message = f"{only} of model '{subject.model}' ({subject.kind.value}): blocked"
+    finding = Finding("policy.none", "policy", Outcome.ERROR, Severity.BLOCK, "", "", message)
+    return _Judged(finding, VerdictKind.BLOCKED)
+
+
+def _empty_policy(policy: Policy) -> _Judged:
+    source = str(policy.places.get("rules", policy.places[""]))
+    message = f"policy '{policy.name}' has no rules: blocked"
+    finding = Finding("policy.empty", "policy", Outcome.ERROR, Severity.BLOCK, "", source, message)
+    return _Judged(finding, VerdictKind.BLOCKED)
+
+
+def _all_skipped(policy: Policy) -> _Judged:
+    source = str(policy.places.get("rules", policy.places[""]))
+    message = "every rule was skipped, so nothing was looked at: blocked"
+    finding = Finding("policy.empty", "policy", Outcome.ERROR, Severity.BLOCK, "", source, message)
+    return _Judged(finding, VerdictKind.BLOCKED)
+
+
+def _cpu_rule(budget: float, place: Place) -> Rule:
+    params: Any = CHECKS["compute.usage"].params()
+    require = Require("cpu_seconds", "", "<=", budget)
+    return Rule("budget.cpu_seconds", "compute.usage", params, require, Severity.BLOCK, place, waivable=False)
+
+
+def _place(policies: Sequence[Policy], path: str) -> Place:
+    """Where the value that holds was stated; the first policy where it is a default."""
+    order = [p.settings[path] for p in policies if path in p.settings]
+    if not order:
+        return policies[0].places[""]
+    wanted = strictest_of(BY_PATH[path].order, [stated.value for stated in order])
+    return next((s.place for s in order if s.value == wanted), order[0].place)
+
+
+def _expiry(waiver: Waiver) -> datetime:
+    """When a waiver ends; long ago where that is not a time with an offset, so that it is not in force."""
+    never = datetime.min.replace(tzinfo=UTC)
+    try:
+        end = datetime.fromisoformat(waiver.expires_at)
+    except ValueError:
+        return never
+    return end if end.tzinfo is not None else never
+
+
+def _coverage(findings: Sequence[Finding], measurements: Measurements | None) -> tuple[str, ...]:
+    """What was looked at, and no more than that: never a claim that the rest is fine."""
+    if measurements is None:
+        return ()
+    looked = {Outcome.PASS, Outcome.WARN, Outcome.FAIL, Outcome.INCONCLUSIVE}
+    checks = {f.check for f in findings if f.outcome in looked and f.observed is not None}
+    series = {f"{s.probe}/{s.suite}: {len(set(s.items))} items" for s in measurements.series}
+    return (*sorted(checks), *sorted(series))

@@ -1,0 +1,83 @@
+"""What is valid but surely not meant: limits that the sample cannot resolve, and rules that say nothing.
+
+Invariants: warnings only, never a refusal; each at the rule's own line, with what would help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from guardrails.checks import CHECKS
+from guardrails.errors import Problem
+from guardrails.policy.effective import Effective, combine
+from guardrails.policy.model import Policy, Rule
+from guardrails.statistics import Estimate, attempt_alpha
+
+_MOST_ATTEMPTS = 1_000
+
+
+def lint(policy: Policy) -> list[Problem]:
+    """Warnings on a valid policy, in file order."""
+    effective = combine([policy])
+    found = [p for rule in (*policy.rules, *effective.cumulative_drift) for p in _rule(rule, effective)]
+    if not policy.rules:
+        found.append(policy.places["rules"].problem("no rules: everything is blocked", "add rules"))
+    return sorted(found, key=lambda p: (p.file, p.line, p.column))
+
+
+def _rule(rule: Rule, effective: Effective) -> Iterator[Problem]:
+    require = rule.require
+    metric = CHECKS[rule.check].metrics[require.metric]
+    if (require.bound, require.op[0]) in {("upper", ">"), ("lower", "<")}:
+        yield rule.place.problem(
+            f"rule '{rule.id}': '{require}' passes more easily the less was measured",
+            "use the upper bound for < and the lower bound for >",
+        )
+    if _always(rule, metric.low, metric.high):
+        yield rule.place.problem(
+            f"rule '{rule.id}': '{require}' always holds: the metric lies in {metric.low:g}..{metric.high:g}",
+            "set a limit inside the range",
+        )
+    if not rule.rationale:
+        yield rule.place.problem(f"rule '{rule.id}' has no rationale", "say why this number")
+    yield from _resolution(rule, effective)
+
+
+def _always(rule: Rule, low: float, high: float) -> bool:
+    ends = [Estimate(end, end, end, 1, "") for end in (low, high)]
+    return rule.require.op != "==" and all(rule.require.holds(end) for end in ends)
+
+
+def _resolution(rule: Rule, effective: Effective) -> Iterator[Problem]:
+    """A limit that even the best possible sample of the least size cannot meet."""
+    n = effective.min_samples
+    if not _resolvable(rule, effective, n, 1):
+        enough = next((m for m in _sizes(n) if _resolvable(rule, effective, m, 1)), None)
+        confidence = 1.0 - attempt_alpha(effective.confidence, effective.error_alpha, 1)
+        yield rule.place.problem(
+            f"rule '{rule.id}': {n} samples cannot resolve '{rule.require}' at confidence {confidence:.4g}",
+            f"about {enough} samples can" if enough else "no sample size can",
+        )
+
+
+def resolvable_attempts(rule: Rule, effective: Effective) -> int:
+    """Up to which attempt since the last promotion the least sample size can resolve a limit."""
+    k = 0
+    while k < _MOST_ATTEMPTS and _resolvable(rule, effective, effective.min_samples, k + 1):
+        k += 1
+    return k
+
+
+def _sizes(n: int) -> Iterator[int]:
+    while n < 10_000_000:
+        n = n + max(1, n // 20)
+        yield n
+
+
+def _resolvable(rule: Rule, effective: Effective, n: int, attempt: int) -> bool:
+    best = CHECKS[rule.check].metrics[rule.require.metric].best
+    if best is None:
+        return True
+    confidence = 1.0 - attempt_alpha(effective.confidence, effective.error_alpha, attempt)
+    upper, lower = best(n, confidence)
+    return rule.require.holds(Estimate(0.0, lower, upper, n, ""))

@@ -1,0 +1,150 @@
+"""Every setting of the format but the rules: its path, type, default and direction of strictness.
+
+Invariants:
+- One line here is all that a setting needs: JSON Schema, reading, combination of several policies,
+  ``extends`` and the comparison of two versions all follow from this table.
+- A default applies where no policy in force states the setting. Budgets default to "not limited";
+  everything about people and isolation defaults to what the shipped policy says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from guardrails.policy.model import QuorumRule
+from guardrails.policy.order import Halt, Higher, Lower, Order, Quorum, Ranked, Rules, Subset, Superset
+from guardrails.records import Role, Surface
+
+ISOLATION_LEVELS = ("none", "landlock", "strict")
+EXCLUSIONS = ("proposer", "data-author", "policy-author")
+VIEWABLE = ("findings", "samples", "provenance", "diff")
+INVALIDATORS = ("bundle", "champion", "evidence", "policy", "roster")
+DURATION_PATTERN = r"^(0|[1-9][0-9]{0,5})(s|m|h|d)$"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting; ``attribute`` is its name in Effective, ``read`` turns YAML values into typed ones."""
+
+    path: str
+    attribute: str
+    schema: Json
+    order: Order
+    default: Any
+    read: Callable[[Any], Any] = field(default=lambda value: value)
+
+
+def duration(text: str) -> timedelta:
+    """``90s``, ``15m``, ``72h``, ``7d``."""
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[text[-1]]
+    return timedelta(**{unit: int(text[:-1])})
+
+
+def _integer(value: Any) -> int:
+    return int(value)
+
+
+def _quorum(value: Any) -> tuple[QuorumRule, ...]:
+    roles = tuple(sorted({Role(role) for role in value["roles"]}))
+    return (QuorumRule(int(value["quorum"]), roles, bool(value.get("distinctRoles", False))),)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(sorted(set(value)))
+
+
+def _people(quorum: int, *roles: Role, distinct: bool = False) -> tuple[QuorumRule, ...]:
+    return (QuorumRule(quorum, tuple(sorted(roles)), distinct),)
+
+
+def _choice(*words: str) -> Json:
+    return {"type": "string", "enum": list(words)}
+
+
+def _set_of(words: tuple[str, ...], *, least: int = 0) -> Json:
+    return {"type": "array", "items": _choice(*words), "uniqueItems": True, "minItems": least}
+
+
+def quorum_schema(*, most: int = 20) -> Json:
+    """How many people of which roles."""
+    return {
+        "type": "object",
+        "description": "How many distinct people, in which roles, must sign.",
+        "additionalProperties": False,
+        "required": ["quorum", "roles"],
+        "properties": {
+            "quorum": {"type": "integer", "minimum": 1, "maximum": most},
+            "roles": _set_of(tuple(Role), least=1),
+            "distinctRoles": {"type": "boolean", "description": "No two signers in the same role."},
+        },
+    }
+
+
+_DURATION: Json = {
+    "type": "string",
+    "pattern": DURATION_PATTERN,
+    "description": "A whole number and a unit: 90s, 15m, 72h, 7d.",
+}
+_AMOUNT: Json = {"type": "number", "minimum": 0}
+_COUNT: Json = {"type": "integer", "minimum": 0}
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("isolation.minimum", "isolation_minimum", _choice(*ISOLATION_LEVELS),
+            Ranked(ISOLATION_LEVELS), "strict"),
+    Setting("defaults.confidence", "confidence",
+            {"type": "number", "minimum": 0.5, "exclusiveMaximum": 1}, Higher(), 0.95, float),
+    Setting("defaults.minSamples", "min_samples", {"type": "integer", "minimum": 1}, Higher(), 200, _integer),
+    Setting("defaults.onInconclusive", "on_inconclusive", _choice("review", "block"),
+            Ranked(("review", "block")), "review"),
+    Setting("defaults.onError", "on_error", _choice("block"), Ranked(("block",)), "block"),
+    Setting("budgets.compute.cpuSecondsPerProposal", "cpu_seconds_per_proposal",
+            _AMOUNT, Lower(), None, float),
+    Setting("budgets.compute.cpuHoursPerDay", "cpu_hours_per_day", _AMOUNT, Lower(), None, float),
+    Setting("budgets.proposals.pending", "proposals_pending", _COUNT, Lower(), None, _integer),
+    Setting("budgets.proposals.perDay", "proposals_per_day", _COUNT, Lower(), None, _integer),
+    Setting("budgets.promotions.perDay", "promotions_per_day", _COUNT, Lower(), None, _integer),
+    Setting("budgets.cumulativeDrift", "cumulative_drift", {}, Rules(), ()),
+    Setting("budgets.errorBudget.alpha", "error_alpha",
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, Lower(), None, float),
+    Setting("approval.onEligible", "on_eligible", quorum_schema(), Quorum(sole_person=True),
+            _people(1, Role.OPERATOR), _quorum),
+    Setting("approval.onReview", "on_review", quorum_schema(), Quorum(sole_person=True),
+            _people(2, Role.OPERATOR, Role.SAFETY, distinct=True), _quorum),
+    Setting("approval.onBlocked", "on_blocked", _choice("never"), Ranked(("never",)), "never"),
+    Setting("approval.exclude", "exclude", _set_of(EXCLUSIONS), Superset(),
+            ("data-author", "proposer"), _names),
+    Setting("approval.coolDown", "cool_down", _DURATION, Higher(), timedelta(0), duration),
+    Setting("approval.expiresAfter", "expires_after", _DURATION, Lower(), timedelta(hours=72), duration),
+    Setting("approval.surfaces", "surfaces", _set_of(tuple(Surface), least=1), Subset(),
+            tuple(sorted(Surface)), lambda value: tuple(sorted({Surface(word) for word in value}))),
+    Setting("approval.requireViewed", "require_viewed", _set_of(VIEWABLE), Superset(),
+            ("findings", "provenance", "samples"), _names),
+    Setting("approval.invalidateOn", "invalidate_on", _set_of(INVALIDATORS), Superset(),
+            tuple(sorted(INVALIDATORS)), _names),
+    Setting("rollback", "rollback", quorum_schema(), Quorum(),
+            _people(1, Role.OPERATOR, Role.SAFETY), _quorum),
+    Setting("halt", "halt", quorum_schema(most=1), Halt(),
+            _people(1, Role.OPERATOR, Role.SAFETY, Role.AUDITOR), _quorum),
+    Setting("resume", "resume", quorum_schema(), Quorum(), _people(1, Role.OPERATOR), _quorum),
+    Setting("activation.tighten", "activation_tighten", quorum_schema(), Quorum(),
+            _people(1, Role.OPERATOR, Role.AUTHOR), _quorum),
+    Setting("activation.loosen", "activation_loosen", quorum_schema(), Quorum(),
+            _people(2, Role.OPERATOR, Role.AUTHOR, Role.SAFETY), _quorum),
+    Setting("waiver", "waiver", quorum_schema(), Quorum(), _people(2, Role.OPERATOR, Role.SAFETY), _quorum),
+    Setting("retention.rejectedDays", "rejected_days", _COUNT, Higher(), 30, _integer),
+)  # fmt: skip
+
+BY_PATH = {setting.path: setting for setting in SETTINGS}
+
+UNBUILT: dict[str, Json] = {
+    "approval.blindSamples": {"count": {"enum": [0, None]}},
+    "approval.seededChecks": {"rate": {"enum": [0, None]}},
+    "replay": {"share": {"enum": [0, None]}, "techniques": {"enum": [[], None]}},
+    "deadMan": {"operatorSeenWithin": {"enum": [0, None]}},
+}
+"""Keys of the format whose feature is not built yet, with their only values: neutral ones."""
