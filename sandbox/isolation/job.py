@@ -1,0 +1,238 @@
+"""One job, from its first process to its last.
+
+Invariants:
+- When ``run`` returns or raises, no process of the job is left, at any level that confines them.
+- The program never started unless the guard said that every restriction is in place.
+- Output is read through a pipe by the supervisor: the job never holds a descriptor of a host file.
+- The thread that starts the job is the one that waits for it: the kernel ends the job when the
+  thread that started it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import marshal
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError, UsageError
+from guardrails.records import Compute
+from sandbox.isolation import guard, profile
+from sandbox.isolation.joblog import JobLog
+from sandbox.isolation.meter import Watchdog, group_lives
+from sandbox.isolation.profile import Plan
+from sandbox.isolation.spec import JobOutcome, JobSpec
+
+_TICK_S = 0.05
+_START_S = 30.0
+_END_S = 10.0
+
+
+def run(spec: JobSpec, level: str, should_stop: Callable[[], str]) -> JobOutcome:
+    """Run a job at a level, without asking whether that level holds here (``levels`` does)."""
+    _prepare_out(spec.out)
+    staging = Path(tempfile.mkdtemp(prefix="interlock-"))
+    try:
+        with JobLog(spec.log) as log, contextlib.ExitStack() as stack:
+            job = _start(spec, level, staging, log, stack)
+            try:
+                return _supervise(job, should_stop)
+            finally:
+                _end(job)
+                if job.plan.uid:
+                    os.chown(spec.out, os.geteuid(), os.getegid())
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@dataclass
+class _Job:
+    """The process we started, and the one whose end ends all others.
+
+    The started process is not reaped before the end: as long as it is not, nobody else can be
+    given its number, which is also the number of its group.
+    """
+
+    spec: JobSpec
+    level: str
+    plan: Plan
+    log: JobLog
+    control: socket.socket  # to the guard
+    info: int  # from bwrap
+    process: subprocess.Popen[bytes]
+    ended: int  # process descriptor of the started process
+    init: int = -1  # process descriptor of the first process in the job's own process namespace
+    status: int | None = None
+    cpu_s: float = 0.0
+
+    def is_over(self) -> bool:
+        """Whether the started process has ended."""
+        return self.status is not None or _readable(self.ended, 0)
+
+    def reap(self) -> None:
+        """Collect status and CPU time of the started process, which has ended."""
+        _, status, used = os.wait4(self.process.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self.process.returncode = code
+        self.status = 128 - code if code < 0 else code
+        self.cpu_s = used.ru_utime + used.ru_stime
+        os.close(self.ended)
+
+
+def _prepare_out(out: Path) -> None:
+    out.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not stat.S_ISDIR(out.lstat().st_mode):
+        raise UsageError(f"{out} is not a directory; a job's output needs one of its own")
+    if any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; what lies there could pass for the job's work")
+
+
+def _start(spec: JobSpec, level: str, staging: Path, log: JobLog, stack: contextlib.ExitStack) -> _Job:
+    """Start the job's first process; what ``stack`` holds stays open until the job is over."""
+    info_read, info_write = os.pipe()
+    stack.callback(os.close, info_read)
+    ours, theirs = socket.socketpair()
+    stack.enter_context(ours)
+    try:
+        plan = profile.plan(spec, level, staging, control_fd=theirs.fileno(), info_fd=info_write)
+        if plan.uid:
+            os.chown(spec.out, plan.uid, plan.uid)
+        process = subprocess.Popen(
+            plan.argv,
+            env=plan.env,
+            cwd=plan.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=log.write_end,
+            stderr=log.write_end,
+            close_fds=True,
+            pass_fds=(theirs.fileno(), info_write) if plan.guard else (),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise JobFailedError(f"{spec.argv[0]} could not be started: {error}") from None
+    finally:
+        os.close(info_write)
+        theirs.close()
+        log.close_write_end()
+    return _Job(spec, level, plan, log, ours, info_read, process, os.pidfd_open(process.pid))
+
+
+def _supervise(job: _Job, should_stop: Callable[[], str]) -> JobOutcome:
+    watchdog = Watchdog(job.process.pid, job.spec.out, job.plan.scratch, job.spec.limits)
+    if job.level == profile.STRICT:
+        watchdog.first = _first_process(job)
+    if job.plan.guard is not None:
+        _instruct(job)
+    killed = ""
+    while not job.is_over() and not killed:
+        job.log.pump(_TICK_S, job.ended)
+        killed = should_stop() or watchdog.sample()
+    _end(job)
+    job.log.drain()
+    _complain_if_not_started(job)
+    killed = killed or watchdog.sample_end(job.cpu_s)
+    usage = watchdog.usage
+    compute = Compute(watchdog.wall_s, usage.cpu_s, usage.memory_bytes, usage.disk_bytes, "watchdog")
+    return JobOutcome(None if killed else job.status, killed, job.level, compute, (), job.log.tail())
+
+
+def _first_process(job: _Job) -> int:
+    """The init process that bwrap made, on the host: its end is the end of all."""
+    data = b""
+    deadline = time.monotonic() + _START_S
+    while b"}" not in data:
+        job.log.pump(0.02, job.info)
+        block = os.read(job.info, 4096) if _readable(job.info, 0) else b""
+        data += block
+        if not block and (job.is_over() or time.monotonic() > deadline):
+            _never_ran(job, "bwrap did not set up the namespaces")
+    pid = int(json.loads(data)["child-pid"])
+    try:
+        job.init = os.pidfd_open(pid)
+    except OSError:
+        _never_ran(job, "bwrap ended while it set up the mounts")
+    return pid
+
+
+def _instruct(job: _Job) -> None:
+    """Tell the guard what to do, and wait until it says that the job may begin."""
+    control = job.control
+    message = marshal.dumps(job.plan.guard)
+    answer = b""
+    deadline = time.monotonic() + _START_S
+    try:
+        control.settimeout(_START_S)
+        control.sendall(struct.pack("=I", len(message)) + message)
+        while not _readable(control.fileno(), 0) and not job.is_over() and time.monotonic() < deadline:
+            job.log.pump(_TICK_S, control.fileno(), job.ended)
+        if _readable(control.fileno(), 0):
+            answer = control.recv(len(guard.READY))
+            if answer != guard.READY:
+                answer += control.recv(8192)
+    except OSError as error:
+        answer = str(error).encode()
+    if answer != guard.READY:
+        _never_ran(job, f"the guard refused: {answer.decode('utf-8', 'replace') or 'it said nothing'}")
+
+
+def _complain_if_not_started(job: _Job) -> None:
+    """After ``READY`` the guard speaks only if the program could not be executed."""
+    job.control.setblocking(False)
+    with contextlib.suppress(OSError):
+        message = job.control.recv(8192).decode("utf-8", "replace")
+        if message:
+            raise JobFailedError(message, hint="give a program that the job can see")
+
+
+def _never_ran(job: _Job, what: str) -> NoReturn:
+    _end(job)
+    job.log.drain()
+    said = job.log.tail().strip()
+    raise IsolationUnavailableError(job.level, [f"{what}: {said}" if said else what])
+
+
+def _end(job: _Job) -> None:
+    """Kill whatever is left, and return only when it is gone. Safe to call again."""
+    if job.status is not None:
+        return
+    deadline = time.monotonic() + _END_S
+    if job.init >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(job.init, signal.SIGKILL)
+        # Readable once init has ended, and the kernel ends init only after everything below it.
+        if not _readable(job.init, _END_S):
+            _stuck()
+        os.close(job.init)
+        job.init = -1
+    while True:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(job.process.pid, signal.SIGKILL)
+        if job.is_over() and not group_lives(job.process.pid):
+            job.reap()
+            return
+        if time.monotonic() > deadline:
+            _stuck()
+        time.sleep(0.002)
+
+
+def _stuck() -> NoReturn:
+    raise InterlockError("a job's processes did not end when killed; the machine may need a restart")
+
+
+def _readable(descriptor: int, timeout_s: float) -> bool:
+    watched = select.poll()
+    watched.register(descriptor, select.POLLIN)
+    return bool(watched.poll(timeout_s * 1000))

@@ -1,0 +1,230 @@
+"""What a job uses, measured from outside, and whether that is too much.
+
+Invariants:
+- Totals over all of the job's processes: the tree below its first process, and everything else in
+  that process's session.
+- CPU time counts processes that are gone: through the times that their reapers inherit, and
+  through the last sample of each, whichever is more.
+- Memory is the sum of proportional set sizes, plus what lies in the job's memory file systems.
+- The walk over a job's output follows no link, and its own depth and length are bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox.isolation.spec import Limits
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MAX_FILES = 10_000
+_MAX_DEPTH = 12
+# The init process and the program that sets up the namespaces are not the job's own.
+_OVERHEAD_PROCESSES = 3
+
+
+@dataclass(frozen=True)
+class _Process:
+    pid: int
+    parent: int
+    group: int
+    session: int
+    cpu: int
+    children_cpu: int
+    threads: int
+    started: int
+    resident: int
+    running: bool
+
+
+@dataclass
+class Usage:
+    """Totals so far; memory and disk are peaks."""
+
+    cpu_s: float = 0.0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass
+class Watchdog:
+    """Samples a job's processes and folders. ``sample`` says which limit is broken, if any.
+
+    ``first`` is the process whose descendants and session are the job; ``scratch`` is a host folder,
+    or None where scratch is a memory file system that only the job's own view shows.
+    """
+
+    first: int
+    out: Path
+    scratch: Path | None
+    limits: Limits
+    usage: Usage = field(default_factory=Usage)
+    _seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    _started: float = field(default_factory=time.monotonic)
+
+    def sample(self) -> str:
+        """Measure once; the reason to end the job, or an empty string."""
+        processes = self._processes()
+        scratch, in_memory = self._scratch_bytes(processes)
+        output, trouble = folder_bytes(self.out)
+        memory = self._memory(processes, in_memory)
+        self.usage.cpu_s = max(self.usage.cpu_s, self._cpu(processes))
+        self.usage.memory_bytes = max(self.usage.memory_bytes, memory)
+        self.usage.disk_bytes = max(self.usage.disk_bytes, output + scratch)
+        threads = sum(process.threads for process in processes) - _OVERHEAD_PROCESSES
+        for name, used in (
+            ("wall_s", self.wall_s),
+            ("cpu_s", self.usage.cpu_s),
+            ("memory_bytes", memory),
+            ("processes", threads),
+            ("output_bytes", output),
+            ("scratch_bytes", scratch),
+        ):
+            limit = getattr(self.limits, name)
+            if used > limit:
+                return f"{name}: {used:.10g} is more than the limit of {limit:.10g}"
+        return f"output_bytes: {trouble}" if trouble else ""
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the job was started."""
+        return time.monotonic() - self._started
+
+    def sample_end(self, cpu_s: float) -> str:
+        """The last word, when no process is left: what is in the output, and the reaped CPU time."""
+        output, trouble = folder_bytes(self.out)
+        self.usage.cpu_s = max(self.usage.cpu_s, cpu_s)
+        self.usage.disk_bytes = max(self.usage.disk_bytes, output)
+        if output > self.limits.output_bytes:
+            return f"output_bytes: {output} is more than the limit of {self.limits.output_bytes}"
+        return f"output_bytes: {trouble}" if trouble else ""
+
+    def _processes(self) -> list[_Process]:
+        members = {self.first}
+        found: list[_Process] = []
+        # A child can have a lower number than its parent, so look until nothing is added.
+        remaining = _process_table()
+        while True:
+            added = [p for p in remaining if {p.pid, p.parent} & members or p.session == self.first]
+            if not added:
+                return found
+            found += added
+            members |= {process.pid for process in added}
+            remaining = [process for process in remaining if process.pid not in members]
+
+    def _cpu(self, processes: list[_Process]) -> float:
+        for process in processes:
+            key = (process.pid, process.started)
+            self._seen[key] = max(self._seen.get(key, 0), process.cpu)
+        inherited = sum(process.cpu + process.children_cpu for process in processes)
+        return max(inherited, sum(self._seen.values())) / _TICK
+
+    def _memory(self, processes: list[_Process], in_files: int) -> int:
+        """Proportional sizes, but only where the cheaper resident sizes could be a new peak."""
+        resident = sum(process.resident for process in processes) + in_files
+        if resident <= self.usage.memory_bytes:
+            return resident
+        return sum(_proportional(process) for process in processes) + in_files
+
+    def _scratch_bytes(self, processes: list[_Process]) -> tuple[int, int]:
+        """Bytes in scratch, and how many of these are memory."""
+        if self.scratch is not None:
+            return folder_bytes(self.scratch)[0], 0
+        for process in reversed(processes):
+            try:
+                parts = [os.statvfs(f"/proc/{process.pid}/root{path}") for path in ("/scratch", "/dev/shm")]  # noqa: S108
+            except OSError:
+                continue
+            scratch, shared = ((part.f_blocks - part.f_bfree) * part.f_frsize for part in parts)
+            return scratch + shared, scratch + shared
+        return 0, 0
+
+
+def folder_bytes(path: Path) -> tuple[int, str]:
+    """Bytes on disk below a folder, and what is wrong with its shape (empty if nothing)."""
+    try:
+        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return 0, ""
+    total, files, deepest = _walk(root, 0, 0)
+    if deepest > _MAX_DEPTH:
+        return total, f"folders nested deeper than {_MAX_DEPTH}"
+    return total, f"more than {_MAX_FILES} files" if files > _MAX_FILES else ""
+
+
+def _walk(folder: int, depth: int, files: int) -> tuple[int, int, int]:
+    """Bytes, files and depth below an open folder, which is closed. Stops at the bounds."""
+    total, deepest = 0, depth
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                files += 1
+                if files > _MAX_FILES or depth > _MAX_DEPTH:
+                    break
+                try:
+                    status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+                    total += status.st_blocks * 512
+                    if stat.S_ISDIR(status.st_mode):
+                        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                        below = os.open(entry.name, flags, dir_fd=folder)
+                        more, files, depth_below = _walk(below, depth + 1, files)
+                        total, deepest = total + more, max(deepest, depth_below)
+                except OSError:
+                    continue  # removed or replaced while we looked: the next sample sees what is there
+    finally:
+        os.close(folder)
+    return total, files, deepest
+
+
+def group_lives(group: int) -> bool:
+    """Whether a process group has a member that still runs."""
+    return any(process.group == group and process.running for process in _process_table())
+
+
+def _process_table() -> list[_Process]:
+    table = []
+    for name in os.listdir("/proc"):  # noqa: PTH208 - ten times a second
+        if name.isdigit():
+            process = _read_process(int(name))
+            if process is not None:
+                table.append(process)
+    return table
+
+
+def _read_process(pid: int) -> _Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123 - ten times a second
+            # The name stands in brackets and may hold anything; the fields follow the last bracket.
+            fields = stream.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    if len(fields) < 22:
+        return None
+    return _Process(
+        pid=pid,
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        cpu=int(fields[11]) + int(fields[12]),
+        children_cpu=int(fields[13]) + int(fields[14]),
+        threads=int(fields[17]),
+        started=int(fields[19]),
+        resident=int(fields[21]) * _PAGE,
+        # A zombie runs nothing, but its times still count until somebody reaps it.
+        running=fields[0] not in (b"Z", b"X"),
+    )
+
+
+def _proportional(process: _Process) -> int:
+    try:
+        with open(f"/proc/{process.pid}/smaps_rollup", "rb") as stream:  # noqa: PTH123
+            for line in stream:
+                if line.startswith(b"Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # gone, or not ours to look into: its resident size counts in full
+    return process.resident
