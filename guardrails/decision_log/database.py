@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,47 +32,71 @@ BUSY_TIMEOUT_S = 30
 
 metadata = MetaData()
 
+
+class _Text(String):
+    """Text and nothing else: a SQLite column holds whatever somebody has put into it."""
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any]:
+        return partial(_expect, str)
+
+
+class _Bytes(LargeBinary):
+    """Bytes and nothing else."""
+
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any]:
+        return partial(_expect, bytes)
+
+
+def _expect(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise LogVerificationError(
+            f"the database holds {type(value).__name__} where {kind.__name__} belongs",
+            hint="somebody has altered it; run interlock log verify",
+        )
+    return value
+
+
 # Keys sort by code point in every database; PostgreSQL would otherwise follow the locale.
-_Text = String().with_variant(String(collation="C"), "postgresql")
+_text = _Text().with_variant(_Text(collation="C"), "postgresql")
 # SQLite makes exactly "INTEGER PRIMARY KEY" the row id; it holds 64 bits all the same.
-_Position = BigInteger().with_variant(Integer(), "sqlite")
+_position = BigInteger().with_variant(Integer(), "sqlite")
 
 entries = Table(
     "entries",
     metadata,
-    Column("seq", _Position, primary_key=True, autoincrement=False),
-    Column("leaf", _Text, nullable=False, unique=True),
-    Column("envelope", LargeBinary, nullable=False),
-    Column("time", _Text, nullable=False),
+    Column("seq", _position, primary_key=True, autoincrement=False),
+    Column("leaf", _text, nullable=False, unique=True),
+    Column("envelope", _Bytes, nullable=False),
+    Column("time", _text, nullable=False),
 )
 nodes = Table(
     "nodes",
     metadata,
     Column("level", Integer, primary_key=True, autoincrement=False),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("hash", LargeBinary, nullable=False),
+    Column("hash", _Bytes, nullable=False),
 )
 checkpoints = Table(
     "checkpoints",
     metadata,
-    Column("size", _Position, primary_key=True, autoincrement=False),
-    Column("note", _Text, nullable=False),
+    Column("size", _position, primary_key=True, autoincrement=False),
+    Column("note", _text, nullable=False),
 )
 openings = Table(
     "openings",
     metadata,
-    Column("sha256", _Text, primary_key=True),
-    Column("salt", _Text, nullable=False),
-    Column("text", _Text, nullable=False),
+    Column("sha256", _text, primary_key=True),
+    Column("salt", _text, nullable=False),
+    Column("text", _text, nullable=False),
 )
 projection = Table(
     "projection",
     metadata,
-    Column("table", _Text, primary_key=True),
-    Column("key", _Text, primary_key=True),
-    Column("body", LargeBinary, nullable=False),
+    Column("table", _text, primary_key=True),
+    Column("key", _text, primary_key=True),
+    Column("body", _Bytes, nullable=False),
 )
-meta = Table("meta", metadata, Column("key", _Text, primary_key=True), Column("value", _Text, nullable=False))
+meta = Table("meta", metadata, Column("key", _text, primary_key=True), Column("value", _text, nullable=False))
 
 for _table in (entries, nodes, checkpoints):
     for _verb in ("UPDATE", "DELETE"):
@@ -131,12 +156,14 @@ def guarded(engine: Engine) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         raise _explain(_where(engine), error.orig) from error
+    except UnicodeDecodeError as error:  # names in a damaged schema; the driver does not wrap this one
+        raise _damaged(_where(engine), error) from error
     except sa.exc.TimeoutError as error:
         raise StorageError(f"{_where(engine)}: too many connections at once") from error
 
 
 def _sqlite(url: sa.URL, *, writable: bool, create: bool) -> Engine:
-    if url.query or not url.database or url.database == ":memory:":
+    if url.query or url.host or not url.database or url.database == ":memory:":
         raise UsageError("the decision log needs a file of its own", hint="like sqlite:////path/to/log.db")
     path = Path(url.database).absolute()
     if create:
@@ -203,10 +230,14 @@ def _explain(where: str, error: BaseException | None) -> InterlockError:
         if code.startswith(prefix):
             return StorageError(f"{where}: {what}", hint=hint)
     if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return LogVerificationError(
-            f"{where} is damaged: {error}", hint="restore it from a backup; do not write to it"
-        )
+        return _damaged(where, error)
     return StorageError(f"{where}: {str(error).strip()}")
+
+
+def _damaged(where: str, error: BaseException | None) -> LogVerificationError:
+    return LogVerificationError(
+        f"{where} is damaged: {error}", hint="restore it from a backup; do not write to it"
+    )
 
 
 _CAUSES = {

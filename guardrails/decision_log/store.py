@@ -79,14 +79,19 @@ class Transaction(Snapshot):
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         self.finish()
+        savepoint = self._connection.begin_nested()
         try:
-            with database.guarded(self._connection.engine), self._connection.begin_nested():
+            with database.guarded(self._connection.engine):
                 yield
         except (StorageError, LogVerificationError):
-            # SQLite gives up the whole transaction on a full or failing disk, and would then commit
-            # each later statement by itself.
+            # A full or failing disk makes SQLite give up the whole transaction, this savepoint with it;
+            # later statements would then be committed one by one.
             self._failed = True
             raise
+        except BaseException:
+            savepoint.rollback()
+            raise
+        savepoint.commit()
 
     def _check(self, entry: Entry) -> None:
         if entry.statement.log != self.origin:
@@ -222,9 +227,10 @@ def _sign(origin: str, size: int, root: str, signer: ServiceKey) -> str:
 
 def _check_head(snapshot: Snapshot, signer: ServiceKey) -> None:
     head = notes.verify(snapshot.checkpoint(), snapshot.origin, signer.public_base64)
-    if head != Checkpoint(snapshot.origin, snapshot.size, snapshot.root):
-        raise LogVerificationError(
-            f"the newest checkpoint covers {head.size} records with root {head.root[:12]}…, "
-            f"the log has {snapshot.size} with root {snapshot.root[:12]}…",
-            hint="nothing was written; run interlock log verify and compare with a backup",
-        )
+    hint = "nothing was written; run interlock log verify and compare with a backup"
+    if head.size != snapshot.size:
+        counts = f"the newest checkpoint covers {head.size} records, the log has {snapshot.size}"
+        raise LogVerificationError(counts, hint=hint)
+    if head.root != snapshot.root:
+        roots = f"the newest checkpoint has root {head.root[:12]}…, the records have {snapshot.root[:12]}…"
+        raise LogVerificationError(roots, hint=hint)

@@ -1,0 +1,109 @@
+"""Tables in memory and in the database: whatever is done to both, nobody can tell them apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardrails.decision_log import database
+from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
+from guardrails.errors import LogVerificationError, RecordError
+
+names = st.sampled_from(["proposals", "champions", "Champions", "é"])
+keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
+rows = st.dictionaries(st.sampled_from(["a", "b"]), st.integers(-5, 5) | st.text("é\U0001f512 x", max_size=3))
+steps = st.lists(
+    st.tuples(st.just("put"), names, keys, rows) | st.tuples(st.just("delete"), names, keys), max_size=25
+)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("tables") / "log.db"
+    engine = database.connect(f"sqlite:///{path}", writable=True, create=True)
+    with database.transaction(engine, write=True) as connection:
+        database.metadata.create_all(connection)
+    yield engine
+    engine.dispose()
+
+
+def everything(tables: Tables) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    return {name: list(tables.scan(name)) for name in tables.names()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_both_kinds_of_tables_agree(engine: Any, actions: list[Any]):
+    memory = MemoryTables()
+    with database.transaction(engine, write=True) as connection:
+        stored = SqlTables(connection)
+        assert stored.names() == ()
+        for action, table, key, *row in actions:
+            for tables in (memory, stored):
+                getattr(tables, action)(table, key, *row)
+            assert memory.get(table, key) == stored.get(table, key) == (row[0] if row else None)
+        assert everything(memory) == everything(stored)
+        for found in everything(stored).values():
+            assert [key for key, _ in found] == sorted(key for key, _ in found)
+        connection.execute(database.projection.delete())
+
+
+def test_what_is_read_is_a_copy_and_a_scan_does_not_move():
+    tables = MemoryTables()
+    row = {"list": ["a"]}
+    tables.put("t", "k", row)
+    row["list"].append("b")
+    got = tables.get("t", "k")
+    assert got == {"list": ["a"]}
+    got["list"].append("c")
+    scan = tables.scan("t")
+    tables.put("t", "j", {})
+    tables.delete("t", "k")
+    assert list(scan) == [("k", {"list": ["a"]})]
+    assert list(tables.scan("t")) == [("j", {})]
+    assert list(tables.scan("none")) == []
+
+
+def test_a_scan_of_the_database_does_not_move_while_it_is_written(engine: Any):
+    with database.transaction(engine, write=True) as connection:
+        tables = SqlTables(connection)
+        for key in ("a", "b", "c"):
+            tables.put("t", key, {})
+        seen = []
+        for key, _ in tables.scan("t"):
+            seen.append(key)
+            tables.delete("t", "c")
+            tables.put("t", key + "!", {})
+        assert seen == ["a", "b", "c"]
+        connection.execute(database.projection.delete())
+
+
+@pytest.mark.parametrize("value", [{"x": 1.5}, {"x": None}, {"é": 1}])
+def test_rows_hold_only_what_records_may_hold(engine: Any, value: dict[str, Any]):
+    with pytest.raises(RecordError):
+        MemoryTables().put("t", "k", value)
+    with pytest.raises(RecordError), database.transaction(engine, write=True) as connection:
+        SqlTables(connection).put("t", "k", value)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"a": 1}', b"\xff"])
+def test_a_damaged_row_is_named(engine: Any, body: bytes):
+    with database.transaction(engine, write=True) as connection:
+        connection.execute(database.projection.insert().values(table="t", key="k", body=body))
+        with pytest.raises(LogVerificationError, match="projection t/k is damaged"):
+            SqlTables(connection).get("t", "k")
+        connection.execute(database.projection.delete())
+
+
+def test_the_two_live_in_different_places(tmp_path: Path):
+    """The control of the comparison above: rows in memory do not leak into the database."""
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    engine = database.connect(url, writable=True, create=True)
+    with database.transaction(engine, write=True) as connection:
+        database.metadata.create_all(connection)
+        MemoryTables().put("t", "k", {})
+        assert SqlTables(connection).get("t", "k") is None
