@@ -29,7 +29,8 @@ from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.records import Compute, Measurements, decode_record
 from sandbox import suites
 from sandbox.config import ModelConfig, Recipe
-from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MODEL, collect, read_manifest
+from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, collect
+from sandbox.isolation.manifest import Manifest, read_manifest
 from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
 from sandbox.runner import Runner
 
@@ -99,9 +100,9 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
         address = bench.gate.store.put_tree(folder / "bundle")
         return bench.gate.record_proposal(
             Submission(
-                model=model.name, technique="submitted", intent=intent or manifest["intent"], bundle=address,
-                champion=champion, data=data, objective=digest(manifest["objective"].encode()),
-                recipe={"claimed_technique": manifest["technique"]}, seed=manifest["seed"],
+                model=model.name, technique="submitted", intent=intent or manifest.intent, bundle=address,
+                champion=champion, data=data, objective=_objective(manifest),
+                recipe={"claimed_technique": manifest.technique}, seed=manifest.seed,
                 environment=environment(), isolation="none", submitted=True, compute=compute, proposer=proposer,
             )
         )  # fmt: skip
@@ -236,7 +237,7 @@ def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, rep
     with bench.gate.store.lend(champion, below="model") as champion_files:
         mounts = {"/in/champion": champion_files, "/in/adapter": bundle / "adapter"}
         outcome = _run(bench, model, folder, "merge", request, mounts, report)
-    collect(folder / "merge" / "out", folder / "merged", MODEL)
+    collect(folder / "merge" / "out", folder / "merged", MERGED)
     (folder / "merged" / "model").rename(bundle / "model")
     return outcome
 
@@ -248,9 +249,9 @@ def _record(
     manifest = read_manifest(bundle)
     return bench.gate.record_proposal(
         Submission(
-            model=model.name, technique=recipe.technique, intent=manifest["intent"],
+            model=model.name, technique=recipe.technique, intent=manifest.intent,
             bundle=bench.gate.store.put_tree(bundle), champion=champion, data=data,
-            objective=digest(manifest["objective"].encode()), recipe=recipe.settings, seed=seed,
+            objective=_objective(manifest), recipe=recipe.settings, seed=seed,
             environment=environment(), isolation=level, submitted=False, compute=compute, proposer="loop",
         )
     )  # fmt: skip
@@ -267,6 +268,11 @@ def _records(bench: Bench, order: MeasurementOrder, folder: Path, stack: ExitSta
     file.parent.mkdir()
     file.write_bytes(bench.gate.store.get_bytes(order.data))
     return file.parent
+
+
+def _objective(manifest: Manifest) -> Digest:
+    """Digest of the objective as the bundle states it."""
+    return digest(json.dumps(manifest.objective, sort_keys=True).encode())
 
 
 def _added(first: Compute, second: Compute) -> Compute:
