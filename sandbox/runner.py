@@ -68,9 +68,14 @@ def wait(handle: JobHandle, timeout_s: float | None = None) -> JobOutcome:
 
 
 class LogLines:
-    """Reads a growing log by complete lines. A line without an end is cut at a length."""
+    """Reads a growing log by complete lines. A line without an end is cut at a length.
+
+    What lies at ``path`` from before is removed: an earlier job's lines are never taken for this one's.
+    """
 
     def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         self._path = path
         self._position = 0
         self._rest = b""
@@ -94,13 +99,14 @@ class LogLines:
 class LocalRunner:
     """Runs each job under a thread of this process, which supervises it to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cache: Path | None = None) -> None:
+        self._cache = cache
         self._handles: list[_LocalHandle] = []
         atexit.register(self.shutdown)
 
     def start(self, spec: JobSpec, level: str) -> JobHandle:
         """Start a job at an isolation level and return at once."""
-        handle = _LocalHandle(spec, level)
+        handle = _LocalHandle(spec, level, self._cache)
         self._handles = [known for known in self._handles if not known.finished()] + [handle]
         return handle
 
@@ -116,15 +122,13 @@ class LocalRunner:
 class _LocalHandle:
     """A job and the thread that supervises it; the thread ends only after the job."""
 
-    def __init__(self, spec: JobSpec, level: str) -> None:
+    def __init__(self, spec: JobSpec, level: str, cache: Path | None) -> None:
         self._spec = spec
         self._level = level
+        self._cache = cache
         self._reason = ""
         self._outcome: JobOutcome | None = None
         self._error: InterlockError | None = None
-        # Emptied here, so that lines of an earlier job in the same file are never taken for this one's.
-        spec.log.parent.mkdir(parents=True, exist_ok=True)
-        spec.log.unlink(missing_ok=True)
         self._log = LogLines(spec.log)
         # A daemon: at exit the runner cancels its jobs, which it could not while Python waits for threads.
         self._thread = threading.Thread(target=self._run, name="interlock-job", daemon=True)
@@ -157,7 +161,7 @@ class _LocalHandle:
 
     def _run(self) -> None:
         try:
-            self._outcome = levels.run_job(self._spec, self._level, lambda: self._reason)
+            self._outcome = levels.run_job(self._spec, self._level, lambda: self._reason, cache=self._cache)
         except InterlockError as error:
             self._error = error
         except OSError as error:

@@ -37,20 +37,23 @@ def require(level: str, *, cache: Path | None = None) -> None:
         probe.require(level, cache)
 
 
-def run_job(spec: JobSpec, level: str, should_stop: Callable[[], str] = lambda: "") -> JobOutcome:
+def run_job(
+    spec: JobSpec, level: str, should_stop: Callable[[], str] = lambda: "", *, cache: Path | None = None
+) -> JobOutcome:
     """Run a job to its end and say how it ended. Blocks; call it from a thread that stays.
 
     Args:
         spec: what to run.
         level: one of ``LEVELS``.
         should_stop: asked at least ten times a second; a reason to kill the job, or "".
+        cache: as for ``require``.
 
     Raises:
         IsolationUnavailableError: the level does not hold here, or could not be set up.
         JobFailedError: the program could not be started.
         UsageError: the job cannot be run as described.
     """
-    require(level)
+    require(level, cache=cache)
     return job.run(spec, level, should_stop)
 
 

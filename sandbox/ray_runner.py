@@ -1,0 +1,305 @@
+"""Jobs supervised by Ray tasks. The only module that imports ray, and only when a job is started.
+
+    driver ──spec, as JSON text──> Ray task (supervisor) ──> isolated process
+           <─outcome, as JSON text─
+
+Invariants:
+- The supervisor, not the job, is Ray's; a job sees neither Ray's sockets nor its files nor a network.
+- A task runs once: no retry repeats a job whose supervisor crashed.
+- Nothing that a job made is unpickled: only the supervisor's own JSON text crosses Ray.
+- The job dies with its supervisor, and a supervisor ends its job when the driver is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from guardrails import errors
+from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError
+from guardrails.records import Compute
+from sandbox.isolation import levels
+from sandbox.isolation.spec import (
+    JobOutcome,
+    JobSpec,
+    outcome_from_json,
+    outcome_to_json,
+    spec_from_json,
+    spec_to_json,
+)
+from sandbox.runner import JobHandle, LogLines
+
+_OBJECT_STORE_BYTES = 80 << 20
+_FORCE_AFTER_S = 1.0
+_SHUTDOWN_S = 5.0
+
+# Read by Ray at its start, here and in its workers. Its memory watcher would kill supervisors for
+# what others use; a job's memory is limited by its own profile.
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RayRunner:
+    """Starts each job under a Ray task. Ray itself starts with the first job, which takes seconds."""
+
+    def __init__(
+        self,
+        *,
+        num_cpus: int | None = None,
+        cache: Path | None = None,
+        announce: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._num_cpus = num_cpus or max(2, os.cpu_count() or 1)
+        self._cache = cache
+        self._announce = announce
+        self._lock = threading.Lock()
+        self._task: Any = None
+        self._folder: Path | None = None
+        self._owns_ray = False
+        self._handles: list[_RayHandle] = []
+        atexit.register(self.shutdown)
+
+    def start(self, spec: JobSpec, level: str) -> JobHandle:
+        """Start a job at an isolation level and return; the first call starts Ray and says so."""
+        with self._lock:
+            folder = self._connect()
+            handle = _RayHandle(self._task, spec, level, folder, self._cache)
+            self._handles = [known for known in self._handles if not known.finished()] + [handle]
+        return handle
+
+    def shutdown(self) -> None:
+        """Kill what still runs, and stop Ray if this runner started it."""
+        with self._lock:
+            if self._task is None:
+                return
+            for handle in self._handles:
+                handle.cancel("the runner shuts down")
+            deadline = time.monotonic() + _SHUTDOWN_S
+            while not all(handle.finished() for handle in self._handles) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            if self._owns_ray:
+                import ray
+
+                ray.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            self._task, self._folder, self._handles = None, None, []
+
+    def _connect(self) -> Path:
+        """Start or join Ray once; the private folder for its files and ours."""
+        if self._folder is not None:
+            return self._folder
+        self._announce("starting Ray (this takes some seconds)")
+        started = time.monotonic()
+        folder = _private_folder()
+        try:
+            self._task, self._owns_ray = _start_ray(folder, self._num_cpus)
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise JobFailedError(
+                f"Ray could not be started: {error}", hint="see `interlock doctor`"
+            ) from error
+        self._folder = folder
+        self._announce(f"Ray is ready after {time.monotonic() - started:.1f} s")
+        return folder
+
+
+class _RayHandle:
+    """A job under a Ray task. Cancelling goes through a file, so that it works while Ray is busy."""
+
+    def __init__(self, task: Any, spec: JobSpec, level: str, folder: Path, cache: Path | None) -> None:
+        self._level = level
+        self._log = LogLines(spec.log)
+        self._control = folder / f"job-{secrets.token_hex(8)}"
+        self._control.mkdir(mode=0o700)
+        self._reason = ""
+        self._started = time.monotonic()
+        self._result: JobOutcome | InterlockError | None = None
+        self._lock = threading.Lock()
+        request = {
+            "spec": spec_to_json(spec),
+            "level": level,
+            "control": str(self._control),
+            "cache": str(cache) if cache else "",
+            "driver": _identity(os.getpid()),
+        }
+        self._reference = task.remote(json.dumps(request))
+
+    def poll(self) -> JobOutcome | None:
+        """The outcome, or None while the job runs."""
+        if not self.finished():
+            return None
+        if isinstance(self._result, InterlockError):
+            raise self._result
+        return self._result
+
+    def cancel(self, reason: str) -> None:
+        """Kill the job; the first reason counts."""
+        with self._lock:
+            if self._reason or self._result is not None:
+                return
+            self._reason = reason or "cancelled"
+            # Atomically, and before looking whether the supervisor has begun: it looks the other way
+            # round, so at least one of the two sees the other.
+            fresh = self._control / "cancel.new"
+            fresh.write_text(self._reason, encoding="utf-8")
+            fresh.replace(self._control / "cancel")
+            if not (self._control / "begun").exists():
+                self._result = self._unmeasured(self._reason)
+                return
+        watcher = threading.Timer(_FORCE_AFTER_S, self._force)
+        watcher.daemon = True
+        watcher.start()
+
+    def lines(self) -> list[str]:
+        """Complete lines that the job has printed since the last call."""
+        return self._log.new()
+
+    def finished(self) -> bool:
+        """Whether the job has ended; takes its result from Ray when it has."""
+        with self._lock:
+            if self._result is None:
+                self._result = self._take()
+            return self._result is not None
+
+    def _take(self) -> JobOutcome | InterlockError | None:
+        import ray
+
+        try:
+            ready, _ = ray.wait([self._reference], timeout=0)
+            if not ready:
+                return None
+            answer = json.loads(ray.get(self._reference))
+        except Exception as error:
+            return self._unmeasured(self._reason or f"its supervisor died: {type(error).__name__}")
+        shutil.rmtree(self._control, ignore_errors=True)
+        if "error" in answer:
+            return _decode_error(answer["error"])
+        return outcome_from_json(answer["outcome"])
+
+    def _force(self) -> None:
+        """The supervisor did not react: end its process, and with it the job."""
+        import ray
+
+        if not self.finished() and ray.is_initialized():
+            ray.cancel(self._reference, force=True)
+
+    def _unmeasured(self, reason: str) -> JobOutcome:
+        compute = Compute(time.monotonic() - self._started, 0.0, 0, 0, "unmeasured")
+        return JobOutcome(None, reason, self._level, compute, (), "")
+
+
+def _supervise(request_text: str) -> str:
+    """Run one job to its end inside a Ray worker. Text in, text out."""
+    request = json.loads(request_text)
+    control = Path(request["control"])
+    driver = request["driver"]
+
+    def should_stop() -> str:
+        if (control / "cancel").exists():
+            return (control / "cancel").read_text(encoding="utf-8")
+        return "" if _alive(driver) else "the program that started it is gone"
+
+    try:
+        (control / "begun").touch()
+        if should_stop():
+            raise JobFailedError("cancelled before it began")
+        cache = Path(request["cache"]) if request["cache"] else None
+        outcome = levels.run_job(spec_from_json(request["spec"]), request["level"], should_stop, cache=cache)
+    except InterlockError as error:
+        return json.dumps({"error": _encode_error(error)})
+    except OSError as error:
+        return json.dumps(
+            {"error": _encode_error(JobFailedError(f"the job could not be supervised: {error}"))}
+        )
+    return json.dumps({"outcome": outcome_to_json(outcome)})
+
+
+def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
+    """The remote form of ``_supervise``, and whether Ray was started here."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    joining = bool(os.environ.get("RAY_ADDRESS"))
+    if not joining:
+        # Before the import: Ray reads these once. The token keeps others on this machine out.
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), encoding="ascii")
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    import ray
+
+    owns = not ray.is_initialized()
+    if owns and joining:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    elif owns:
+        ray.init(
+            num_cpus=num_cpus,
+            num_gpus=0,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    return ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_supervise), owns
+
+
+def _private_folder() -> Path:
+    """A folder that only this user can enter. Its path is short: Ray's socket paths have a limit."""
+    base = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 - made with mode 0700 and a random name
+    return Path(tempfile.mkdtemp(prefix="ilk-", dir=base))
+
+
+def _identity(pid: int) -> dict[str, str | int]:
+    """A process, told apart from a later one with the same number, and from one on another machine."""
+    return {"pid": pid, "started": _start_time(pid), "machine": _machine()}
+
+
+def _alive(process: dict[str, Any]) -> bool:
+    """Whether a process still runs; one on another machine is left to Ray to watch."""
+    return bool(process["machine"] != _machine() or _start_time(process["pid"]) == process["started"])
+
+
+def _start_time(pid: int) -> str:
+    try:
+        fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+def _machine() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _encode_error(error: InterlockError) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"class": type(error).__name__, "message": error.message, "hint": error.hint}
+    if isinstance(error, IsolationUnavailableError):
+        encoded |= {"level": error.level, "failures": list(error.failures)}
+    return encoded
+
+
+def _decode_error(data: dict[str, Any]) -> InterlockError:
+    if data["class"] == "IsolationUnavailableError":
+        return IsolationUnavailableError(data["level"], data["failures"])
+    known = getattr(errors, data["class"], InterlockError)
+    simple = isinstance(known, type) and issubclass(known, InterlockError)
+    plain = known if simple and known.__init__ is InterlockError.__init__ else InterlockError
+    return plain(data["message"], hint=data["hint"])
