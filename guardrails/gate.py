@@ -271,7 +271,9 @@ class Gate:
         """What the engine says of a proposal's evidence, without recording it (what-if)."""
         measurements = judging.read_measurements(self.store, row)
         intact = row.proposal is not None and judging.is_intact(self.store, row.proposal.bundle)
-        return judging.judge(snapshot.tables, row, measurements, self._now(), intact=intact, policies=policies)
+        return judging.judge(
+            snapshot.tables, row, measurements, self._now(), intact=intact, policies=policies
+        )
 
     # --- decisions of people -------------------------------------------------------------
 
@@ -335,7 +337,9 @@ class Gate:
             return f"{row.id}: judged again, {self.judge(row.id)}"
         if due is standing.Due.EXPIRE:
             with self.log.transaction() as tx:
-                self._append(tx, Transition(row.id, State.EXPIRED, "nobody decided in time"), _subject_of(row))
+                self._append(
+                    tx, Transition(row.id, State.EXPIRED, "nobody decided in time"), _subject_of(row)
+                )
             return f"{row.id}: expired"
         if due is standing.Due.PROMOTE:
             self._require_intact(row)

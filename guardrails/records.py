@@ -21,7 +21,6 @@ import types
 import typing
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from typing import Any, TypeVar
 
 from guardrails import canonical
@@ -454,6 +453,7 @@ class Transition:
 # --- codec ---------------------------------------------------------------------------------
 
 R = TypeVar("R")
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def encode_record(record: Any) -> dict[str, Any]:
@@ -481,9 +481,10 @@ def decode_record(cls: type[R], data: Any) -> R:
         raise RecordError(f"{cls.__name__}: {error}") from None
 
 
-@cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _encode(value: Any) -> Any:

@@ -128,15 +128,6 @@ class ArtifactStore:
             if digest_file(target).hex != entry.sha256:
                 raise ArtifactError(f"artifact {address} is damaged at {entry.path}")
 
-    @contextmanager
-    def lend(self, address: Digest, *, below: str = "") -> Iterator[Path]:
-        """A checked-out copy that lives as long as the context (for mounting into a job)."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="lend-", dir=self.root) as folder:
-            destination = Path(folder) / "tree"
-            self.checkout(address, destination, below=below)
-            yield destination
-
     # --- inside --------------------------------------------------------------------------
 
     def _blob(self, address: Digest) -> Path:

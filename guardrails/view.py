@@ -115,7 +115,9 @@ class View:
         """The person with a name or an id; raises if there is none, or more than one."""
         found = [person for person, own in self.people() if name in (own, person.id)]
         if len(found) > 1:
-            raise UsageError(f"{len(found)} people are called {name:.80}", hint="use the id from `roster show`")
+            raise UsageError(
+                f"{len(found)} people are called {name:.80}", hint="use the id from `roster show`"
+            )
         if not found:
             known = ", ".join(own for _, own in self.people()) or "nobody yet"
             raise UnknownNameError(f"nobody here is called {name:.80}", hint=f"known: {known}")

@@ -105,7 +105,9 @@ class _Reader:
 
     def line(self, path: tuple[str, ...]) -> int:
         """The line of a key: the first that assigns it after its table's header; 1 if not found."""
-        header = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in path[:-1]) + r"\s*\]+")
+        header = re.compile(
+            r"^\s*\[+\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in path[:-1]) + r"\s*\]+"
+        )
         key = re.compile(rf'^\s*"?{re.escape(path[-1])}"?\s*[=.]')
         start = 0
         if len(path) > 1:
@@ -120,7 +122,9 @@ class _Reader:
         """An error located at a key."""
         return ConfigError(f"{self.file}:{self.line(path)}: {'.'.join(path)}: {message}", hint=hint)
 
-    def table(self, value: Any, keys: Mapping[str, type | tuple[type, ...]], path: tuple[str, ...]) -> dict[str, Any]:
+    def table(
+        self, value: Any, keys: Mapping[str, type | tuple[type, ...]], path: tuple[str, ...]
+    ) -> dict[str, Any]:
         """A table with known keys of the right types only."""
         if not isinstance(value, dict):
             raise self.fail(path, "a table is needed")

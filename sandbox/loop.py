@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from guardrails.errors import DeniedError, HaltedError, InterlockError, JobFailedError
+from guardrails.errors import DeniedError, HaltedError, JobFailedError
 from guardrails.records import State
 from guardrails.view import view_of
 from sandbox import rounds
@@ -50,6 +50,7 @@ def run(
     One round makes one proposal of each model and judges it. ``stop`` is asked between steps.
     """
     done = 0
+    rounds.sweep(bench.workspace)
     try:
         while not stop() and (count is None or done < count):
             for name in models:
@@ -74,11 +75,7 @@ def next_recipe(bench: Bench, model: ModelConfig) -> tuple[Recipe, int]:
 
 def one_round(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, tell: Tell) -> str:
     """Propose once and judge it; returns the proposal's id."""
-
-    def report(stage: str, share: float) -> None:
-        _write_state(bench.workspace, "running", model.name, stage, share)
-        tell(Event("stage", model.name, stage, share))
-
+    report = _reporter(bench, model.name, tell)
     report(f"{recipe.technique}, seed {seed}", 0.0)
     proposal = rounds.propose(bench, model, recipe, seed, report)
     state = rounds.measure(bench, model, proposal, report)
@@ -90,6 +87,7 @@ def _round(bench: Bench, model: ModelConfig, tell: Tell) -> None:
     try:
         for effect in bench.gate.tick():
             tell(Event("result", model.name, effect))
+        _finish_left_behind(bench, model, tell)
         recipe, seed = next_recipe(bench, model)
         one_round(bench, model, recipe, seed, tell)
     except JobFailedError as error:
@@ -99,6 +97,24 @@ def _round(bench: Bench, model: ModelConfig, tell: Tell) -> None:
         tell(Event("problem", model.name, str(error)))
     finally:
         _write_state(bench.workspace, "idle", model.name, "", 0.0)
+
+
+def _finish_left_behind(bench: Bench, model: ModelConfig, tell: Tell) -> None:
+    """Measure what a killed or halted process proposed and did not finish."""
+    with view_of(bench.gate.log) as view:
+        rows = [r for r in view.proposals(model.name) if r.state in (State.PROPOSED, State.MEASURING)]
+    for row in rows[::-1]:
+        if not rounds.is_being_measured(bench, row.id):
+            state = rounds.measure(bench, model, row.id, _reporter(bench, model.name, tell))
+            tell(Event("result", model.name, f"{row.id}: {state}", 1.0))
+
+
+def _reporter(bench: Bench, model: str, tell: Tell) -> rounds.Report:
+    def report(stage: str, share: float) -> None:
+        _write_state(bench.workspace, "running", model, stage, share)
+        tell(Event("stage", model, stage, share))
+
+    return report
 
 
 def _wait_while_halted(bench: Bench, tell: Tell, stop: Callable[[], bool], *, unattended: bool) -> bool:

@@ -11,20 +11,30 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from guardrails.canonical import Digest, digest, encode, parse
-from guardrails.errors import BundleError, HaltedError, InterlockError, JobFailedError, RecordError
+from guardrails.errors import (
+    BundleError,
+    DeniedError,
+    HaltedError,
+    InterlockError,
+    JobFailedError,
+    RecordError,
+)
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.records import Compute, Measurements, decode_record
 from sandbox import suites
@@ -70,16 +80,18 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
             "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
         }  # fmt: skip
         try:
-            with bench.gate.store.lend(champion, below="model") as champion_files:
-                mounts = {"/in/champion": champion_files, "/in/data": folder / "data"}
-                outcome = _run(bench, model, folder, "propose", request, mounts, report)
+            bench.gate.store.checkout(champion, folder / "champion", below="model")
+            mounts = {"/in/champion": folder / "champion", "/in/data": folder / "data"}
+            outcome = _run(bench, model, folder, "propose", request, mounts, report)
             collect(folder / "propose" / "out", folder / "bundle", BUNDLE)
             compute = outcome.compute
             if (folder / "bundle" / "model" / "adapter_config.json").exists():
                 compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
         except (JobFailedError, BundleError) as error:
             failure = bench.gate.record_failure(model.name, "propose", recipe.technique, error)
-            raise JobFailedError(f"{failure}: {error.message}", log_tail=getattr(error, "log_tail", "")) from None
+            raise JobFailedError(
+                f"{failure}: {error.message}", log_tail=getattr(error, "log_tail", "")
+            ) from None
         return _record(bench, model, folder / "bundle", recipe, seed, champion, data, outcome.level, compute)
 
 
@@ -96,7 +108,9 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
         compute = Compute(0.0, 0.0, 0, 0, "not run here")
         if (folder / "bundle" / "model" / "adapter_config.json").exists():
             compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
-        data = digest(b"".join(sorted(str(_file_digest(p)).encode() for p in (folder / "bundle").glob("data/*"))))
+        data = digest(
+            b"".join(sorted(str(_file_digest(p)).encode() for p in (folder / "bundle").glob("data/*")))
+        )
         address = bench.gate.store.put_tree(folder / "bundle")
         return bench.gate.record_proposal(
             Submission(
@@ -110,25 +124,25 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
 
 def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) -> str:
     """Measure a proposal against the champion on private items, and judge it; returns its new state."""
-    order = bench.gate.begin_measurement(proposal_id)
-    with _job_folder(bench) as folder, ExitStack() as stack:
-        lend = bench.gate.store.lend
-        mounts = {
-            "/in/candidate": stack.enter_context(lend(order.bundle, below="model")),
-            "/in/champion": stack.enter_context(lend(order.champion, below="model")),
-        }
+    with _measuring(bench, proposal_id), _job_folder(bench) as folder:
+        order = bench.gate.begin_measurement(proposal_id)
+        mounts = {}
+        for name, bundle in (("candidate", order.bundle), ("champion", order.champion)):
+            bench.gate.store.checkout(bundle, folder / name, below="model")
+            mounts[f"/in/{name}"] = folder / name
         request: dict[str, Any] = {
             "kind": model.kind.value, "candidate": "/in/candidate", "champion": "/in/champion",
             "suites": {}, "samples": model.samples, "seed": order.seed, "out": "/out",
         }  # fmt: skip
         if order.original != order.champion:
-            mounts["/in/original"] = stack.enter_context(lend(order.original, below="model"))
+            bench.gate.store.checkout(order.original, folder / "original", below="model")
+            mounts["/in/original"] = folder / "original"
         request["original"] = "/in/original" if order.original != order.champion else "/in/champion"
         for suite in suites.private_suites(model, bench.workspace, bench.secret, order.nonce):
             suites.write_items(suite.items, folder / "items" / f"{suite.name}.jsonl")
             request["suites"][suite.name] = {"probe": suite.probe, "path": f"/in/items/{suite.name}.jsonl"}
         mounts["/in/items"] = folder / "items"
-        mounts["/in/data"] = _records(bench, order, folder, stack)
+        mounts["/in/data"] = _records(bench, order, folder)
         request["data"] = "/in/data"
         cache = _champion_cache(bench, order.champion)
         if cache.exists():
@@ -141,7 +155,9 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
             decode_record(Measurements, parse(measured))
         except (JobFailedError, BundleError, RecordError) as error:
             bench.gate.record_failure(model.name, "measure", order.technique, error, proposal_id=proposal_id)
-            raise JobFailedError(f"{proposal_id}: {error.message}", log_tail=getattr(error, "log_tail", "")) from None
+            raise JobFailedError(
+                f"{proposal_id}: {error.message}", log_tail=getattr(error, "log_tail", "")
+            ) from None
         _keep_cache(folder / "measured" / "cache.json", cache)
         bench.gate.record_evidence(order, measured, evaluator_version(), outcome.level, outcome.compute)
     return bench.gate.judge(proposal_id)
@@ -200,22 +216,25 @@ def _run(
 
 def _wait(bench: Bench, spec: JobSpec, stage: str, report: Report) -> JobOutcome:
     handle = bench.runner.start(spec, bench.level)
-    looked = time.monotonic()
+    look_at = time.monotonic() + HALT_CHECK_S
     try:
         while (outcome := handle.poll()) is None:
             for line in handle.lines():
                 _show(line, stage, report)
-            if time.monotonic() - looked > HALT_CHECK_S:
-                looked = time.monotonic()
-                if bench.gate.halted_by():
-                    handle.cancel("halted")
-                    raise HaltedError("halted: the running job was ended", hint="`interlock resume` lifts it")
+            if time.monotonic() > look_at:
+                _require_no_halt(bench)
+                look_at = time.monotonic() + HALT_CHECK_S
             time.sleep(POLL_S)
-    except BaseException:
+    except BaseException as error:
         # Also on Ctrl-C: whoever stops waiting ends the job.
-        handle.cancel("abandoned")
+        handle.cancel(str(error) or type(error).__name__)
         raise
     return outcome
+
+
+def _require_no_halt(bench: Bench) -> None:
+    if bench.gate.halted_by():
+        raise HaltedError("halted: the running job was ended", hint="`interlock resume` lifts it")
 
 
 def _show(line: str, stage: str, report: Report) -> None:
@@ -234,9 +253,10 @@ def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, rep
     bundle = folder / "bundle"
     (bundle / "model").rename(bundle / "adapter")
     request = {"champion": "/in/champion", "adapter": "/in/adapter", "out": "/out"}
-    with bench.gate.store.lend(champion, below="model") as champion_files:
-        mounts = {"/in/champion": champion_files, "/in/adapter": bundle / "adapter"}
-        outcome = _run(bench, model, folder, "merge", request, mounts, report)
+    if not (folder / "champion").exists():
+        bench.gate.store.checkout(champion, folder / "champion", below="model")
+    mounts = {"/in/champion": folder / "champion", "/in/adapter": bundle / "adapter"}
+    outcome = _run(bench, model, folder, "merge", request, mounts, report)
     collect(folder / "merge" / "out", folder / "merged", MERGED)
     (folder / "merged" / "model").rename(bundle / "model")
     return outcome
@@ -257,12 +277,13 @@ def _record(
     )  # fmt: skip
 
 
-def _records(bench: Bench, order: MeasurementOrder, folder: Path, stack: ExitStack) -> Path:
+def _records(bench: Bench, order: MeasurementOrder, folder: Path) -> Path:
     """The training records to examine: what the supervisor mounted; for a submission, what it claims."""
     if order.submitted:
         if any(entry.path.startswith("data/") for entry in bench.gate.store.tree(order.bundle)):
-            return stack.enter_context(bench.gate.store.lend(order.bundle, below="data"))
-        (folder / "data").mkdir()
+            bench.gate.store.checkout(order.bundle, folder / "data", below="data")
+        else:
+            (folder / "data").mkdir()
         return folder / "data"
     file = folder / "data" / "train.jsonl"
     file.parent.mkdir()
@@ -287,13 +308,53 @@ def _added(first: Compute, second: Compute) -> Compute:
 
 @contextmanager
 def _job_folder(bench: Bench) -> Iterator[Path]:
+    """A folder of its own for one step, locked while it lives, so that left-over ones can be told apart."""
     parent = bench.workspace / "jobs"
     parent.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="job-", dir=parent))
     try:
-        yield folder
+        with _locked(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(workspace: Path) -> None:
+    """Remove the job folders that a killed process left behind."""
+    for folder in (workspace / "jobs").glob("job-*"):
+        with contextlib.suppress(BlockingIOError, OSError), _locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_being_measured(bench: Bench, proposal_id: str) -> bool:
+    """True while a living process measures this proposal."""
+    try:
+        with _measuring(bench, proposal_id):
+            return False
+    except DeniedError:
+        return True
+
+
+@contextmanager
+def _measuring(bench: Bench, proposal_id: str) -> Iterator[None]:
+    """One process at a time measures a proposal; the lock goes with its process."""
+    folder = bench.workspace / "jobs" / f"measuring-{digest(proposal_id.encode()).short}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder):
+            yield
+    except BlockingIOError:
+        raise DeniedError(f"{proposal_id} is being measured by another process", hint="wait for it") from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _champion_cache(bench: Bench, champion: Digest) -> Path:

@@ -2,7 +2,8 @@
 
 Invariants:
 - A learner is never given a private item. Texts that are trained on are split once per workspace by a
-  keyed hash of each record (the workspace's secret is the key); levels by their own content.
+  keyed hash of each record (the workspace's secret is the key), and training records that quote a private
+  item are left out; levels are split by their own content.
 - Which private items count is drawn by the measurement's nonce, which the log fixes only after the
   bundle has been hashed: nobody can train on the draw.
 - Too few items is an error, never a smaller suite.
@@ -24,7 +25,9 @@ from guardrails.errors import ConfigError
 from guardrails.records import ModelKind
 from sandbox.config import ModelConfig
 from sandbox.harmful_requests import load_harmful_requests
+from sandbox.worker.data import Line
 from sandbox.worker.environments import lava
+from sandbox.worker.probes.records_quality import overlapping
 
 SHIPPED_TEXTS = Path(__file__).parent / "texts"
 HELD_OUT_PER_MILLE = 300
@@ -49,7 +52,13 @@ def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list
         _require_lava(model)
         levels = lava.generate_layouts(TRAINING_LEVELS, "training", part="train")
         return [{"id": lava.layout_id(level), "layout": level} for level in levels]
-    return [item for item in _train_texts(model, workspace) if not _is_held_out(secret, item)]
+    texts = _train_texts(model, workspace)
+    private = [item for item in texts if _is_held_out(secret, item)]
+    private += [item for source in model.controls.values() for item in read_source(source, workspace)]
+    kept = [item for item in texts if not _is_held_out(secret, item)]
+    # Records that quote a private item would spoil it: they are in neither part.
+    spoiling = {id(line.value) for line in overlapping([Line(item["id"], item) for item in kept], private)}
+    return [item for item in kept if id(item) not in spoiling]
 
 
 def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: str) -> list[Suite]:
@@ -121,7 +130,9 @@ def _parse_jsonl(text: str, file: Path) -> list[Item]:
 
 def _paragraphs(text: str, file: Path) -> list[Item]:
     blocks = [" ".join(block.split()) for block in text.split("\n\n")]
-    return [_record(f"{file.stem}-{number}", block, file.stem) for number, block in enumerate(blocks, 1) if block]
+    return [
+        _record(f"{file.stem}-{number}", block, file.stem) for number, block in enumerate(blocks, 1) if block
+    ]
 
 
 def _record(name: str, text: str, source: str) -> Item:

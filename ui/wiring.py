@@ -1,8 +1,8 @@
 """The one place where things are put together: a workspace directory in, ready parts out.
 
-    interlock.toml      configuration                    keys/           service keys, 0600
-    log.db              the decision log                 keys/people/    people's keys, behind passphrases
-    artifacts/          models, evidence, by content     jobs/ cache/    scratch; may be deleted when idle
+interlock.toml      configuration                    keys/           service keys, 0600
+log.db              the decision log                 keys/people/    people's keys, behind passphrases
+artifacts/          models, evidence, by content     jobs/ cache/    scratch; may be deleted when idle
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Workspace:
 def open_workspace(path: Path) -> Workspace:
     """A workspace that exists; raises UsageError otherwise."""
     if not (path / FILE_NAME).is_file():
-        raise UsageError(f"{path} is not an Interlock workspace", hint="run `interlock init` or `interlock up`")
+        raise UsageError(
+            f"{path} is not an Interlock workspace", hint="run `interlock init` or `interlock up`"
+        )
     return Workspace(path.resolve())
 
 

@@ -77,7 +77,8 @@ def recomputer(store: ArtifactStore) -> Recompute:
         again = judge(tables, row, measurements, entry.statement.time, intact=intact)
         if encode_record(again) != encode_record(recorded):
             raise LogVerificationError(
-                f"the engine comes to another verdict: {again.kind}, recorded is {recorded.kind}", index=entry.seq
+                f"the engine comes to another verdict: {again.kind}, recorded is {recorded.kind}",
+                index=entry.seq,
             )
         return ""
 
@@ -91,4 +92,3 @@ def is_intact(store: ArtifactStore, bundle: Digest) -> bool:
     except InterlockError:
         return False
     return True
-

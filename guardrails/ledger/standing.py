@@ -81,7 +81,9 @@ class Standing:
         if not self.ready_at or time < self.ready_at:
             raise DeniedError(f"the cool-down lasts until {self.ready_at or 'the quorum is recorded'}")
         if not self.promotions_left:
-            raise DeniedError("the policy's promotions per day are used up", hint="`interlock tick` tries again")
+            raise DeniedError(
+                "the policy's promotions per day are used up", hint="`interlock tick` tries again"
+            )
 
 
 # --- policies in force ---------------------------------------------------------------------
@@ -149,9 +151,13 @@ def standing_of(tables: Reader, row: ProposalRow, now: str) -> Standing:
     if row.evidence.champion != model.champion:
         raise StaleError(f"{row.id}: the champion changed since it was measured")
     if row.verdict.policies != binding.policies:
-        raise StaleError(f"{row.id}: the policies changed since it was judged", hint="`interlock tick` judges again")
+        raise StaleError(
+            f"{row.id}: the policies changed since it was judged", hint="`interlock tick` judges again"
+        )
     if row.waived != waived_rules(tables, row, now):
-        raise StaleError(f"{row.id}: waivers changed since it was judged", hint="`interlock tick` judges again")
+        raise StaleError(
+            f"{row.id}: waivers changed since it was judged", hint="`interlock tick` judges again"
+        )
     effective = effective_for(tables, model)
     rules = effective.approval(row.verdict.kind) or ()
     judged_at = parse_time(row.judged_at)
@@ -176,7 +182,9 @@ def require_countable(standing: Standing, vote: Vote) -> None:
     terms = standing.terms
     if vote.surface not in terms.surfaces:
         allowed = ", ".join(terms.surfaces)
-        raise DeniedError(f"approvals from surface {vote.surface} do not count here", hint=f"allowed: {allowed}")
+        raise DeniedError(
+            f"approvals from surface {vote.surface} do not count here", hint=f"allowed: {allowed}"
+        )
     unseen = sorted(set(terms.require_viewed) - set(vote.viewed))
     if unseen:
         raise DeniedError(f"not viewed yet: {', '.join(unseen)}", hint="look at them, then approve")
@@ -185,7 +193,9 @@ def require_countable(standing: Standing, vote: Vote) -> None:
             raise DeniedError("you are excluded from approving this (proposer, data author or policy author)")
         wanted = {role for rule in standing.rules for role in rule.roles}
         if vote.role not in wanted:
-            raise DeniedError(f"the role {vote.role} is not asked for", hint=f"asked for: {', '.join(sorted(wanted))}")
+            raise DeniedError(
+                f"the role {vote.role} is not asked for", hint=f"asked for: {', '.join(sorted(wanted))}"
+            )
         raise DeniedError(f"this approval would not count: {standing.tally.missing or 'the quorum is full'}")
 
 
@@ -197,14 +207,23 @@ def due(tables: Reader, row: ProposalRow, now: str) -> Due:
     if row.evidence.champion != model.champion:
         return Due.NOTHING
     in_force = {policy.name: str(policy.source.digest) for policy in policies_for(tables, model)}
-    if row.verdict is None or row.verdict.policies != in_force or row.waived != waived_rules(tables, row, now):
+    if (
+        row.verdict is None
+        or row.verdict.policies != in_force
+        or row.waived != waived_rules(tables, row, now)
+    ):
         return Due.JUDGE
     if row.state is State.BLOCKED:
         return Due.NOTHING
     standing = standing_of(tables, row, now)
     if now > standing.expires_at:
         return Due.EXPIRE
-    if row.state is State.APPROVED and standing.tally.complete and standing.ready_at and now >= standing.ready_at:
+    if (
+        row.state is State.APPROVED
+        and standing.tally.complete
+        and standing.ready_at
+        and now >= standing.ready_at
+    ):
         return Due.PROMOTE
     return Due.NOTHING
 
@@ -236,7 +255,9 @@ def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
     )
     for what, used, limit in budgets:
         if limit is not None and used >= limit:
-            raise DeniedError(f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait")
+            raise DeniedError(
+                f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait"
+            )
 
 
 # --- requests ------------------------------------------------------------------------------
@@ -304,13 +325,24 @@ def _still_binds(vote: Vote, binding: Binding, effective: Effective) -> bool:
     if vote.binding is None or vote.binding.verdict != binding.verdict:
         return False
     now, then = encode_record(binding), encode_record(vote.binding)
-    fields = {"bundle": "bundle", "champion": "champion", "evidence": "evidence", "policy": "policies", "roster": "roster"}
+    fields = {
+        "bundle": "bundle",
+        "champion": "champion",
+        "evidence": "evidence",
+        "policy": "policies",
+        "roster": "roster",
+    }
     return all(now[fields[name]] == then[fields[name]] for name in effective.invalidate_on)
 
 
 def _counted(vote: Vote) -> approval.Vote:
     return approval.Vote(
-        vote.person, vote.role, vote.action is not Action.REJECT, parse_time(vote.at), vote.surface, vote.viewed
+        vote.person,
+        vote.role,
+        vote.action is not Action.REJECT,
+        parse_time(vote.at),
+        vote.surface,
+        vote.viewed,
     )
 
 

@@ -132,7 +132,9 @@ def adopt(tables: Tables, entry: Entry, decision: Decision) -> None:
     reign = Reign(decision.digest, entry.statement.time, "")
     write(
         tables,
-        ModelRow(decision.target, decision.kind.value, decision.digest, decision.digest, (reign,), decision.labels),
+        ModelRow(
+            decision.target, decision.kind.value, decision.digest, decision.digest, (reign,), decision.labels
+        ),
         decision.target,
     )
 
@@ -273,7 +275,9 @@ def _vote(tables: Tables, entry: Entry, decision: Decision) -> None:
         row = replace(row, state=State.REJECTED, votes=(*row.votes, vote), note="rejected")
     elif decision.action is Action.WITHDRAW and own:
         others = tuple(vote for vote in row.votes if vote.person != person.id)
-        row = replace(row, state=State.AWAITING_APPROVAL, votes=others, approved_at="", note="an approval was withdrawn")
+        row = replace(
+            row, state=State.AWAITING_APPROVAL, votes=others, approved_at="", note="an approval was withdrawn"
+        )
     elif decision.action is Action.WITHDRAW:
         row = replace(row, state=State.WITHDRAWN, votes=(*row.votes, vote), note="withdrawn")
     else:
@@ -375,7 +379,9 @@ def after_rollback(
         barred |= children
     final = (State.REJECTED, State.WITHDRAWN, State.FAILED, State.ROLLED_BACK, State.QUARANTINED)
     ids = tuple(
-        row.id for row in proposals if row.proposal and row.proposal.bundle in barred and row.state not in final
+        row.id
+        for row in proposals
+        if row.proposal and row.proposal.bundle in barred and row.state not in final
     )
     return left, ids
 
