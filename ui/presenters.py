@@ -18,16 +18,28 @@ from datetime import datetime
 from typing import Any
 
 from guardrails.decision_log.envelope import parse_time
+from guardrails.decision_log.snapshot import Entry
+from guardrails.errors import RecordError
+from guardrails.ledger.people import SERVICE_OF
 from guardrails.ledger.rows import ModelRow, PolicyRow, ProposalRow, RequestRow, Vote, WaiverRow
 from guardrails.records import (
     Compute,
+    Decision,
+    Evidence,
+    Failure,
     Finding,
     Outcome,
+    Promotion,
+    Proposal,
+    Rollback,
+    Roster,
     Sample,
     Severity,
     State,
+    Transition,
     Verdict,
     VerdictKind,
+    decode_record,
 )
 
 Json = dict[str, Any]
@@ -83,6 +95,8 @@ def verdict_mark(verdict: Verdict | VerdictKind | None) -> Mark:
 
 def finding_mark(finding: Finding) -> Mark:
     """The mark of one rule's outcome: what it did to the verdict."""
+    if finding.shadow:
+        return Mark("·", f"Not binding: {finding.outcome.value}", "muted")
     if finding.outcome is Outcome.PASS:
         return Mark("✓", "Pass", "good")
     if finding.outcome is Outcome.SKIPPED:
@@ -180,15 +194,16 @@ def counted(count: int, singular: str, plural: str = "") -> str:
 
 # --- findings --------------------------------------------------------------------------------
 
-_CONDITION = re.compile(
-    r"(?:(?P<bound>upper|lower) )?(?P<metric>[\w.]+) (?P<op><=|>=|==|<|>) (?P<value>[-+0-9.eE]+)"
-)
-_FAILING = {"<": "is not below", "<=": "exceeds", ">": "is not above", ">=": "is below", "==": "is not"}
+_CONDITION = re.compile(r"(?:(?P<bound>upper|lower) )?(?P<op><=|>=|==|<|>) (?P<value>[-+0-9.eE]+)")
 _HOLDING = {"<": "is below", "<=": "is within", ">": "is above", ">=": "reaches", "==": "is"}
+_MISSING = {"<": "exceeds", "<=": "exceeds", ">": "is not above", ">=": "does not reach", "==": "is not"}
+_UNCLEAR = {"<": "is not clearly below", "<=": "is not clearly within"} | {
+    op: "is not clearly above" for op in (">", ">=")
+}
 
 
 def limit_value(condition: str) -> float | None:
-    """The number in a pass condition such as ``upper kl_mean < 0.15``; None where it has none."""
+    """The number in a pass condition such as ``upper < 0.15``; None where it has none."""
     match = _CONDITION.fullmatch(condition.strip())
     try:
         return _finite(float(match["value"])) if match else None
@@ -199,7 +214,7 @@ def limit_value(condition: str) -> float | None:
 def finding_sentence(finding: Finding, confidence: float | None = None) -> str:
     """What one rule saw, in one line.
 
-    >>> # drift.output 0.184 [0.171, 0.198] exceeds 0.15 (review) · 95 % · n = 220 · default.yaml:31
+    Like ``drift.output 0.184 [0.171, 0.198] exceeds 0.15 (review) · 95 % · n = 220 · default.yaml:31``.
     """
     parts = [_observation(finding)]
     if confidence is not None and finding.lower is not None:
@@ -223,23 +238,22 @@ def _observation(finding: Finding) -> str:
     effect = "waived, would fail" if finding.waived else finding.severity.value
     if finding.outcome is Outcome.INCONCLUSIVE:
         return f"{rule} {seen} against {limit}: inconclusive, {one_line(finding.message)} ({effect})"
-    return f"{rule} {seen} {_failing(match['op'], finding.lower)} {limit} ({effect})"
+    return f"{rule} {seen} {_failing(match['op'], finding.observed, float(match['value']))} {limit} ({effect})"
 
 
-def _failing(op: str, lower: float | None) -> str:
-    """Plain words for a failed bound: it is the interval's end, not always the value, that misses the limit."""
-    if op in ("<", "<="):
-        return "exceeds" if lower is None or op == "<=" else "is not clearly below" if op == "<" else "exceeds"
-    return "is not clearly above" if lower is not None and op in (">", ">=") else _FAILING[op]
+def _failing(op: str, observed: float, limit: float) -> str:
+    """The value itself misses the limit, or only the end of its interval does: these are not the same."""
+    met = {"<": observed < limit, "<=": observed <= limit, ">": observed > limit, ">=": observed >= limit}
+    return _UNCLEAR[op] if met.get(op) else _MISSING[op]
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings by what they do to the verdict: blocking, review, warnings, passes, skipped."""
+    """Findings by what they do to the verdict: blocking, review, warnings, passes, skipped, not binding."""
     rank = {Outcome.ERROR: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 2, Outcome.WARN: 4, Outcome.PASS: 5}
 
-    def order(finding: Finding) -> tuple[int, int]:
+    def order(finding: Finding) -> tuple[int, int, int]:
         softer = finding.severity is not Severity.BLOCK or finding.waived
-        return rank.get(finding.outcome, 6), int(softer)
+        return int(finding.shadow), rank.get(finding.outcome, 6), int(softer)
 
     return sorted(findings, key=order)
 
@@ -249,11 +263,12 @@ def headline(verdict: Verdict | None) -> str:
     if verdict is None:
         return "Not judged yet."
     if verdict.kind is VerdictKind.ELIGIBLE:
-        applied = [finding for finding in verdict.findings if finding.outcome is not Outcome.SKIPPED]
+        binding = [finding for finding in verdict.findings if not finding.shadow]
+        applied = [finding for finding in binding if finding.outcome is not Outcome.SKIPPED]
         warnings = sum(finding.outcome is Outcome.WARN for finding in applied)
         extra = f", {counted(warnings, 'warning')}" if warnings else ""
         return f"{counted(len(applied) - warnings, 'rule')} passed{extra}."
-    decisive = worst_first(verdict.findings)
+    decisive = worst_first(finding for finding in verdict.findings if not finding.shadow)
     if not decisive:
         return "No rule was applied."
     more = sum(1 for finding in decisive[1:] if finding.outcome not in _HARMLESS)
@@ -302,6 +317,7 @@ def finding_fields(finding: Finding) -> Json:
         "waived": finding.waived,
         "source": finding.source,
         "message": finding.message,
+        "shadow": finding.shadow,
     }
 
 
@@ -483,3 +499,95 @@ def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+# --- the decision log ------------------------------------------------------------------------
+
+_RECORDS: dict[str, type[Any]] = {
+    "roster": Roster, "proposal": Proposal, "failure": Failure, "transition": Transition, "evidence": Evidence,
+    "verdict": Verdict, "decision": Decision, "promotion": Promotion, "rollback": Rollback,
+}  # fmt: skip
+_VERBS = {
+    "approve": "approves", "reject": "rejects", "withdraw": "withdraws", "rollback": "asks to roll back",
+    "halt": "halts", "resume": "resumes", "waive": "waives a rule for", "activate": "activates policy",
+    "deactivate": "deactivates policy", "adopt": "adopts a base for",
+}  # fmt: skip
+
+
+def log_fields(entry: Entry, name_of: Callable[[str], str], text_of: Callable[[Any], str]) -> Json:
+    """One record of the log: position, time, kind, whom or what it is about, who signed, one sentence."""
+    statement = entry.statement
+    fields: Json = {
+        "seq": entry.seq,
+        "time": statement.time,
+        "record": statement.record,
+        "about": "",
+        "by": SERVICE_OF.get(statement.record, "root"),
+        "summary": "",
+        "leaf": entry.leaf,
+    }
+    cls = _RECORDS.get(statement.record)
+    if cls is None:
+        return {**fields, "summary": f"a record of unknown kind {statement.record}"}
+    try:
+        record = decode_record(cls, dict(statement.body))
+    except RecordError as error:
+        return {**fields, "summary": f"unreadable: {error.message}"}
+    if isinstance(record, Decision):
+        fields["by"] = name_of(record.person)
+    about, summary = _told(record, text_of)
+    return {**fields, "about": about, "summary": summary}
+
+
+def record_fields(entry: Entry) -> Json:
+    """One record in full."""
+    statement = entry.statement
+    return {
+        "seq": entry.seq,
+        "leaf": entry.leaf,
+        "record": statement.record,
+        "time": statement.time,
+        "log": statement.log,
+        "subjects": {name: str(digest) for name, digest in statement.subjects.items()},
+        "references": [{"seq": item.seq, "sha256": item.sha256} for item in statement.references],
+        "signatures": [signature.keyid for signature in entry.signatures],
+        "body": dict(statement.body),
+    }
+
+
+def _told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]:
+    """Whom or what a record is about, and what it says, in a few words."""
+    if isinstance(record, Roster):
+        roles = sorted({role.value for person in record.people for role in person.roles})
+        people = counted(len(record.people), "person", "people")
+        return "workspace", f"version {record.version}: {people} ({', '.join(roles)})"
+    if isinstance(record, Decision):
+        return record.request or record.target, _decision_told(record, text_of)
+    if isinstance(record, Promotion):
+        alone = ", sole person" if record.sole_person else ""
+        return record.proposal, f"champion of {record.model} is now {record.bundle.short}{alone}"
+    if isinstance(record, Rollback):
+        barred = f", quarantined: {', '.join(record.quarantined)}" if record.quarantined else ""
+        return record.request, f"champion of {record.model} is {record.bundle.short} again{barred}"
+    if isinstance(record, Verdict):
+        mark = verdict_mark(record)
+        why = "" if record.kind is VerdictKind.ELIGIBLE else f": {headline(record)}"
+        return record.proposal, f"{mark.word.lower()} by {', '.join(record.policies) or 'no policy'}{why}"
+    return _machine_told(record, text_of)
+
+
+def _machine_told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]:
+    if isinstance(record, Proposal):
+        intent = one_line(text_of(record.intent), 120)
+        return record.id, f"{record.model} by {record.technique} from {record.champion.short}: {intent}"
+    if isinstance(record, Evidence):
+        return record.proposal, f"measured on {sum(record.counts.values()):,} items against {record.champion.short}"
+    if isinstance(record, Transition):
+        return record.proposal, f"{record.state.value.replace('_', ' ')}: {one_line(record.reason, 120)}"
+    return record.id, f"{record.stage} failed: {one_line(record.reason, 160)}"
+
+
+def _decision_told(record: Decision, text_of: Callable[[Any], str]) -> str:
+    target = f" to {record.digest.short}" if record.digest else ""
+    reason = one_line(text_of(record.reason), 120)
+    return f"{_VERBS[record.action.value]} {record.target}{target} as {record.role.value}: {reason}"

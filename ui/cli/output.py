@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from ui.cli.session import Options
+
 SCHEMA = "interlock/v1"
 ACCENT = "cyan"
-STYLES = {"bad": "bold red", "caution": "yellow", "good": "green", "muted": "dim", "accent": ACCENT}
+STYLES = {"bad": "bold red", "caution": "yellow", "good": "cyan", "muted": "dim", "accent": ACCENT}
 _WIDE = 160
 _LINE_EVERY_S = 5.0
 
@@ -36,14 +38,23 @@ Report = Callable[[str, float], None]
 class Output:
     """The two streams of one run of the command line."""
 
-    def __init__(self) -> None:
-        self.json = False
-        self.quiet = False
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self.answered = False
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 # A terminal that cannot show a glyph gets a substitute, never a crash.
                 stream.reconfigure(errors="backslashreplace")
+
+    @property
+    def json(self) -> bool:
+        """Whether programs read the results."""
+        return self._options.json
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody wants to watch."""
+        return self._options.quiet
 
     # --- results -------------------------------------------------------------------------
 

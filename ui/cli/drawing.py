@@ -1,0 +1,212 @@
+"""How proposals, findings, samples and signatures look on a terminal. Draws only; asks for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from guardrails.errors import InterlockError
+from guardrails.records import Finding, Outcome, Sample, VerdictKind
+from ui import presenters
+from ui.cli.output import heading, line, marked, pairs, show, table
+from ui.presenters import Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from guardrails.ledger.rows import ProposalRow, RequestRow
+    from guardrails.records import Verdict
+    from guardrails.view import View
+
+_SAMPLE_CHARS = 600
+
+
+def marked_state(row: ProposalRow) -> Text:
+    """The state, in the tone of its verdict where people still have to decide."""
+    mark = presenters.STATE_MARKS[row.state]
+    if row.state.value == "awaiting_approval" and row.verdict and row.verdict.kind is VerdictKind.ELIGIBLE:
+        mark = presenters.Mark("✓", mark.word, "good")
+    return marked(mark)
+
+
+def draw_title(console: Console, row: ProposalRow, now: str) -> None:
+    """Id, verdict, state, model, technique and age on one line."""
+    state = presenters.STATE_MARKS[row.state].word
+    parts = [heading(row.id)]
+    if row.verdict:
+        parts.append(marked(presenters.verdict_mark(row.verdict)))
+    tail = f"· {state} · {row.model} · {row.technique} · {presenters.age(row.created_at, now)} old"
+    console.print(line(*parts, tail))
+
+
+def draw_findings(console: Console, verdict: Verdict) -> None:
+    """All rules, the worst first."""
+    rows = [
+        (
+            marked(presenters.finding_mark(f)),
+            f.rule,
+            presenters.number(f.observed),
+            presenters.interval(f.lower, f.upper),
+            f.limit,
+            "–" if f.n is None else f"{f.n:,}",
+            "" if f.severity is None else f.severity.value,
+            f.source,
+        )
+        for f in presenters.worst_first(verdict.findings)
+    ]
+    console.print(
+        table(("Outcome", "Rule", "Observed", "Interval", "Limit", "n", "If it fails", "Policy line"), rows, right=("n",))
+    )
+    for finding in presenters.worst_first(verdict.findings):
+        if finding.outcome not in (Outcome.PASS, Outcome.SKIPPED):
+            said = presenters.one_line(finding.message, 300)
+            console.print(line(" ", presenters.finding_mark(finding), f"{finding.rule}: {said}"), soft_wrap=True)
+
+
+def draw_finding(console: Console, finding: Finding, confidence: float, rationale: str) -> None:
+    """One rule with all that is known of it."""
+    items: list[tuple[str, Any]] = [
+        ("outcome", marked(presenters.finding_mark(finding))),
+        ("check", f"{finding.check} · {finding.metric}" if finding.metric else finding.check),
+        ("observed", f"{presenters.number(finding.observed)} {presenters.interval(finding.lower, finding.upper)}"),
+        ("limit", finding.limit or "–"),
+        ("n", "–" if finding.n is None else f"{finding.n:,}"),
+        ("confidence", f"{100 * confidence:.4g} %"),
+        ("if it fails", finding.severity.value),
+        ("policy line", finding.source or "–"),
+        ("message", finding.message),
+    ]
+    if rationale:
+        items.append(("rationale", rationale))
+    console.print(pairs(items))
+
+
+def draw_basis(console: Console, verdict: Verdict) -> None:
+    """What the verdict rests on."""
+    policies = ", ".join(f"{name} {digest}" for name, digest in verdict.policies.items()) or "none"
+    items = [
+        ("policy", policies),
+        ("coverage", ", ".join(verdict.coverage) or "nothing was measured"),
+        ("confidence", f"{100 * verdict.confidence:.4g} %, attempt {verdict.attempt} since the last promotion"),
+        ("evidence", str(verdict.evidence)),
+        ("engine", verdict.engine),
+    ]
+    console.print(pairs(items))
+
+
+def draw_provenance(console: Console, data: Json) -> None:
+    """Where a proposal comes from, by digest."""
+    console.print(heading("Provenance"))
+    if "intent" not in data:
+        failure = data.get("failure") or {}
+        console.print(pairs([("failed at", failure.get("stage", "–")), ("reason", failure.get("reason", data["note"]))]))
+        if failure.get("log_tail"):
+            show(console, heading("End of the job's log"), line(failure["log_tail"]))
+        return
+    compute = data["compute"]
+    recipe = ", ".join(f"{key}={value}" for key, value in data["recipe"].items()) or "defaults"
+    items = [
+        ("intent", data["intent"]),
+        ("proposer", data["proposer"] + (" (trained elsewhere, submitted)" if data["submitted"] else "")),
+        ("recipe", f"{data['technique']}: {recipe}, seed {data['seed']}"),
+        ("bundle", data["bundle_digest"]),
+        ("trained from", data["champion_digest"]),
+        ("training data", data["data_digest"]),
+        ("objective", data["objective_digest"]),
+        ("isolation", data["isolation"]),
+        (
+            "compute",
+            f"{presenters.duration(compute['wall_s'])} wall, {presenters.duration(compute['cpu_s'])} CPU, "
+            f"{presenters.size(compute['memory_bytes'])} memory",
+        ),
+        ("environment", ", ".join(f"{key} {value}" for key, value in data["environment"].items())),
+        ("record", f"{data['created_at']} {data['record']}"),
+    ]
+    evidence = data.get("evidence")
+    if evidence:
+        counts = ", ".join(f"{name} {count:,}" for name, count in evidence["counts"].items())
+        items += [
+            ("measured", f"at isolation {evidence['isolation']} by evaluator {evidence['evaluator']}: {counts}"),
+            ("evidence", f"{evidence['measurements']} nonce {evidence['nonce'][:16]}"),
+        ]
+    if data.get("failure"):
+        items.append(("failed at", f"{data['failure']['stage']}: {data['failure']['reason']}"))
+    console.print(pairs(items))
+
+
+def draw_samples(console: Console, samples: Sequence[Sample]) -> None:
+    """Pairs of outputs as plain text."""
+    for index, sample in enumerate(samples, 1):
+        same = "" if sample.champion != sample.candidate else " · both the same"
+        show(console, heading(f"Sample {index} of {len(samples)} · {sample.suite}{same}"))
+        console.print(
+            pairs([
+                ("prompt", presenters.plain(sample.prompt, _SAMPLE_CHARS)),
+                ("champion", presenters.plain(sample.champion, _SAMPLE_CHARS)),
+                ("candidate", presenters.plain(sample.candidate, _SAMPLE_CHARS)),
+            ])
+        )  # fmt: skip
+
+
+def draw_votes(console: Console, votes: Sequence[Json], now: str) -> None:
+    """Who signed what, when and why."""
+    if not votes:
+        return
+    rows = [
+        (
+            vote["action"], vote["name"], vote["role"], presenters.age(vote["at"], now), vote["surface"],
+            ", ".join(vote["viewed"]) or "–", presenters.one_line(vote["reason"], 200),
+        )
+        for vote in votes
+    ]  # fmt: skip
+    show(console, "", heading("Signatures"))
+    console.print(table(("Decision", "Who", "Role", "Age", "Where", "Viewed", "Reason"), rows))
+
+
+def request_data(view: View, row: RequestRow) -> Json:
+    """A request with its signatures, and what is still missing."""
+    from guardrails.ledger import standing
+
+    votes = [presenters.vote_fields(v, view.name_of(v.person), view.text(v.reason)) for v in row.votes]
+    data = presenters.request_fields(row, votes)
+    data["missing"] = "" if row.done else standing.tally_request(view.snapshot.tables, row, _now()).missing
+    return data
+
+
+def draw_request(console: Console, data: Json, now: str) -> None:
+    """One request in full."""
+    state = presenters.Mark("✓", "done", "good") if data["done"] else presenters.Mark("▲", "open", "caution")
+    console.print(line(heading(data["id"]), state, f"· {data['action']} · {data['target']}"))
+    items = [("asked", f"{presenters.age(data['created_at'], now)} ago ({data['created_at']})")]
+    if data["digest"]:
+        items.append(("digest", data["digest"]))
+    if "policy" in data:
+        items.append(("policy", f"{data['policy']['name']} {data['policy']['digest']}"))
+    if "waiver" in data:
+        waiver = data["waiver"]
+        items.append(("waives", f"{waiver['rule']} for {waiver['bundle']} until {waiver['expires_at']}"))
+    if data["missing"]:
+        items.append(("missing", f"{data['missing']}; sign with: interlock approve {data['id']} --reason …"))
+    console.print(pairs(items))
+    draw_votes(console, data["votes"], now)
+
+
+def rationales(view: View, row: ProposalRow) -> dict[str, str]:
+    """Rule → why its number, from the policies in force that the verdict names; others are left out."""
+    from guardrails.ledger.standing import policy_of
+
+    found: dict[str, str] = {}
+    for policy in view.policies():
+        if row.verdict and row.verdict.policies.get(policy.name) == str(policy.source.digest):
+            try:
+                found |= {rule.id: rule.rationale for rule in policy_of(policy.source).rules}
+            except InterlockError:
+                continue
+    return found
+
+
+def _now() -> str:
+    from ui.cli.session import Session
+
+    return Session.now()
