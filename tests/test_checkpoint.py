@@ -6,7 +6,7 @@ import base64
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails.decision_log import checkpoint
@@ -61,6 +61,7 @@ def test_a_note_is_exactly_this():
     assert f"{text}\n— {ORIGIN} {base64.b64encode(blob).decode()}\n" == NOTE
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**50), st.binary(min_size=32, max_size=32))
 def test_round_trip(size: int, root: bytes):
     head = Checkpoint(ORIGIN, size, root.hex())
@@ -109,6 +110,7 @@ def test_one_bad_line_of_a_known_key_condemns_the_note():
 # --- tampering -----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(NOTE) - 1), st.characters(exclude_categories=["Cs"]))
 def test_any_other_character_anywhere_is_refused(position: int, letter: str):
     altered = NOTE[:position] + letter + NOTE[position + 1 :]
@@ -117,6 +119,7 @@ def test_any_other_character_anywhere_is_refused(position: int, letter: str):
             checkpoint.verify(altered, ORIGIN, KEY.public_base64)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(NOTE) - 1), st.sampled_from(" \n+=A0—"))
 def test_inserted_and_removed_characters_are_refused(position: int, letter: str):
     for altered in (NOTE[:position] + NOTE[position + 1 :], NOTE[:position] + letter + NOTE[position:]):

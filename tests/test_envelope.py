@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails import canonical
 from guardrails.canonical import Digest, digest
 from guardrails.decision_log import envelope as env
+from guardrails.decision_log import merkle
 from guardrails.decision_log.envelope import Envelope, Reference, Signature, Statement
 from guardrails.decision_log.keys import PersonKey, ServiceKey, verify_person, verify_service
 from guardrails.errors import DeniedError, InterlockError, RecordError
@@ -105,6 +106,7 @@ statements = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(statements)
 def test_statement_round_trip(value: Statement):
     payload = value.encode()
@@ -113,6 +115,7 @@ def test_statement_round_trip(value: Statement):
     assert again.encode() == payload
 
 
+@settings(deadline=None)
 @given(statements, st.booleans())
 def test_envelope_round_trip(value: Statement, both: bool):
     signers = (SERVICE, PERSON) if both else (PERSON,)
@@ -122,6 +125,7 @@ def test_envelope_round_trip(value: Statement, both: bool):
     assert admit(data) == value
 
 
+@settings(deadline=None)
 @given(st.datetimes(timezones=st.timezones()))
 def test_time_round_trip(moment: datetime):
     try:
@@ -166,6 +170,13 @@ def test_the_untouched_envelope_is_admitted():
     assert admit(SEALED) == statement()
 
 
+def test_the_format_is_frozen():
+    """Payload, order, both signatures: a change here makes every existing log unreadable."""
+    assert len(SEALED) == 1319
+    leaf = "64ec7f73a868ccb4c2ca37c60b0b69c0d7acea3e32d3de7fc727ba0b87448751"
+    assert merkle.leaf_hash(SEALED).hex() == leaf
+
+
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])
 def test_every_single_byte_matters(mask: int):
     for position in range(len(SEALED)):
@@ -175,6 +186,7 @@ def test_every_single_byte_matters(mask: int):
             admit(bytes(altered))
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(SEALED) - 1), st.integers(0, 255))
 def test_any_other_byte_anywhere_is_refused(position: int, value: int):
     altered = SEALED[:position] + bytes([value]) + SEALED[position + 1 :]
@@ -183,6 +195,7 @@ def test_any_other_byte_anywhere_is_refused(position: int, value: int):
             admit(altered)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(SEALED)), st.integers(0, 255))
 def test_inserted_and_removed_bytes_are_refused(position: int, value: int):
     with pytest.raises(InterlockError):
@@ -321,6 +334,7 @@ def test_malformed_payloads_are_refused_for_the_right_reason(change: Any, reason
         env.parse_statement(edited(change))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_are_refused_without_a_crash(data: bytes):
     with pytest.raises(RecordError):

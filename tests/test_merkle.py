@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails.decision_log import merkle
@@ -179,6 +179,7 @@ def spoiled(proof: list[bytes], at: int) -> list[list[bytes]]:
     return variants
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_inclusion_for_random_sizes(size: int, data: st.DataObject):
     index = data.draw(st.integers(0, size - 1))
@@ -203,6 +204,7 @@ def test_inclusion_for_random_sizes(size: int, data: st.DataObject):
             merkle.verify_inclusion(*arguments)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.data())
 def test_consistency_for_random_sizes(new: int, data: st.DataObject):
     old = data.draw(st.integers(0, new))
@@ -222,6 +224,7 @@ def test_consistency_for_random_sizes(new: int, data: st.DataObject):
             merkle.verify_consistency(*arguments)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 120), st.data())
 def test_rewritten_history_has_no_consistency_proof(new: int, data: st.DataObject):
     old = data.draw(st.integers(1, new - 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails.decision_log import sshsig
@@ -178,6 +178,7 @@ def test_every_byte_of_a_signature_matters(public: PublicKey, signature: bytes):
         sshsig.verify(public, MESSAGE, signature + b"\0", NAMESPACE)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused_without_a_crash(data: bytes):
     with pytest.raises(DeniedError):
@@ -186,6 +187,7 @@ def test_arbitrary_bytes_are_refused_without_a_crash(data: bytes):
         sshsig.verify(PUBLIC, MESSAGE, b"SSHSIG\0\0\0\1" + data, NAMESPACE)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_a_signature_is_for_one_message(signed: bytes, presented: bytes):
     signature = sshsig.sign(KEY, signed, NAMESPACE)
@@ -204,6 +206,7 @@ def test_another_key_is_named_as_the_reason():
 # --- text forms ----------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=400))
 def test_armor_round_trip(data: bytes):
     assert sshsig.dearmor(sshsig.armor(data)) == data
