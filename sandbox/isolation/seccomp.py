@@ -108,6 +108,9 @@ def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
     yield "ioctl", _one_of(1, _IOCTLS, errno.ENOTTY)
     # The parent-death signal is what ends a job without namespaces when its supervisor dies.
     yield "prctl", _one_of(0, (*_PRCTLS, _PR_SET_PDEATHSIG) if namespaces else _PRCTLS, errno.EPERM)
+    # 0 is the caller itself; other numbers could be other programs' where process numbers are shared.
+    for name, who in (("setpriority", 1), ("sched_setaffinity", 0)):
+        yield name, [_answer(_ALLOW)] if namespaces else _one_of(who, (0,), errno.EPERM)
     yield "prlimit64", _one_of(0, (0,), errno.EPERM)
     kinds = [(_LOAD, 0, 0, _ARGUMENTS + 8), (_AND, 0, 0, 0xF)]
     for kind in _CONNECTED_TYPES:

@@ -51,10 +51,10 @@ ALLOWED: dict[str, Numbers] = {
     "futex": (202, 98), "futex_waitv": (449, 449), "capget": (125, 90),
     "getrlimit": (97, 163), "setrlimit": (160, 164), "getrusage": (98, 165), "times": (100, 153),
     "sysinfo": (99, 179), "uname": (63, 160), "getcpu": (309, 168), "getrandom": (318, 278),
-    "sched_yield": (24, 124), "sched_getaffinity": (204, 123), "sched_setaffinity": (203, 122),
+    "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
     "sched_getparam": (143, 121), "sched_getscheduler": (145, 120), "sched_getattr": (315, 275),
     "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126),
-    "getpriority": (140, 141), "setpriority": (141, 140),
+    "getpriority": (140, 141),
     "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "clock_gettime": (228, 113),
     "clock_getres": (229, 114), "gettimeofday": (96, 169), "getitimer": (36, 102), "setitimer": (38, 103),
     "timer_create": (222, 107), "timer_settime": (223, 110), "timer_gettime": (224, 108),
@@ -81,7 +81,7 @@ CHECKED: dict[str, Numbers] = {
     "mkdirat": (258, 34),
     "chmod": (90, ABSENT), "fchmod": (91, 52), "fchmodat": (268, 53),
     "clone": (56, 220), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261),
-    "socketpair": (53, 199),
+    "socketpair": (53, 199), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
 }  # fmt: skip
 
 # Harmless where the job has mounts and process numbers of its own; refused where it shares the host's:
