@@ -10,18 +10,25 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.store import Log
-from guardrails.errors import InterlockError, UsageError
+from guardrails.errors import InterlockError, StorageError, UsageError
 from guardrails.gate import Gate
 from guardrails.ledger import project
 from guardrails.ledger.people import SERVICES
+from guardrails.ledger.standing import effective_everywhere
 from guardrails.registry import ArtifactStore
 from sandbox.config import FILE_NAME, Config, load_config
+
+if TYPE_CHECKING:
+    from sandbox.rounds import Bench
+    from sandbox.runner import Runner
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "sandbox" / "default.toml"
 
@@ -102,19 +109,49 @@ def create_workspace(path: Path) -> Workspace:
     if not (path / "keys" / "items.secret").exists():
         _write_secret(path / "keys" / "items.secret", secrets.token_bytes(32))
     workspace = Workspace(path.resolve())
-    if not (path / "log.db").exists():
+    try:
+        workspace.log.close()
+    except StorageError:
         log_key = ServiceKey.load(path / "keys" / "log.pem")
         Log.create(workspace.database_url, f"interlock/{uuid.uuid4()}", log_key, project).close()
+    workspace = Workspace(path.resolve())
     incoming = path / f"{FILE_NAME}.new"
     incoming.write_text(DEFAULT_CONFIG.read_text(encoding="utf-8"), encoding="utf-8")
     incoming.replace(path / FILE_NAME)
     return workspace
 
 
+def ray_runner(workspace: Workspace, announce: Callable[[str], None] = lambda _: None) -> Runner:
+    """Runs jobs under Ray, which starts with the first job."""
+    from sandbox.ray_runner import RayRunner
+
+    return RayRunner(cache=workspace.path / "cache", announce=announce)
+
+
+def open_bench(workspace: Workspace, runner: Runner) -> Bench:
+    """What rounds work with. Refuses unless the level that the policies in force ask for holds here.
+
+    Raises:
+        IsolationUnavailableError: with each failed probe and its remedy.
+    """
+    from sandbox.isolation import levels
+    from sandbox.rounds import Bench
+
+    with workspace.log.read() as snapshot:
+        minimum = effective_everywhere(snapshot.tables).isolation_minimum
+    cache = workspace.path / "cache"
+    cache.mkdir(exist_ok=True)
+    levels.require(minimum, cache=cache)
+    return Bench(workspace.gate, runner, workspace.path, workspace.secret, minimum)
+
+
 def _write_secret(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    incoming = path.with_suffix(".new")
+    incoming.unlink(missing_ok=True)
+    descriptor = os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
+    incoming.replace(path)
 
 
 def _read_secret(path: Path) -> bytes:
