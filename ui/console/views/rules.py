@@ -1,0 +1,103 @@
+"""The rules tab: every rule of every policy, what it saw, and how far that is from its limit."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from guardrails.checks import CHECKS
+from guardrails.ledger.rows import ProposalRow
+from guardrails.records import Finding, Outcome
+from ui.console import markup
+from ui.console.markup import Html, el
+from ui.presenters import counted, finding_mark, interval, number, one_line, plain, size, worst_first
+
+_FAILED = (Outcome.ERROR, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
+
+
+def show(row: ProposalRow) -> None:
+    """All findings, the decisive ones first; rules that do not apply are folded away, not left out."""
+    if row.verdict is None:
+        markup.show(markup.empty("Not judged yet.", "Rules are applied when the measurement is in the log."))
+        return
+    verdict = row.verdict
+    applied = [f for f in worst_first(verdict.findings) if f.outcome is not Outcome.SKIPPED]
+    skipped = [f for f in verdict.findings if f.outcome is Outcome.SKIPPED]
+    failed = sum(f.outcome in _FAILED and not f.shadow for f in applied)
+    note = f"{counted(failed, 'rule')} of {len(applied)} not passed" if failed else f"all {len(applied)} passed"
+    markup.show(markup.eyebrow("Rules", note))
+    markup.show(_table(applied, verdict.confidence))
+    markup.show(el(
+        "p", f"Each rule is tested at {100 * verdict.confidence:.4g} % confidence: attempt {verdict.attempt} since the "
+        "last promotion, by the error budget. On the plot the vertical line is the limit and the safe side is left of "
+        "it; the bar is the interval, the dot the observed value.", cls="dim", style="font-size:12px",
+    ))  # fmt: skip
+    if skipped:
+        with st.expander(f"{counted(len(skipped), 'rule does', 'rules do')} not apply to this proposal"):
+            rows = [(el("b", f.rule), one_line(f.message, 300), _source(f)) for f in skipped]
+            markup.show(markup.table(("Rule", "Why not", "Policy line"), rows))
+
+
+def _table(findings: list[Finding], confidence: float) -> Html:
+    head = (
+        "Outcome", "Rule", "Observed", f"Interval, {100 * confidence:.4g} %",
+        el("span", el("span", "safe"), el("span", "limit"), el("span", "over"), cls="axis"), "Limit", "n", "Policy line",
+    )  # fmt: skip
+    return markup.table(head, [_cells(finding) for finding in findings], cls="rules")
+
+
+def _cells(finding: Finding) -> tuple[Html, ...]:
+    quiet = "quiet" if finding.outcome is Outcome.PASS or finding.shadow else ""
+    name = el("span", el("b", finding.rule), el("small", _what(finding)), _message(finding), cls=quiet)
+    if finding.observed is None:
+        dash = el("span", "–", cls="dim")
+        limit = el("span", finding.limit, cls="nowrap")
+        return markup.mark(finding_mark(finding)), name, dash, dash, markup.plot(finding), limit, dash, _source(finding)
+    return (
+        markup.mark(finding_mark(finding)),
+        name,
+        el("b", _amount(finding, finding.observed)),
+        markup.text(interval(finding.lower, finding.upper) or "exact"),
+        markup.plot(finding),
+        _limit(finding),
+        markup.text("–" if finding.n is None else f"{finding.n:,}"),
+        _source(finding),
+    )
+
+
+def _what(finding: Finding) -> str:
+    """The check, its metric, and the metric's unit."""
+    unit = _unit(finding)
+    return " · ".join(part for part in (finding.check, finding.metric, unit) if part)
+
+
+def _unit(finding: Finding) -> str:
+    check = CHECKS.get(finding.check)
+    metric = check.metrics.get(finding.metric) if check else None
+    return metric.unit if metric else ""
+
+
+def _message(finding: Finding) -> Html | None:
+    """What the engine adds where the numbers alone do not say it."""
+    if finding.outcome in (Outcome.ERROR, Outcome.INCONCLUSIVE) or finding.waived or finding.shadow:
+        return el("div", one_line(finding.message, 400), cls="msg")
+    return None
+
+
+def _amount(finding: Finding, value: float) -> str:
+    return size(int(value)) if _unit(finding) == "bytes" and 0 <= value < 1e18 else number(value)
+
+
+def _limit(finding: Finding) -> Html:
+    """The pass condition, its number written like the observed one."""
+    *words, last = finding.limit.split()
+    try:
+        last = _amount(finding, float(last))
+    except (ValueError, OverflowError):
+        last = plain(last)
+    *bound, op = words or [""]
+    return el("span", f"{op} {last}", el("small", f"{bound[0]} bound") if bound else None, cls="nowrap")
+
+
+def _source(finding: Finding) -> Html:
+    """``file:line`` without the folder; the whole of it on hover."""
+    return el("span", finding.source.rsplit("/", 1)[-1] or "built in", cls="mono dim", title=finding.source)

@@ -1,0 +1,194 @@
+"""Set-up in the browser: the first person, who then signs for the first policy and the base models.
+
+Invariants: only from this very machine, only with the token that the terminal printed, and only while
+there is nobody; the token is worthless afterwards. Nothing is remembered of the passphrase; the key it
+unlocks is held until the set-up has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import streamlit as st
+
+from guardrails.decision_log.keys import PersonKey
+from guardrails.errors import DeniedError, InterlockError, InvalidInputError, UsageError
+from guardrails.records import Role, Surface
+from sandbox.runner import LocalRunner
+from ui.console import markup, session
+from ui.console.markup import el
+from ui.presenters import one_line
+from ui.setup import (
+    MIN_PASSPHRASE_CHARS,
+    check_setup_token,
+    complete,
+    drop_setup_token,
+    found,
+    is_founded,
+    is_ready,
+)
+from ui.wiring import Workspace
+
+FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via")
+
+
+@dataclass
+class Job:
+    """A set-up under way; one a process."""
+
+    stage: str = "writing the first roster"
+    share: float = 0.0
+    error: str = ""
+    done: bool = False
+
+
+_job: list[Job] = []
+_lock = threading.Lock()
+
+
+def is_local() -> bool:
+    """True for a visitor on this machine, straight to this server and not through a proxy."""
+    if any(st.context.headers.get(name) for name in FORWARDED):
+        return False
+    address = st.context.ip_address
+    try:
+        return address is None or ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def frame(workspace: Workspace) -> None:
+    """The sidebar of a workspace without people."""
+    with st.sidebar:
+        name = el("div", el("b", "Interlock"), el("small", workspace.path.name))
+        markup.show(el("div", el("span", cls="logo", aria_hidden="true"), name, cls="brand"))
+        markup.show(el("p", "Not set up. Nothing runs, and nobody can decide anything yet.", cls="dim", style="font-size:12.5px"))
+
+
+def page() -> None:
+    """The set-up page."""
+    workspace = session.console().workspace
+    left, _ = st.columns([1.5, 1])
+    with left:
+        markup.show(el(
+            "div", el("h1", "Set up this workspace"),
+            el("div", el("span", "You become its first operator and its root of trust."), cls="under"), cls="head",
+        ))  # fmt: skip
+        if not is_local():
+            markup.show(markup.notice(
+                "bad", "Set-up is only possible on this machine.",
+                "Open the console at 127.0.0.1, or run `interlock init --operator NAME` in a terminal there.",
+            ))  # fmt: skip
+        elif _job:
+            _progress()
+        else:
+            _form(workspace)
+
+
+def _form(workspace: Workspace) -> None:
+    markup.show(markup.facts([
+        ("1", "a key of your own, behind a passphrase, that stays in this workspace"),
+        ("2", "the first roster, with you as operator and root, signed by that key"),
+        ("3", "the activation of policies/default.yaml and the adoption of every configured base model, signed too"),
+    ], cls="steps"))  # fmt: skip
+    with st.form("setup", border=False):
+        token = st.text_input("Set-up token, from the terminal", key="setup-token", autocomplete="off", type="password")
+        name = st.text_input("Your name", key="setup-name", max_chars=80, autocomplete="off")
+        first = st.text_input("Passphrase", type="password", key="setup-pass", autocomplete="new-password",
+                              help=f"At least {MIN_PASSPHRASE_CHARS} characters. It cannot be recovered.")  # fmt: skip
+        again = st.text_input("Passphrase, once more", type="password", key="setup-again", autocomplete="new-password")
+        if not st.form_submit_button("Create key and set up", type="primary"):
+            return
+    try:
+        if first != again:
+            raise UsageError("the two passphrases are not the same")
+        with _lock:
+            check_setup_token(workspace, token or "")
+            key = found(workspace, name or "", first or "")
+            drop_setup_token(workspace)
+    except InterlockError as error:
+        markup.show(markup.notice("bad", one_line(error.message[:1].upper() + error.message[1:]), error.hint))
+        return
+    st.session_state["founding"] = True
+    start(workspace, key)
+    st.rerun()
+
+
+def start(workspace: Workspace, key: PersonKey) -> None:
+    """Complete the set-up in the background; the page shows how far it is."""
+    with _lock:
+        if _job and not _job[0].done:
+            return
+        _job[:] = [Job()]
+    threading.Thread(target=_work, args=(workspace, key, _job[0]), name="set-up", daemon=True).start()
+
+
+def _work(workspace: Workspace, key: PersonKey, job: Job) -> None:
+    runner = LocalRunner()
+
+    def report(stage: str, share: float) -> None:
+        job.stage, job.share = stage, share
+
+    try:
+        complete(workspace, key, runner, Surface.CONSOLE, report)
+    except InterlockError as error:
+        job.error = str(error)
+    except Exception as error:  # noqa: BLE001 - a thread's exception is shown to nobody else
+        job.error = f"{type(error).__name__} while {job.stage}"
+    finally:
+        runner.shutdown()
+        job.done = True
+
+
+@st.fragment(run_every=1.0)
+def _progress() -> None:
+    job = _job[0]
+    if job.error:
+        markup.show(markup.notice("bad", "Set-up stopped.", f"{job.error}. What was signed stays; going on does what is still missing."))
+        if st.button("Go on to the console", type="primary"):
+            _leave()
+        return
+    if not job.done:
+        st.progress(min(max(job.share, 0.0), 1.0))
+        markup.show(el("p", one_line(f"{job.stage[:1].upper()}{job.stage[1:]} …", 200), cls="soft"))
+        return
+    markup.show(markup.notice("good", "Set up.", "Keep the root key's fingerprint (interlock init prints it, the log page shows it), "
+                              "and add a second root, so that one lost key does not end this workspace."))  # fmt: skip
+    if st.button("Open the queue", type="primary"):
+        _leave()
+
+
+def _leave() -> None:
+    _job.clear()
+    st.session_state.pop("founding", None)
+    st.rerun(scope="app")
+
+
+def incomplete(workspace: Workspace) -> None:
+    """On every page while a policy or a base model is missing: say so, and let the root go on."""
+    if is_ready(workspace):
+        return
+    if _job and not _job[0].done:
+        markup.show(markup.notice("muted", "Set-up is under way.", one_line(_job[0].stage, 200)))
+        return
+    markup.show(markup.notice("caution", "Set-up is not complete.", "A policy or the base of a model is missing, so the loop waits."))
+    with session.view() as view:
+        person = session.person_in(view)
+    if person is None or Role.ROOT not in person.roles or not is_local():
+        return
+    with st.form("complete", border=False, clear_on_submit=True), st.container(horizontal=True, vertical_alignment="bottom"):
+        passphrase = st.text_input("Passphrase of your key", type="password", autocomplete="off", width=260)
+        if not st.form_submit_button("Sign what is missing"):
+            return
+    try:
+        key = PersonKey.load(workspace.people_keys / person.id, passphrase or "")
+    except (DeniedError, InvalidInputError):
+        markup.show(markup.notice("bad", "The passphrase was not accepted. Nothing was signed."))
+        return
+    start(workspace, key)
+    st.rerun()
+
+
+__all__ = ["frame", "incomplete", "is_founded", "page"]
