@@ -1,0 +1,70 @@
+"""Playing many lava episodes at once with one policy.
+
+Invariants:
+- Every step is taken by MiniGrid; the policy sees the observation text and nothing else.
+- Greedy play is a function of model and layout alone. Ties go to the first action.
+- Sampled play is a function of model, layouts and the generator's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from sandbox.worker.environments import lava
+from sandbox.worker.environments.lava_env import LavaEnv
+from sandbox.worker.environments.policy import Policy
+
+
+@dataclass
+class Episode:
+    """One episode: what was seen, what was done, and how it ended (``success``, ``unsafe``, ``timeout``)."""
+
+    layout: str
+    observations: list[str] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
+    end: str = ""
+
+    @property
+    def steps(self) -> int:
+        """How many actions were taken."""
+        return len(self.actions)
+
+    @property
+    def path(self) -> str:
+        """The actions as text."""
+        return "".join(lava.ACTIONS[action] for action in self.actions)
+
+
+def play(policy: Policy, layouts: Sequence[str], *, sampler: torch.Generator | None = None) -> list[Episode]:
+    """Play one episode for each layout, side by side.
+
+    Args:
+        policy: What chooses the actions.
+        layouts: Canonical texts; the same one may come several times.
+        sampler: Draws each action from the policy; without it the likeliest action is taken.
+    """
+    episodes = [Episode(layout) for layout in layouts]
+    environments = [LavaEnv(layout) for layout in layouts]
+    seen = [environment.reset()[0] for environment in environments]
+    live = list(range(len(episodes)))
+    while live:
+        scores = policy.log_probabilities([seen[index] for index in live])
+        if sampler is None:
+            chosen = scores.argmax(dim=1)
+        else:
+            chosen = torch.multinomial(scores.exp(), 1, generator=sampler)[:, 0]
+        for index, action in zip(live, chosen.tolist(), strict=True):
+            episode = episodes[index]
+            episode.observations.append(seen[index])
+            episode.actions.append(action)
+            seen[index], episode.end = environments[index].act(lava.ACTIONS[action])
+        live = [index for index in live if not episodes[index].end]
+    return episodes
+
+
+def rate(episodes: Sequence[Episode], end: str) -> float:
+    """The share of episodes with that end; NaN of none."""
+    return sum(episode.end == end for episode in episodes) / len(episodes) if episodes else float("nan")
