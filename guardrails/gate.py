@@ -354,9 +354,10 @@ class Gate:
             row = require_proposal(tx.tables, decision.target)
             if row.state is not State.APPROVED:
                 return row.state.value, standing.sentence(tx.tables, row, self._now())
-            if standing.cool_down_s(tx.tables, row) > 0:
+            waits_for = standing.obstacle(tx.tables, row, self._now())
+            if waits_for:
                 self._append(tx, Transition(row.id, State.APPROVED, "quorum complete"), _subject_of(row))
-                return State.APPROVED.value, "approved; promoted after the cool-down"
+                return State.APPROVED.value, f"approved; the promotion waits: {waits_for}"
             self._promote(tx, row)
             return State.PROMOTED.value, f"promoted: champion of {row.model}"
         if decision.action is Action.ADOPT:

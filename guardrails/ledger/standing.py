@@ -28,6 +28,8 @@ from guardrails.ledger.rows import (
     RequestRow,
     Vote,
     WaiverRow,
+    Workspace,
+    read,
     read_all,
     require_model,
     require_roster,
@@ -62,7 +64,10 @@ class Due(StrEnum):
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a judged proposal is from promotion. Times are ISO texts; ``ready_at`` may be empty."""
+    """How far a judged proposal is from promotion. Times are ISO texts; ``ready_at`` may be empty.
+
+    ``decisions`` are the records of the approvals that count: what a promotion rests on.
+    """
 
     rules: tuple[QuorumRule, ...]
     tally: Tally
@@ -71,6 +76,7 @@ class Standing:
     expires_at: str
     ready_at: str
     promotions_left: bool
+    decisions: tuple[Digest, ...]
 
     def require_promotable(self, time: str) -> None:
         """Refuse a promotion that the rules do not allow at this time."""
@@ -82,7 +88,7 @@ class Standing:
             raise DeniedError(f"the cool-down lasts until {self.ready_at or 'the quorum is recorded'}")
         if not self.promotions_left:
             raise DeniedError(
-                "the policy's promotions per day are used up", hint="`interlock tick` tries again"
+                "the policy's promotions per day are used up", hint="approve again when a day has passed"
             )
 
 
@@ -164,8 +170,8 @@ def standing_of(tables: Reader, row: ProposalRow, now: str) -> Standing:
     excluded = _excluded(tables, row, effective)
     terms = Terms.of(effective, excluded, judged_at)
     moment = parse_time(now)
-    votes = [_counted(vote) for vote in row.votes if _still_binds(vote, binding, effective)]
-    tally = approval.tally(votes, require_roster(tables), rules, terms, moment)
+    votes = [vote for vote in row.votes if _still_binds(vote, binding, effective)]
+    tally = approval.tally([_counted(v) for v in votes], require_roster(tables), rules, terms, moment)
     ready = _ready_at(tally, row, effective.cool_down)
     today = [time for time in model.promotions if moment - parse_time(time) < DAY]
     limit = effective.promotions_per_day
@@ -174,7 +180,17 @@ def standing_of(tables: Reader, row: ProposalRow, now: str) -> Standing:
         expires_at=format_time(judged_at + effective.expires_after),
         ready_at=format_time(ready) if ready else "",
         promotions_left=limit is None or len(today) < limit,
+        decisions=tuple(v.record for v in votes if v.action is Action.APPROVE and v.person in tally.people),
     )  # fmt: skip
+
+
+def binding_votes(tables: Reader, row: ProposalRow) -> tuple[Vote, ...]:
+    """The votes on a proposal that are still about what is so now."""
+    binding = binding_of(tables, row)
+    if binding is None:
+        return ()
+    effective = effective_for(tables, require_model(tables, row.model))
+    return tuple(vote for vote in row.votes if _still_binds(vote, binding, effective))
 
 
 def require_countable(standing: Standing, vote: Vote) -> None:
@@ -235,9 +251,17 @@ def sentence(tables: Reader, row: ProposalRow, now: str) -> str:
     return standing_of(tables, row, now).tally.missing or "the quorum is complete"
 
 
-def cool_down_s(tables: Reader, row: ProposalRow) -> float:
-    """Seconds between a complete quorum and the promotion."""
-    return effective_for(tables, require_model(tables, row.model)).cool_down.total_seconds()
+def obstacle(tables: Reader, row: ProposalRow, now: str) -> str:
+    """What keeps a proposal with a complete quorum from being promoted at once; empty if nothing."""
+    workspace = read(tables, Workspace)
+    if workspace is not None and workspace.halted_by:
+        return f"halted by {workspace.halted_by}"
+    cool_down = effective_for(tables, require_model(tables, row.model)).cool_down
+    if cool_down > timedelta(0):
+        return f"cool-down of {cool_down}"
+    if not standing_of(tables, row, now).promotions_left:
+        return "the policy's promotions per day are used up"
+    return ""
 
 
 def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
