@@ -251,6 +251,11 @@ def sentence(tables: Reader, row: ProposalRow, now: str) -> str:
     return standing_of(tables, row, now).tally.missing or "the quorum is complete"
 
 
+def cool_down_s(tables: Reader, row: ProposalRow) -> float:
+    """Seconds between a complete quorum and the promotion."""
+    return effective_for(tables, require_model(tables, row.model)).cool_down.total_seconds()
+
+
 def obstacle(tables: Reader, row: ProposalRow, now: str) -> str:
     """What keeps a proposal with a complete quorum from being promoted at once; empty if nothing."""
     workspace = read(tables, Workspace)
