@@ -23,7 +23,9 @@ FOLDER = "model/"
 WEIGHTS = ".safetensors"
 _MAX_HEADER = 64 << 20
 _MAX_SETTINGS = 1 << 20
-_WIDTHS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"), "BF16": np.dtype("<u2")}
+_WIDTHS: dict[str, np.dtype[Any]] = {
+    name: np.dtype(code) for name, code in (("F32", "<f4"), ("F16", "<f2"), ("F64", "<f8"), ("BF16", "<u2"))
+}
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,10 @@ def _tensors(data: bytes) -> dict[str, tuple[tuple[str, tuple[int, ...]], memory
 def _numbers(dtype: str, data: memoryview) -> np.ndarray[Any, np.dtype[np.float32]]:
     raw = np.frombuffer(data, dtype=_WIDTHS[dtype])
     if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32)
+        wide: np.ndarray[Any, np.dtype[np.float32]] = (raw.astype(np.uint32) << 16).view(np.float32)
+        return wide
+    numbers: np.ndarray[Any, np.dtype[np.float32]] = raw.astype(np.float32)
+    return numbers
 
 
 def _change(path: str, before: TreeEntry | None, after: TreeEntry | None) -> FileChange:

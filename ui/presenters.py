@@ -106,7 +106,9 @@ def finding_mark(finding: Finding) -> Mark:
     if finding.waived:
         return Mark("▲", "Waived, would fail", "caution")
     if finding.outcome is Outcome.FAIL:
-        return Mark("✕", "Fail", "bad") if finding.severity is Severity.BLOCK else Mark("▲", "Review", "caution")
+        return (
+            Mark("✕", "Fail", "bad") if finding.severity is Severity.BLOCK else Mark("▲", "Review", "caution")
+        )
     if finding.outcome is Outcome.INCONCLUSIVE:
         return Mark("▲", "Inconclusive", "caution")
     return Mark("✕", "Error", "bad")
@@ -197,9 +199,9 @@ def counted(count: int, singular: str, plural: str = "") -> str:
 _CONDITION = re.compile(r"(?:(?P<bound>upper|lower) )?(?P<op><=|>=|==|<|>) (?P<value>[-+0-9.eE]+)")
 _HOLDING = {"<": "is below", "<=": "is within", ">": "is above", ">=": "reaches", "==": "is"}
 _MISSING = {"<": "exceeds", "<=": "exceeds", ">": "is not above", ">=": "does not reach", "==": "is not"}
-_UNCLEAR = {"<": "is not clearly below", "<=": "is not clearly within"} | {
-    op: "is not clearly above" for op in (">", ">=")
-}
+_UNCLEAR = {"<": "is not clearly below", "<=": "is not clearly within"} | dict.fromkeys(
+    (">", ">="), "is not clearly above"
+)
 
 
 def limit_value(condition: str) -> float | None:
@@ -231,14 +233,18 @@ def _observation(finding: Finding) -> str:
     match = _CONDITION.fullmatch(finding.limit.strip())
     if finding.observed is None or match is None or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
         return f"{rule}: {one_line(finding.message) or finding.outcome.value}"
-    seen = " ".join(part for part in (number(finding.observed), interval(finding.lower, finding.upper)) if part)
+    seen = " ".join(
+        part for part in (number(finding.observed), interval(finding.lower, finding.upper)) if part
+    )
     limit = number(float(match["value"]))
     if finding.outcome is Outcome.PASS:
         return f"{rule} {seen} {_HOLDING[match['op']]} {limit}"
     effect = "waived, would fail" if finding.waived else finding.severity.value
     if finding.outcome is Outcome.INCONCLUSIVE:
         return f"{rule} {seen} against {limit}: inconclusive, {one_line(finding.message)} ({effect})"
-    return f"{rule} {seen} {_failing(match['op'], finding.observed, float(match['value']))} {limit} ({effect})"
+    return (
+        f"{rule} {seen} {_failing(match['op'], finding.observed, float(match['value']))} {limit} ({effect})"
+    )
 
 
 def _failing(op: str, observed: float, limit: float) -> str:
@@ -390,7 +396,11 @@ def request_fields(row: RequestRow, votes: Iterable[Json] = ()) -> Json:
         "votes": list(votes),
     }
     if row.policy:
-        fields["policy"] = {"name": row.policy.name, "digest": str(row.policy.digest), "files": list(row.policy.order)}
+        fields["policy"] = {
+            "name": row.policy.name,
+            "digest": str(row.policy.digest),
+            "files": list(row.policy.order),
+        }
     if row.waiver:
         fields["waiver"] = {
             "rule": row.waiver.rule,
@@ -447,9 +457,7 @@ def compute_fields(compute: Compute) -> Json:
     }
 
 
-def detail_fields(
-    row: ProposalRow, name_of: Callable[[str], str], text_of: Callable[[Any], str]
-) -> Json:
+def detail_fields(row: ProposalRow, name_of: Callable[[str], str], text_of: Callable[[Any], str]) -> Json:
     """``show``: everything that the log says of one proposal."""
     fields = proposal_fields(row)
     proposal, evidence, failure = row.proposal, row.evidence, row.failure
@@ -581,7 +589,10 @@ def _machine_told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]
         intent = one_line(text_of(record.intent), 120)
         return record.id, f"{record.model} by {record.technique} from {record.champion.short}: {intent}"
     if isinstance(record, Evidence):
-        return record.proposal, f"measured on {sum(record.counts.values()):,} items against {record.champion.short}"
+        return (
+            record.proposal,
+            f"measured on {sum(record.counts.values()):,} items against {record.champion.short}",
+        )
     if isinstance(record, Transition):
         return record.proposal, f"{record.state.value.replace('_', ' ')}: {one_line(record.reason, 120)}"
     return record.id, f"{record.stage} failed: {one_line(record.reason, 160)}"

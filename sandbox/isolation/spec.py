@@ -21,7 +21,7 @@ from guardrails.records import Compute
 MIB = 1 << 20
 GIB = 1 << 30
 
-_TARGET = re.compile(r"/in(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){1,8}")
+_TARGET = re.compile(r"/in(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){0,8}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 # Variables that change what a program loads belong to the profile, not to a recipe.
 _RESERVED_ENV = re.compile(r"(LD_|GLIBC_|GCONV_|PYTHON(?!HASHSEED$)|INTERLOCK_).*|(PATH|HOME|TMPDIR)")
@@ -29,14 +29,14 @@ _RESERVED_ENV = re.compile(r"(LD_|GLIBC_|GCONV_|PYTHON(?!HASHSEED$)|INTERLOCK_).
 
 @dataclass(frozen=True)
 class Mount:
-    """One host file or directory, shown to the job read-only at ``target`` (below ``/in``)."""
+    """One host file or directory, shown to the job read-only at ``target`` (``/in`` or below)."""
 
     source: Path
     target: str
 
     def __post_init__(self) -> None:
         if not _TARGET.fullmatch(self.target):
-            raise UsageError(f"mount target {self.target!r} is not a plain path below /in")
+            raise UsageError(f"mount target {self.target!r} is not /in or a plain path below it")
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,18 @@ def draw_findings(console: Console, verdict: Verdict) -> None:
         for f in presenters.worst_first(verdict.findings)
     ]
     console.print(
-        table(("Outcome", "Rule", "Observed", "Interval", "Limit", "n", "If it fails", "Policy line"), rows, right=("n",))
+        table(
+            ("Outcome", "Rule", "Observed", "Interval", "Limit", "n", "If it fails", "Policy line"),
+            rows,
+            right=("n",),
+        )
     )
     for finding in presenters.worst_first(verdict.findings):
         if finding.outcome not in (Outcome.PASS, Outcome.SKIPPED):
             said = presenters.one_line(finding.message, 300)
-            console.print(line(" ", presenters.finding_mark(finding), f"{finding.rule}: {said}"), soft_wrap=True)
+            console.print(
+                line(" ", presenters.finding_mark(finding), f"{finding.rule}: {said}"), soft_wrap=True
+            )
 
 
 def draw_finding(console: Console, finding: Finding, confidence: float, rationale: str) -> None:
@@ -69,7 +75,10 @@ def draw_finding(console: Console, finding: Finding, confidence: float, rational
     items: list[tuple[str, Any]] = [
         ("outcome", marked(presenters.finding_mark(finding))),
         ("check", f"{finding.check} · {finding.metric}" if finding.metric else finding.check),
-        ("observed", f"{presenters.number(finding.observed)} {presenters.interval(finding.lower, finding.upper)}"),
+        (
+            "observed",
+            f"{presenters.number(finding.observed)} {presenters.interval(finding.lower, finding.upper)}",
+        ),
         ("limit", finding.limit or "–"),
         ("n", "–" if finding.n is None else f"{finding.n:,}"),
         ("confidence", f"{100 * confidence:.4g} %"),
@@ -88,7 +97,10 @@ def draw_basis(console: Console, verdict: Verdict) -> None:
     items = [
         ("policy", policies),
         ("coverage", ", ".join(verdict.coverage) or "nothing was measured"),
-        ("confidence", f"{100 * verdict.confidence:.4g} %, attempt {verdict.attempt} since the last promotion"),
+        (
+            "confidence",
+            f"{100 * verdict.confidence:.4g} %, attempt {verdict.attempt} since the last promotion",
+        ),
         ("evidence", str(verdict.evidence)),
         ("engine", verdict.engine),
     ]
@@ -100,7 +112,9 @@ def draw_provenance(console: Console, data: Json) -> None:
     console.print(heading("Provenance"))
     if "intent" not in data:
         failure = data.get("failure") or {}
-        console.print(pairs([("failed at", failure.get("stage", "–")), ("reason", failure.get("reason", data["note"]))]))
+        console.print(
+            pairs([("failed at", failure.get("stage", "–")), ("reason", failure.get("reason", data["note"]))])
+        )
         if failure.get("log_tail"):
             show(console, heading("End of the job's log"), line(failure["log_tail"]))
         return
@@ -117,8 +131,10 @@ def draw_provenance(console: Console, data: Json) -> None:
         ("isolation", data["isolation"]),
         (
             "compute",
-            f"{presenters.duration(compute['wall_s'])} wall, {presenters.duration(compute['cpu_s'])} CPU, "
-            f"{presenters.size(compute['memory_bytes'])} memory",
+            (
+                f"{presenters.duration(compute['wall_s'])} wall, {presenters.duration(compute['cpu_s'])} CPU, "
+                f"{presenters.size(compute['memory_bytes'])} memory"
+            ),
         ),
         ("environment", ", ".join(f"{key} {value}" for key, value in data["environment"].items())),
         ("record", f"{data['created_at']} {data['record']}"),
@@ -127,7 +143,10 @@ def draw_provenance(console: Console, data: Json) -> None:
     if evidence:
         counts = ", ".join(f"{name} {count:,}" for name, count in evidence["counts"].items())
         items += [
-            ("measured", f"at isolation {evidence['isolation']} by evaluator {evidence['evaluator']}: {counts}"),
+            (
+                "measured",
+                f"at isolation {evidence['isolation']} by evaluator {evidence['evaluator']}: {counts}",
+            ),
             ("evidence", f"{evidence['measurements']} nonce {evidence['nonce'][:16]}"),
         ]
     if data.get("failure"):

@@ -106,7 +106,11 @@ class LateGroup(Group):
             return None
         module = import_module(self._where[cmd_name][0])
         found = next(
-            (item for item in vars(module).values() if isinstance(item, click.Command) and item.name == cmd_name),
+            (
+                item
+                for item in vars(module).values()
+                if isinstance(item, click.Command) and item.name == cmd_name
+            ),
             None,
         )
         if found is None:

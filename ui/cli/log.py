@@ -31,7 +31,9 @@ log = group("log", "Read, verify and export the decision log.")
 
 @add(log, "show", help="The newest records; those about ID (P-…, R-…); or one record in full, by its number.")
 @click.argument("id_", metavar="[ID]", required=False, default="")
-@click.option("--limit", type=click.IntRange(min=1), default=40, show_default=True, help="At most so many records.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=40, show_default=True, help="At most so many records."
+)
 def show_(session: Session, id_: str, limit: int) -> None:
     """Show records."""
     if id_.isascii() and id_.isdigit():
@@ -52,7 +54,14 @@ def show_(session: Session, id_: str, limit: int) -> None:
             empty(console, "The log is empty.", "interlock init --operator NAME")
             return
         cells = [
-            (str(row["seq"]), presenters.moment(row["time"]), row["record"], row["about"], row["by"], row["summary"])
+            (
+                str(row["seq"]),
+                presenters.moment(row["time"]),
+                row["record"],
+                row["about"],
+                row["by"],
+                row["summary"],
+            )
             for row in shown
         ]
         console.print(table(("#", "Time", "Record", "About", "By", "What"), cells, right=("#",)))
@@ -66,10 +75,19 @@ def _show_one(session: Session, seq: int) -> None:
     with session.view() as view:
         entry = view.snapshot.entry(seq)
         told = presenters.log_fields(entry, view.name_of, view.text)
-    data = {**presenters.record_fields(entry), "about": told["about"], "by": told["by"], "summary": told["summary"]}
+    data = {
+        **presenters.record_fields(entry),
+        "about": told["about"],
+        "by": told["by"],
+        "summary": told["summary"],
+    }
 
     def draw(console: Console) -> None:
-        show(console, line(heading(f"Record {seq}"), f"· {data['record']} · {data['time']}"), line(data["summary"]))
+        show(
+            console,
+            line(heading(f"Record {seq}"), f"· {data['record']} · {data['time']}"),
+            line(data["summary"]),
+        )
         rests = ", ".join(f"{item['seq']} ({item['sha256'][:12]})" for item in data["references"]) or "–"
         items = [("leaf", data["leaf"]), ("signed by", f"{data['by']}: {', '.join(data['signatures'])}")]
         items += [("rests on", rests), *((name, digest) for name, digest in data["subjects"].items())]
@@ -80,16 +98,30 @@ def _show_one(session: Session, seq: int) -> None:
     session.output.result("log show", data, draw)
 
 
-@add(log, "verify", help="Check every record, signature, checkpoint, table and artifact; exit status 7 if one fails.")
+@add(
+    log,
+    "verify",
+    help="Check every record, signature, checkpoint, table and artifact; exit status 7 if one fails.",
+)
 @click.option("--recompute", is_flag=True, help="Run the engine again on every verdict, and compare.")
-@click.option("--root-key", default="", metavar="KEY|FILE", help="A root's OpenSSH public key that you were handed.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="A checkpoint kept from before.")
-@click.option("--no-artifacts", is_flag=True, help="Do not read models and evidence (a copy of the log alone).")
-def verify(session: Session, recompute: bool, root_key: str, checkpoint: Path | None, no_artifacts: bool) -> None:
+@click.option(
+    "--root-key", default="", metavar="KEY|FILE", help="A root's OpenSSH public key that you were handed."
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="A checkpoint kept from before."
+)
+@click.option(
+    "--no-artifacts", is_flag=True, help="Do not read models and evidence (a copy of the log alone)."
+)
+def verify(
+    session: Session, recompute: bool, root_key: str, checkpoint: Path | None, no_artifacts: bool
+) -> None:
     """Verify the log."""
     pinned = _public_key(root_key) if root_key else ""
     known = _text_of(checkpoint) if checkpoint else ""
-    result = verified(session, recompute=recompute, root_key=pinned, checkpoint=known, artifacts=not no_artifacts)
+    result = verified(
+        session, recompute=recompute, root_key=pinned, checkpoint=known, artifacts=not no_artifacts
+    )
     data = {
         "ok": result.ok,
         "entries": result.entries,
@@ -106,7 +138,9 @@ def verify(session: Session, recompute: bool, root_key: str, checkpoint: Path | 
             what = f"The log holds: {presenters.counted(result.entries, 'record')}"
             console.print(line(presenters.Mark("✓", what, "good")))
         else:
-            where = "The log does not hold" if result.index is None else f"Record {result.index} does not hold"
+            where = (
+                "The log does not hold" if result.index is None else f"Record {result.index} does not hold"
+            )
             console.print(line(presenters.Mark("✕", f"{where}: {result.reason}", "bad")), soft_wrap=True)
         items = [("root", result.root or "–"), *(("root key", key) for key in result.root_keys)]
         if recompute:
@@ -120,7 +154,12 @@ def verify(session: Session, recompute: bool, root_key: str, checkpoint: Path | 
 
 
 def verified(
-    session: Session, *, recompute: bool = False, root_key: str = "", checkpoint: str = "", artifacts: bool = True
+    session: Session,
+    *,
+    recompute: bool = False,
+    root_key: str = "",
+    checkpoint: str = "",
+    artifacts: bool = True,
 ) -> Verification:
     """Verify the whole log; a database too damaged to be read is a failure like any other."""
     from guardrails.decision_log.verify import Verification, verify_log
@@ -155,7 +194,9 @@ def check_artifact(store: ArtifactStore, address: Digest) -> None:
     store.verify_tree(address)
 
 
-@add(log, "checkpoint", help="Print the newest signed checkpoint; keep it elsewhere to notice a log cut short.")
+@add(
+    log, "checkpoint", help="Print the newest signed checkpoint; keep it elsewhere to notice a log cut short."
+)
 def checkpoint(session: Session) -> None:
     """Print the newest checkpoint."""
     with session.view() as view:
@@ -183,7 +224,9 @@ def proof(session: Session, seq: int) -> None:
     session.output.result("log proof", data, draw)
 
 
-@add(log, "export", help="Write every record, as it was signed, and the newest checkpoint to a new JSONL file.")
+@add(
+    log, "export", help="Write every record, as it was signed, and the newest checkpoint to a new JSONL file."
+)
 @click.option("--to", "to", type=click.Path(path_type=Path), required=True, metavar="FILE")
 def export(session: Session, to: Path) -> None:
     """Export the log."""
@@ -192,7 +235,9 @@ def export(session: Session, to: Path) -> None:
             with to.open("x", encoding="ascii") as stream:
                 for entry in view.snapshot.entries():
                     envelope = base64.b64encode(entry.envelope).decode("ascii")
-                    stream.write(json.dumps({"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope}) + "\n")
+                    stream.write(
+                        json.dumps({"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope}) + "\n"
+                    )
                 stream.write(json.dumps({"checkpoint": view.snapshot.checkpoint()}) + "\n")
         except FileExistsError:
             raise UsageError(f"{to} exists already; nothing was written") from None

@@ -51,7 +51,9 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
 
     def draw(console: Console) -> None:
         if halted:
-            console.print(line(presenters.Mark("✕", f"Halted by {halted.id}: `interlock resume` lifts it", "bad")))
+            console.print(
+                line(presenters.Mark("✕", f"Halted by {halted.id}: `interlock resume` lifts it", "bad"))
+            )
         if not rows:
             what = "No proposal matches." if model or state else "No proposals yet."
             empty(console, what, "interlock propose MODEL, or interlock loop run")
@@ -63,9 +65,15 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
                 )
                 for row, why in zip(rows, whys, strict=True)
             ]  # fmt: skip
-            console.print(table(("ID", "Model", "Technique", "State", "Why, and what next", "Age"), cells, right=("Age",)))
+            console.print(
+                table(
+                    ("ID", "Model", "Technique", "State", "Why, and what next", "Age"), cells, right=("Age",)
+                )
+            )
         if open_requests:
-            console.print(line(f"{presenters.counted(open_requests, 'open request')}: interlock list --requests"))
+            console.print(
+                line(f"{presenters.counted(open_requests, 'open request')}: interlock list --requests")
+            )
 
     session.output.result("list", [presenters.proposal_fields(row) for row in rows], draw)
 
@@ -78,7 +86,11 @@ def _list_requests(session: Session, limit: int | None) -> None:
 
     def draw(console: Console) -> None:
         if not rows:
-            empty(console, "No requests yet.", "interlock rollback, halt, policy activate or waiver add make one")
+            empty(
+                console,
+                "No requests yet.",
+                "interlock rollback, halt, policy activate or waiver add make one",
+            )
             return
         cells = [
             (
@@ -154,7 +166,9 @@ def explain(session: Session, id_: str, rule: str) -> None:
     if rule:
         known = [finding.rule for finding in verdict.findings] if verdict else []
         if rule not in known:
-            hint = f"its rules: {', '.join(known)}" if known else f"it is {row.state.value}: no rule was applied"
+            hint = (
+                f"its rules: {', '.join(known)}" if known else f"it is {row.state.value}: no rule was applied"
+            )
             raise UnknownNameError(f"{row.id} has no finding of a rule {rule:.80}", hint=hint)
         assert verdict is not None  # noqa: S101 - it has findings
         verdict = dataclasses.replace(verdict, findings=tuple(f for f in verdict.findings if f.rule == rule))
@@ -183,7 +197,13 @@ def explain(session: Session, id_: str, rule: str) -> None:
 
 @command("verdict", help="The verdict, as exit status too (0 eligible, 4 blocked, 5 review).")
 @click.argument("id_", metavar="ID")
-@click.option("--policy", "policy_file", metavar="FILE", type=click.Path(path_type=Path), help="What this policy would say; nothing is recorded.")
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What this policy would say; nothing is recorded.",
+)
 def verdict_(session: Session, id_: str, policy_file: Path | None) -> None:
     """Give the verdict."""
     now = session.now()
@@ -191,7 +211,9 @@ def verdict_(session: Session, id_: str, policy_file: Path | None) -> None:
         row = view.proposal(id_.upper())
         verdict = _what_if(session, view, row, policy_file, now) if policy_file else row.verdict
     if verdict is None:
-        raise DeniedError(f"{row.id} is {row.state.value}: there is no verdict", hint=f"interlock measure {row.id}")
+        raise DeniedError(
+            f"{row.id} is {row.state.value}: there is no verdict", hint=f"interlock measure {row.id}"
+        )
     give_verdict(session, "verdict", row, verdict, what_if=policy_file is not None)
 
 
@@ -206,7 +228,9 @@ def _what_if(session: Session, view: View, row: ProposalRow, policy_file: Path, 
     return judging.judge(view.snapshot.tables, row, measurements, now, intact=intact, policies=[loaded])
 
 
-def give_verdict(session: Session, kind: str, row: ProposalRow, verdict: Verdict, *, what_if: bool = False) -> None:
+def give_verdict(
+    session: Session, kind: str, row: ProposalRow, verdict: Verdict, *, what_if: bool = False
+) -> None:
     """Show a verdict and end with its status."""
     data = presenters.verdict_fields(row.id, verdict, row.state.value)
     data["recorded"] = not what_if
@@ -236,8 +260,11 @@ def samples(session: Session, id_: str) -> None:
 
     def draw(console: Console) -> None:
         if not found:
-            empty(console, f"{row.id} was measured without samples.", "set `samples` in interlock.toml, measure again")
+            empty(
+                console,
+                f"{row.id} was measured without samples.",
+                "set `samples` in interlock.toml, measure again",
+            )
         drawing.draw_samples(console, found)
 
     session.output.result("samples", data, draw)
-

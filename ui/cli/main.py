@@ -155,7 +155,9 @@ def _usage(session: Session, error: click.ClickException) -> int:
         click.echo(context.get_help(), err=True)
         return error.exit_code
     path = context.command_path if context is not None else PROGRAM
-    message = "a command is missing" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()
+    message = (
+        "a command is missing" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()
+    )
     session.output.error(message.rstrip("."), f"see `{path} --help`", error.exit_code)
     return error.exit_code
 

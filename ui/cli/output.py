@@ -31,6 +31,7 @@ ACCENT = "cyan"
 STYLES = {"bad": "bold red", "caution": "yellow", "good": "cyan", "muted": "dim", "accent": ACCENT}
 _WIDE = 160
 _LINE_EVERY_S = 5.0
+_BARS = 6
 
 Report = Callable[[str, float], None]
 
@@ -41,6 +42,7 @@ class Output:
     def __init__(self, options: Options) -> None:
         self._options = options
         self.answered = False
+        self._live: Console | None = None
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 # A terminal that cannot show a glyph gets a substitute, never a crash.
@@ -82,7 +84,9 @@ class Output:
 
     def _write_json(self, kind: str, data: Any) -> None:
         value = {"schema": SCHEMA, "kind": kind, "data": data}
-        text = json.dumps(value, ensure_ascii=True, allow_nan=False, indent=2 if sys.stdout.isatty() else None)
+        text = json.dumps(
+            value, ensure_ascii=True, allow_nan=False, indent=2 if sys.stdout.isatty() else None
+        )
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
@@ -91,9 +95,17 @@ class Output:
     def note(self, text: str) -> None:
         """A remark for the person watching."""
         if not self.quiet:
-            from rich.text import Text
+            self._aside(text, "dim")
 
-            self.console(sys.stderr).print(Text(presenters.plain(text), style="dim"), soft_wrap=True)
+    def announce(self, text: str) -> None:
+        """Something the person needs in order to go on; not silenced by ``--quiet``."""
+        self._aside(text, "bold")
+
+    def _aside(self, text: str, style: str) -> None:
+        from rich.text import Text
+
+        console = self._live or self.console(sys.stderr)
+        console.print(Text(presenters.plain(text), style=style), soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """A remark that even ``--quiet`` does not silence."""
@@ -101,7 +113,7 @@ class Output:
 
         line = Text("warning: ", style=STYLES["caution"])
         line.append(presenters.plain(text), style="default")
-        self.console(sys.stderr).print(line, soft_wrap=True)
+        (self._live or self.console(sys.stderr)).print(line, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Report]:
@@ -129,11 +141,17 @@ class Output:
             if stage not in tasks:
                 for known in tasks.values():
                     bars.stop_task(known)
+                while len(tasks) >= _BARS:
+                    bars.remove_task(tasks.pop(next(iter(tasks))))
                 tasks[stage] = bars.add_task(presenters.one_line(stage, 48), total=1.0)
             bars.update(tasks[stage], completed=min(max(share, 0.0), 1.0))
 
-        with bars:
-            yield report
+        self._live = bars.console
+        try:
+            with bars:
+                yield report
+        finally:
+            self._live = None
 
     def console(self, stream: TextIO) -> Console:
         """A rich console on a stream: no markup, no highlighting, wide where nobody reads it live."""
@@ -154,13 +172,13 @@ def _no_color() -> bool:
 
 def _lines(stream: TextIO) -> Report:
     """Plain progress lines: each new stage, and a sign of life every few seconds."""
-    last = {"stage": "", "at": 0.0, "share": -1.0}
+    last: dict[str, Any] = {"stage": "", "at": 0.0, "share": -1.0}
 
     def report(stage: str, share: float) -> None:
         now = time.monotonic()
         fresh = stage != last["stage"]
         done = share >= 1.0 and last["share"] != share
-        if fresh or done or now - float(last["at"]) >= _LINE_EVERY_S:
+        if fresh or done or now - last["at"] >= _LINE_EVERY_S:
             percent = f" {100 * share:.0f} %" if share > 0 else ""
             stream.write(f"{presenters.one_line(stage, 100)}{percent}\n")
             stream.flush()

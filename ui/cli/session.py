@@ -99,12 +99,16 @@ class Session:
             if wanted:
                 return view.person_called(wanted)
             here = [
-                (person, name) for person, name in view.people() if (self.workspace.people_keys / person.id).is_file()
+                (person, name)
+                for person, name in view.people()
+                if (self.workspace.people_keys / person.id).is_file()
             ]
         if len(here) == 1:
             return here[0][0]
         if not here:
-            raise UsageError("nobody's key lies in this workspace", hint="run `interlock init --operator NAME`")
+            raise UsageError(
+                "nobody's key lies in this workspace", hint="run `interlock init --operator NAME`"
+            )
         names = ", ".join(name for _, name in here)
         raise UsageError("several people have keys here: say who signs", hint=f"--as PERSON, one of: {names}")
 
@@ -114,7 +118,9 @@ class Session:
 
         path = self.workspace.people_keys / person.id
         if not path.is_file():
-            raise UsageError(f"the key of {name} is not in this workspace", hint=f"it was looked for at {path}")
+            raise UsageError(
+                f"the key of {name} is not in this workspace", hint=f"it was looked for at {path}"
+            )
         return PersonKey.load(path, self.passphrase(f"Passphrase of {name}: "))
 
     def passphrase(self, prompt: str, *, fresh: bool = False) -> str:

@@ -1,0 +1,163 @@
+"""Is everything here that a run needs? Each check says what is wrong and what to do.
+
+Invariants: changes nothing; works without a workspace and on a core installation; a failed check never hides
+another.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guardrails.errors import InterlockError, IsolationUnavailableError
+from ui import presenters
+from ui.cli.group import command
+from ui.cli.output import marked, table
+from ui.cli.session import Finished, Session
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+_MARKS = {
+    OK: presenters.Mark("✓", "ok", "good"),
+    WARN: presenters.Mark("▲", "note", "caution"),
+    FAIL: presenters.Mark("✕", "fails", "bad"),
+}
+_CORE = ("pyyaml", "jsonschema", "cryptography", "sqlalchemy", "click", "rich", "numpy")
+_EXTRAS = {
+    "sandbox": ("torch", "transformers", "peft", "safetensors", "ray", "minigrid"),
+    "ui": ("streamlit",),
+}
+_LEAST_DISK, _LEAST_MEMORY = 5 << 30, 4 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. ``status`` is the exit status that a failure stands for."""
+
+    name: str
+    outcome: str
+    detail: str
+    hint: str = ""
+    status: int = 1
+
+
+@command("doctor", help="Check this machine, the installation and the workspace.")
+def doctor(session: Session) -> None:
+    """Check everything."""
+    checks = list(_checks(session))
+    failed = [check for check in checks if check.outcome == FAIL]
+    data = {"ok": not failed, "checks": [asdict(check) for check in checks]}
+
+    def draw(console: Console) -> None:
+        cells = [
+            (
+                marked(_MARKS[c.outcome]),
+                c.name,
+                f"{c.detail}\n{c.hint}" if c.hint and c.outcome != OK else c.detail,
+            )
+            for c in checks
+        ]
+        console.print(table(("", "Check", "What was found"), cells))
+
+    session.output.result("doctor", data, draw)
+    if failed:
+        raise Finished(failed[0].status)
+
+
+def _checks(session: Session) -> Iterator[Check]:
+    yield _python()
+    yield _packages("core", _CORE, needed=True)
+    for extra, names in _EXTRAS.items():
+        yield _packages(extra, names, needed=False)
+    yield from _isolation()
+    yield _memory()
+    yield _disk(session.path)
+    yield from _workspace(session)
+
+
+def _python() -> Check:
+    found = f"Python {platform.python_version()} on {platform.machine()}"
+    return Check("python", OK if sys.version_info >= (3, 11) else FAIL, found, "3.11 or newer is needed")
+
+
+def _packages(name: str, packages: tuple[str, ...], *, needed: bool) -> Check:
+    found, absent = [], []
+    for package in packages:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            absent.append(package)
+    if not absent:
+        return Check(f"packages: {name}", OK, ", ".join(found))
+    hint = f"pip install 'interlock[{name}]'" if not needed else "pip install interlock"
+    return Check(f"packages: {name}", FAIL if needed else WARN, f"not installed: {', '.join(absent)}", hint)
+
+
+def _isolation() -> Iterator[Check]:
+    from ui.cli.isolation import STRICT, levels_here
+
+    for found in levels_here():
+        detail = "its behavioural probe passed" if found["ok"] else "; ".join(found["failures"])
+        outcome = OK if found["ok"] else FAIL if found["level"] == STRICT else WARN
+        yield Check(
+            f"isolation: {found['level']}", outcome, detail, "interlock sandbox doctor",
+            IsolationUnavailableError.exit_status,
+        )  # fmt: skip
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    outcome = OK if total >= _LEAST_MEMORY else WARN
+    return Check("memory", outcome, presenters.size(total), "the assistant's jobs want 4 GiB or more")
+
+
+def _disk(path: Path) -> Check:
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    hint = "each proposal of the assistant keeps about 270 MB"
+    return Check(
+        "disk", OK if free >= _LEAST_DISK else WARN, f"{presenters.size(free)} free at {place}", hint
+    )
+
+
+def _workspace(session: Session) -> Iterator[Check]:
+    from ui.wiring import open_workspace
+
+    try:
+        workspace = open_workspace(session.path)
+    except InterlockError as error:
+        yield Check("workspace", WARN, error.message, "interlock init --operator NAME")
+        return
+    yield _tried("configuration", lambda: ", ".join(workspace.config.models) or "no models")
+    yield _tried(
+        "keys", lambda: f"{len(workspace.service_keys())} service keys, readable by their owner only"
+    )
+    yield _tried("decision log", lambda: _log(session))
+
+
+def _log(session: Session) -> str:
+    with session.view() as view:
+        if view.roster is None:
+            return "empty: nobody has been set up yet (interlock init --operator NAME)"
+        head = view.snapshot.root[:12]
+        halted = f", halted by {view.halted_by.id}" if view.halted_by else ""
+        size = presenters.counted(view.snapshot.size, "record")
+        return f"{size}, root {head}…{halted}; `interlock log verify` checks every byte"
+
+
+def _tried(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, OK, look())
+    except InterlockError as error:
+        return Check(name, FAIL, error.message, error.hint, error.exit_status)

@@ -1,0 +1,334 @@
+"""Models: add one, look at champions, and take a verified copy.
+
+Invariants: a model gets its first champion only by a root's signature; ``pull`` writes a directory only after
+the whole log has been verified, and every byte against the digest that the log names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from guardrails.errors import DeniedError, InterlockError, LogVerificationError, UsageError
+from guardrails.records import ModelKind, Role, Surface
+from ui import presenters
+from ui.cli.bench import runner_of
+from ui.cli.group import add, command, group
+from ui.cli.log import verified
+from ui.cli.output import empty, heading, line, marked, pairs, show, table
+from ui.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+model = group("model", "Add, list and show models.")
+
+_TECHNIQUE = {ModelKind.LLM: "self_supervised", ModelKind.LAM: "reinforcement"}
+_TEXTS = ("shipped:devils-dictionary",)
+_CONTROLS = ("control-kjv=shipped:kjv", "control-austen=shipped:austen")
+_ITEMS = 220
+
+
+@add(model, "list", help="All models and their champions.")
+def list_(session: Session) -> None:
+    """List models."""
+    now = session.now()
+    configured = session.workspace.config.models
+    with session.view() as view:
+        rows = view.models()
+    adopted = {row.name for row in rows}
+    waiting = [known for name, known in configured.items() if name not in adopted]
+    data = [presenters.model_fields(row) for row in rows]
+    data += [{"name": m.name, "kind": m.kind.value, "champion_digest": None, "history": []} for m in waiting]
+
+    def draw(console: Console) -> None:
+        if not data:
+            empty(console, "No models.", "interlock model add NAME --base DIRECTORY")
+            return
+        cells = [
+            (
+                row.name, row.kind, row.champion.short, presenters.age(row.history[-1].promoted_at, now),
+                row.history[-1].proposal or "adopted", str(len(row.history)),
+            )
+            for row in rows
+        ]  # fmt: skip
+        cells += [
+            (m.name, m.kind.value, "none yet", "–", "complete with: interlock init", "0") for m in waiting
+        ]
+        console.print(
+            table(
+                ("Model", "Kind", "Champion", "Since", "By", "Champions so far"),
+                cells,
+                right=("Champions so far",),
+            )
+        )
+
+    session.output.result("model list", data, draw)
+
+
+@add(model, "show", help="One model: its champion, and every champion it had.")
+@click.argument("name")
+def show_(session: Session, name: str) -> None:
+    """Show a model."""
+    now = session.now()
+    with session.view() as view:
+        row = view.model(name)
+        policies = [policy.name for policy in _policies_for(view, row)]
+    data = {**presenters.model_fields(row), "policies": policies}
+
+    def draw(console: Console) -> None:
+        labels = ", ".join(f"{key}={value}" for key, value in row.labels.items()) or "–"
+        show(console, line(heading(row.name), f"· {row.kind}"))
+        rules = ", ".join(policies) or "none: every proposal is blocked"
+        console.print(pairs([("champion", str(row.champion)), ("labels", labels), ("policies", rules)]))
+        cells = [
+            (
+                reign.digest.short, presenters.age(reign.promoted_at, now), reign.proposal or "adopted at set-up",
+                marked(_reign_mark(index == len(row.history) - 1, reign.quarantined)),
+            )
+            for index, reign in reversed(list(enumerate(row.history)))
+        ]  # fmt: skip
+        console.print(table(("Digest", "Since", "By", "State"), cells))
+
+    session.output.result("model show", data, draw)
+
+
+def _policies_for(view: Any, row: Any) -> Sequence[Any]:
+    from guardrails.ledger.standing import policies_for
+
+    return policies_for(view.snapshot.tables, row)
+
+
+def _reign_mark(reigns: bool, quarantined: bool) -> presenters.Mark:
+    if reigns:
+        return presenters.Mark("✓", "champion", "good")
+    if quarantined:
+        return presenters.Mark("✕", "quarantined", "bad")
+    return presenters.Mark("·", "former", "muted")
+
+
+# --- add -----------------------------------------------------------------------------------
+
+
+@add(
+    model,
+    "add",
+    help="Add a model to the configuration, and adopt its base as first champion (a root signs).",
+)
+@click.argument("name")
+@click.option("--base", required=True, metavar="DIR", help="A Hugging Face directory, or shipped:NAME.")
+@click.option(
+    "--kind", type=click.Choice([kind.value for kind in ModelKind]), default="llm", show_default=True
+)
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="A label for policies to select by.")
+@click.option("--train", multiple=True, metavar="SOURCE", help=f"What an llm learns from [{_TEXTS[0]}].")
+@click.option(
+    "--control", "controls", multiple=True, metavar="SUITE=SOURCE", help="Texts that drift is measured on."
+)
+@click.option("--technique", default="", metavar="T", help="How it learns [by its kind].")
+@click.option(
+    "--items",
+    type=click.IntRange(1, 100_000),
+    default=_ITEMS,
+    show_default=True,
+    help="Private items per suite.",
+)
+def add_(
+    session: Session, name: str, base: str, kind: str, labels: tuple[str, ...], train: tuple[str, ...],
+    controls: tuple[str, ...], technique: str, items: int,
+) -> None:  # fmt: skip
+    """Add a model."""
+    from sandbox.config import NAME
+    from ui.setup import adopt
+
+    workspace = session.workspace
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name:.80} is not a usable name", hint="lower-case letters, digits, dot, dash, underscore"
+        )
+    if name in workspace.config.models:
+        raise DeniedError(
+            f"models.{name} is in interlock.toml already", hint="interlock init adopts what is missing"
+        )
+    person = session.person()
+    with session.view() as view:
+        signer = view.name_of(person.id)
+        if any(row.name == name for row in view.models()):
+            raise DeniedError(f"model {name} has a champion already; only a promotion can move it")
+    if Role.ROOT not in person.roles:
+        raise DeniedError(f"only a root can adopt a base model; {signer} is none")
+    table_text = _table(
+        name, ModelKind(kind), _located(base), _pairs(labels, "--label"), train or _TEXTS,
+        _pairs(controls or _CONTROLS, "--control"), technique, items,
+    )  # fmt: skip
+    with _extended_config(workspace.path, table_text) as config, runner_of(session, local=True) as runner:
+        key = session.unlock(person, signer)
+        with session.output.progress() as report:
+            digest = adopt(workspace, config.models[name], person.id, key, runner, Surface.CLI, report)
+    data = {"name": name, "kind": kind, "champion_digest": str(digest), "labels": _pairs(labels, "--label")}
+    told = line(presenters.Mark("✓", f"{name} adopted: {digest}", "good"))
+    session.output.result(
+        "model add", data, lambda console: show(console, told, line(f"next: interlock propose {name}"))
+    )
+
+
+class _extended_config:  # noqa: N801 - used as a with-statement word
+    """``interlock.toml`` with a table appended; taken back unless the block ends well."""
+
+    def __init__(self, workspace: Path, table_text: str) -> None:
+        from sandbox.config import FILE_NAME
+
+        self._file = workspace / FILE_NAME
+        self._addition = table_text
+        self._before = ""
+
+    def __enter__(self) -> Any:
+        from sandbox.config import load_config
+
+        self._before = self._file.read_text(encoding="utf-8")
+        self._write(self._before.rstrip("\n") + "\n\n" + self._addition)
+        try:
+            return load_config(self._file.parent)
+        except BaseException:
+            self._write(self._before)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._write(self._before)
+
+    def _write(self, text: str) -> None:
+        incoming = self._file.with_suffix(".toml.new")
+        incoming.write_text(text, encoding="utf-8")
+        incoming.replace(self._file)
+
+
+def _table(
+    name: str, kind: ModelKind, base: str, labels: dict[str, str], train: Sequence[str],
+    controls: dict[str, str], technique: str, items: int,
+) -> str:  # fmt: skip
+    """A model's table in TOML."""
+    key = _toml(name)
+    lines = [f"[models.{key}]", f"kind = {_toml(kind.value)}", f"base = {_toml(base)}"]
+    if kind is ModelKind.LLM:
+        lines.append(f"train = [{', '.join(_toml(_located(source)) for source in train)}]")
+        inner = ", ".join(f"{_toml(suite)} = {_toml(_located(source))}" for suite, source in controls.items())
+        lines.append(f"controls = {{{inner}}}")
+    else:
+        lines.append('levels = "lava"')
+    lines.append(f"items = {items}")
+    if labels:
+        lines.append("labels = {" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in labels.items()) + "}")
+    lines += ["", f"[[models.{key}.recipes]]", f"technique = {_toml(technique or _TECHNIQUE[kind])}", ""]
+    return "\n".join(lines)
+
+
+def _toml(text: str) -> str:
+    """A TOML basic string: JSON's escapes are a subset of TOML's, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _located(source: str) -> str:
+    """A path from where the user stands as an absolute one; names of shipped things as they are."""
+    return source if source.startswith("shipped:") else str(Path(source).absolute())
+
+
+def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
+    found = {}
+    for text in given:
+        key, separator, value = text.partition("=")
+        if not separator or not key or not value:
+            raise UsageError(f"{option} {text:.80}: KEY=VALUE is needed")
+        found[key] = value
+    return found
+
+
+# --- pull ----------------------------------------------------------------------------------
+
+
+@command("pull", help="Write a verified copy of a model's champion to a new directory.")
+@click.argument("model_name", metavar="MODEL")
+@click.option(
+    "--to",
+    "to",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="A directory that is empty or not there.",
+)
+def pull(session: Session, model_name: str, to: Path) -> None:
+    """Copy a champion out, verified."""
+    with session.view() as view:
+        champion = view.model(model_name).champion
+    _require_free(to)
+    session.output.note("verifying the decision log")
+    result = verified(session)
+    if not result.ok:
+        raise LogVerificationError(result.reason, index=-1 if result.index is None else result.index,
+                                   hint="nothing was written; the log does not justify this champion")  # fmt: skip
+    with session.view() as view:
+        if view.model(model_name).champion != champion:
+            raise DeniedError(f"{model_name}: the champion changed meanwhile; nothing was written")
+    store = session.workspace.store
+    folder = _staging(to)
+    try:
+        store.checkout(champion, folder / "copy", below="model")
+        _publish(folder / "copy", to)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    files = [entry for entry in store.tree(champion) if entry.path.startswith("model/")]
+    data = {
+        "model": model_name, "champion_digest": str(champion), "to": str(to), "log_root": result.root,
+        "files": [{"path": e.path.removeprefix("model/"), "size": e.size, "sha256": e.sha256} for e in files],
+    }  # fmt: skip
+
+    def draw(console: Console) -> None:
+        size = presenters.size(sum(entry.size for entry in files))
+        mark = presenters.Mark("✓", f"{model_name} written to {to}", "good")
+        show(
+            console,
+            line(mark),
+            pairs(
+                [("champion", str(champion)), ("files", f"{len(files)}, {size}"), ("log root", result.root)]
+            ),
+        )
+
+    session.output.result("pull", data, draw)
+
+
+def _require_free(to: Path) -> None:
+    try:
+        if to.is_symlink() or (to.exists() and not to.is_dir()):
+            raise UsageError(f"{to} is not a directory; nothing was written")
+        if to.is_dir() and any(to.iterdir()):
+            raise UsageError(
+                f"{to} is not empty; nothing was written", hint="give a new or an empty directory"
+            )
+    except OSError as error:
+        raise UsageError(f"{to} cannot be read: {error.strerror}") from None
+
+
+def _staging(to: Path) -> Path:
+    """A folder beside the target, so that the finished copy appears in one step."""
+    try:
+        to.absolute().parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".interlock-pull-", dir=to.absolute().parent))
+    except OSError as error:
+        raise UsageError(f"{to} cannot be written: {error.strerror}") from None
+
+
+def _publish(copy: Path, to: Path) -> None:
+    copy.chmod(0o755)
+    try:
+        # Over an empty directory this is one step; somebody who filled it meanwhile wins.
+        os.rename(copy, to.absolute())  # noqa: PTH104 - rename, not replace, says what is meant
+    except OSError as error:
+        raise InterlockError(f"{to} cannot be written: {error.strerror}; nothing was written") from None

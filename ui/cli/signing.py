@@ -1,0 +1,115 @@
+"""One signed decision, from a wish to a receipt: the same few steps for every command that decides.
+
+Invariants:
+- The decision is bound to the state of the workspace before anything is shown, so what was shown and what is
+  signed cannot drift apart: if the state moves meanwhile, the gate refuses.
+- The passphrase is asked for last; until then nothing has been written anywhere.
+- No rule lives here: which role to offer follows from what the policies ask for, the gate has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from guardrails.errors import DeniedError
+from guardrails.records import Action, Person, Role
+from ui.cli.output import line, pairs, show
+from ui.presenters import Mark
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from guardrails.gate import Draft, Intention, Receipt
+    from guardrails.policy import QuorumRule
+    from guardrails.view import View
+    from ui.cli.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PAST = {
+    Action.APPROVE: "approved", Action.REJECT: "rejected", Action.WITHDRAW: "withdrawn",
+    Action.ROLLBACK: "rollback signed", Action.HALT: "halt signed", Action.RESUME: "resume signed",
+    Action.WAIVE: "waiver signed", Action.ACTIVATE: "activation signed",
+    Action.DEACTIVATE: "deactivation signed", Action.ADOPT: "adopted",
+}  # fmt: skip
+
+
+def reason_and_role(function: F) -> F:
+    """The two options of every decision."""
+    choices = click.Choice([role.value for role in Role])
+    role = click.option("--role", type=choices, help="The role to sign in [one that is asked for].")
+    reason = click.option("--reason", required=True, metavar="TEXT", help="Why; it goes into the record.")
+    return reason(role(function))
+
+
+def offered_role(
+    person: Person, rules: Iterable[QuorumRule], taken: Iterable[Role], chosen: str | None
+) -> Role:
+    """The role to sign in: the chosen one, else one that is asked for and not yet taken, else any."""
+    if chosen is not None:
+        role = Role(chosen)
+        if role not in person.roles:
+            held = ", ".join(own.value for own in person.roles)
+            raise DeniedError(f"you do not hold the role {role.value}", hint=f"your roles: {held}")
+        return role
+    asked = [role for rule in rules for role in rule.roles if role in person.roles]
+    free = [role for role in asked if role not in set(taken)]
+    return next(
+        iter([*free, *asked, *(role for role in person.roles if role is not Role.ROOT), *person.roles])
+    )
+
+
+def request_role(view: View, person: Person, wish: Intention, chosen: str | None, now: str) -> Role:
+    """The role for a request, from the rules that the policies in force have for such a request."""
+    from guardrails.ledger.rows import RequestRow
+    from guardrails.ledger.standing import request_rules
+
+    row = RequestRow(
+        "R-0000",
+        wish.action,
+        wish.target,
+        now,
+        False,
+        (),
+        digest=wish.digest,
+        policy=wish.policy,
+        waiver=wish.waiver,
+    )
+    taken = [
+        vote.role for request in view.requests() for vote in request.votes
+        if not request.done and (request.action, request.target) == (wish.action, wish.target)
+    ]  # fmt: skip
+    return offered_role(person, request_rules(view.snapshot.tables, row), taken, chosen)
+
+
+def sign(session: Session, draft: Draft, person: Person, name: str) -> Receipt:
+    """Ask for the passphrase, sign and append."""
+    key = session.unlock(person, name)
+    return session.workspace.gate.commit(draft, key)
+
+
+def give_receipt(session: Session, kind: str, receipt: Receipt, **more: Any) -> None:
+    """Say what became of a decision."""
+    data = {
+        "id": receipt.request,
+        "action": receipt.action.value,
+        "target": receipt.target,
+        "request": receipt.request,
+        "state": receipt.state,
+        "effect": receipt.effect,
+        "record": {"seq": receipt.record.seq, "sha256": receipt.record.sha256},
+        **more,
+    }
+
+    def draw(console: Console) -> None:
+        what = (
+            receipt.target if receipt.request == receipt.target else f"{receipt.request} ({receipt.target})"
+        )
+        show(console, line(Mark("✓", f"{PAST[receipt.action]}: {what}", "good")))
+        record = f"{receipt.record.seq} · {receipt.record.sha256}"
+        console.print(pairs([("now", receipt.effect or receipt.state), ("record", record)]))
+
+    session.output.result(kind, data, draw)
