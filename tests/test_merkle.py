@@ -238,6 +238,17 @@ def test_rewritten_history_has_no_consistency_proof(new: int, data: st.DataObjec
         merkle.verify_consistency(old, new, mth(before[:old]), forged.root(), proof)
 
 
+def test_a_proof_for_another_size_of_tree_does_not_pass():
+    """The hashes lead to the root in both cases; only the length of the path gives the lie away."""
+    a, b = merkle.leaf_hash(b"a"), merkle.leaf_hash(b"b")
+    whole = merkle.node_hash(a, b)
+    merkle.verify_inclusion(b, 1, 2, [a], whole)
+    with pytest.raises(LogVerificationError, match="too long"):
+        merkle.verify_inclusion(b, 0, 1, [a], whole)
+    with pytest.raises(LogVerificationError, match="does not lead to the root"):
+        merkle.verify_inclusion(whole, 0, 2, [], whole)
+
+
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (5, 5), (-1, 5)])
 def test_no_inclusion_proof_for_a_leaf_that_is_not_there(index: int, size: int):
     with pytest.raises(LogVerificationError, match="no leaf"):

@@ -158,6 +158,26 @@ def test_a_software_signature_does_not_pass_for_a_hardware_one():
         sshsig.verify(TOKEN, MESSAGE, b"SSHSIG" + struct.pack(">I", 1) + body, NAMESPACE)
 
 
+@pytest.mark.parametrize("public", [PUBLIC, TOKEN])
+def test_nothing_may_hide_inside_a_signature(public: PublicKey):
+    """One byte more in the innermost field, every length around it corrected."""
+    if public is TOKEN:
+        honest, kind = token_signature(), sshsig.SK_ED25519
+        proof = honest[-64 - 5 : -5], honest[-5:]
+    else:
+        honest, kind = sshsig.sign(KEY, MESSAGE, NAMESPACE), sshsig.ED25519
+        proof = honest[-64:], b""
+    for extra in (b"", b"\0"):
+        inner = wire(kind.encode(), proof[0]) + proof[1] + extra
+        made = b"SSHSIG\0\0\0\1" + wire(public.blob, NAMESPACE.encode(), b"", b"sha512", inner)
+        if extra:
+            with pytest.raises(DeniedError, match="damaged"):
+                sshsig.verify(public, MESSAGE, made, NAMESPACE)
+        else:
+            assert made == honest
+            sshsig.verify(public, MESSAGE, made, NAMESPACE)
+
+
 # --- tampering -----------------------------------------------------------------------------
 
 

@@ -146,6 +146,18 @@ def test_an_exception_undoes_everything(log: Log):
     assert [entry.seq for entry in add(log)] == [1]  # no gap
 
 
+def test_errors_of_the_caller_pass_through_as_they_are(log: Log):
+    def read_a_file() -> None:
+        with log.transaction() as transaction:
+            transaction.append(record())
+            b"\xff".decode()
+
+    with pytest.raises(UnicodeDecodeError):
+        read_a_file()
+    with log.read() as snapshot:
+        assert snapshot.size == 0
+
+
 def test_a_refused_record_leaves_no_trace_and_the_transaction_goes_on(log: Log):
     opening = open_text("reason")
     with log.transaction() as transaction:

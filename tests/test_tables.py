@@ -90,6 +90,17 @@ def test_rows_hold_only_what_records_may_hold(engine: Any, value: dict[str, Any]
         SqlTables(connection).put("t", "k", value)
 
 
+@pytest.mark.parametrize("key", ["\udcff", "a\0b"])
+def test_a_name_that_no_database_can_hold_is_simply_not_there(engine: Any, key: str):
+    """What a person types reaches ``get`` as it is, undecodable bytes of a command line included."""
+    with database.transaction(engine, write=True) as connection:
+        for tables in (MemoryTables(), SqlTables(connection)):
+            assert tables.get("t", key) is None
+            tables.delete("t", key)
+            with pytest.raises(RecordError, match="cannot be called"):
+                tables.put("t", key, {})
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"a": 1}', b"\xff"])
 def test_a_damaged_row_is_named(engine: Any, body: bytes):
     with database.transaction(engine, write=True) as connection:

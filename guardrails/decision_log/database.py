@@ -156,8 +156,6 @@ def guarded(engine: Engine) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         raise _explain(_where(engine), error.orig) from error
-    except UnicodeDecodeError as error:  # names in a damaged schema; the driver does not wrap this one
-        raise _damaged(_where(engine), error) from error
     except sa.exc.TimeoutError as error:
         raise StorageError(f"{_where(engine)}: too many connections at once") from error
 
@@ -204,14 +202,25 @@ def _make_private(path: Path) -> None:
 
 
 def _configure_writer(connection: Any, _record: object) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    mode = _ask(connection, "PRAGMA journal_mode=WAL")
     if mode != "wal":
         raise sqlite3.OperationalError(f"this file system has no write-ahead log for SQLite (mode {mode})")
     connection.execute("PRAGMA synchronous=FULL")
 
 
 def _configure_reader(connection: Any, _record: object) -> None:
+    _ask(connection, "SELECT count(*) FROM sqlite_master")
     connection.execute("PRAGMA query_only=ON")
+
+
+def _ask(connection: Any, statement: str) -> Any:
+    """The answer to the first statement of a connection, which makes SQLite read the schema."""
+    try:
+        return connection.execute(statement).fetchone()[0]
+    except UnicodeDecodeError as error:  # from the driver, where a damaged schema is not even text
+        damaged = sqlite3.DatabaseError(f"the schema cannot be read: {error}")
+        damaged.sqlite_errorname = "SQLITE_CORRUPT"
+        raise damaged from None
 
 
 def _begin(connection: Connection) -> None:

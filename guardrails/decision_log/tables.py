@@ -64,6 +64,8 @@ class MemoryTables:
 
     def put(self, table: str, key: str, value: dict[str, Any]) -> None:
         """Insert or replace one row."""
+        if not _is_storable(table, key):
+            raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
         self._tables.setdefault(table, {})[key] = canonical.encode(value)
 
     def delete(self, table: str, key: str) -> None:
@@ -84,6 +86,8 @@ class SqlReader:
 
     def get(self, table: str, key: str) -> dict[str, Any] | None:
         """One row, or None where there is none."""
+        if not _is_storable(table, key):
+            return None
         body = self._connection.execute(select(projection.c.body).where(*_row(table, key))).scalar()
         return None if body is None else _stored(table, key, body)
 
@@ -99,6 +103,8 @@ class SqlTables(SqlReader):
 
     def put(self, table: str, key: str, value: dict[str, Any]) -> None:
         """Insert or replace one row."""
+        if not _is_storable(table, key):
+            raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
         body = canonical.encode(value)
         # The writer holds the log's lock, so nothing can come between these two statements.
         changed = self._connection.execute(update(projection).where(*_row(table, key)).values(body=body))
@@ -107,7 +113,14 @@ class SqlTables(SqlReader):
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
-        self._connection.execute(delete(projection).where(*_row(table, key)))
+        if _is_storable(table, key):
+            self._connection.execute(delete(projection).where(*_row(table, key)))
+
+
+def _is_storable(table: str, key: str) -> bool:
+    """Whether databases have a text for these: no NUL, and no bytes of a command line that are no UTF-8."""
+    text = table + key
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _row(table: str, key: str) -> tuple[Any, Any]:
