@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from guardrails.decision_log import sshsig
-from guardrails.decision_log.envelope import NAMESPACE
+from guardrails.decision_log.envelope import NAMESPACE, Signature
 from guardrails.errors import DeniedError, InvalidInputError, RecordError, UsageError
 
 KDF_ROUNDS = 64
@@ -162,6 +163,18 @@ def verify_service(public_base64: str, pae: bytes, signature: bytes) -> None:
 def verify_person(openssh_public: str, pae: bytes, signature: bytes) -> None:
     """Check the SSHSIG of a person over a decision; raises DeniedError unless it holds."""
     sshsig.verify(sshsig.PublicKey.parse(openssh_public), pae, signature, NAMESPACE)
+
+
+def is_signed_by(openssh_public: str, pae: bytes, signatures: Iterable[Signature]) -> bool:
+    """True if one of these signatures states this key of a person and holds under it."""
+    for signature in signatures:
+        try:
+            if signature.keyid == person_keyid(openssh_public):
+                verify_person(openssh_public, pae, signature.signature)
+                return True
+        except (DeniedError, RecordError):
+            continue
+    return False
 
 
 def _raw_public(public_base64: str) -> bytes:

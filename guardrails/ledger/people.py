@@ -3,13 +3,15 @@
 Invariants: a machine record needs the signature of the service that makes such records; a decision needs
 one signature by a key, not revoked, of the person that it names, in a role that this person holds; a
 roster needs its threshold of distinct roots. A signature that nobody can be named for counts for nothing.
+A signature states the fingerprint of the key that made it: with any other key id the same signature would
+make a second record, and an approval that was taken back could be handed in again.
 """
 
 from __future__ import annotations
 
 from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
-from guardrails.decision_log.keys import verify_person, verify_service
+from guardrails.decision_log.keys import is_signed_by, service_keyid, verify_service
 from guardrails.decision_log.store import Entry
 from guardrails.errors import DeniedError, RecordError, StaleError, UnknownNameError
 from guardrails.ledger.rows import Vote
@@ -35,12 +37,14 @@ def require_service(entry: Entry, roster: Roster) -> None:
     public = roster.services.get(service, "")
     if len(entry.signatures) != 1:
         raise DeniedError(f"{entry.statement.record}: needs exactly one signature, by the {service} service")
+    refusal = f"{entry.statement.record}: not signed by the {service} service of roster {roster.version}"
+    signature = entry.signatures[0]
     try:
-        verify_service(public, _message(entry), entry.signatures[0].signature)
+        verify_service(public, _message(entry), signature.signature)
     except (DeniedError, RecordError):
-        raise DeniedError(
-            f"{entry.statement.record}: not signed by the {service} service of roster {roster.version}"
-        ) from None
+        raise DeniedError(refusal) from None
+    if signature.keyid != service_keyid(public):
+        raise DeniedError(refusal)
 
 
 def require_signer(entry: Entry, decision: Decision, roster: Roster) -> Person:
@@ -84,16 +88,10 @@ def find_person(roster: Roster, person_id: str) -> Person:
 
 def _signed_by(entry: Entry, person: Person) -> bool:
     """True if one of the signatures holds under a key of this person that is not revoked."""
-    for key in person.keys:
-        if key.revoked:
-            continue
-        for signature in entry.signatures:
-            try:
-                verify_person(key.public, _message(entry), signature.signature)
-            except (DeniedError, RecordError):
-                continue
-            return True
-    return False
+    message = _message(entry)
+    return any(
+        not key.revoked and is_signed_by(key.public, message, entry.signatures) for key in person.keys
+    )
 
 
 def _message(entry: Entry) -> bytes:
