@@ -14,17 +14,19 @@ shown to somebody else. Keep a checkpoint (``interlock log checkpoint``) to dete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from guardrails.canonical import Digest
 from guardrails.decision_log import checkpoint as checkpoints
 from guardrails.decision_log import merkle
-from guardrails.decision_log.keys import person_keyid
+from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
+from guardrails.decision_log.keys import is_signed_by, person_keyid
 from guardrails.decision_log.store import Entry, Project, Snapshot
 from guardrails.decision_log.tables import MemoryTables, Reader
 from guardrails.errors import InterlockError, LogVerificationError
-from guardrails.records import Role, Roster, decode_record
+from guardrails.records import Commitment, Role, Roster, decode_record
 
 Recompute = Callable[[Reader, Entry], str]
 """Recomputes one verdict from the state before it; returns a reason why it could not, or an empty text."""
@@ -87,25 +89,53 @@ def _replay(
 ) -> tuple[MemoryTables, merkle.Tree]:
     tables, tree = MemoryTables(), merkle.Tree()
     leaves: list[str] = []
+    seen: dict[str, int] = {}
     for entry in snapshot.entries():
         for reference in entry.statement.references:
             if reference.seq >= len(leaves) or leaves[reference.seq] != reference.sha256:
                 raise LogVerificationError(
                     f"it rests on a record {reference.seq} that is not there", index=entry.seq
                 )
-        if recompute is not None and entry.statement.record == "verdict":
-            reason = recompute(tables, entry)
-            result.not_recomputed += bool(reason)
-            result.recomputed += not reason
-            if reason:
-                result.notes.append(f"record {entry.seq}: not recomputed: {reason}")
+        if entry.leaf in seen:
+            raise LogVerificationError(f"it is record {seen[entry.leaf]} once more", index=entry.seq)
         try:
+            if recompute is not None and entry.statement.record == "verdict":
+                reason = recompute(tables, entry)
+                result.not_recomputed += bool(reason)
+                result.recomputed += not reason
+                if reason:
+                    result.notes.append(f"record {entry.seq}: not recomputed: {reason}")
             project(tables, entry)
+        except LogVerificationError as error:
+            raise LogVerificationError(error.reason, index=entry.seq) from None
         except InterlockError as error:
             raise LogVerificationError(error.message, index=entry.seq) from None
+        _check_openings(snapshot, entry)
         leaves.append(entry.leaf)
+        seen[entry.leaf] = entry.seq
         tree.append(bytes.fromhex(entry.leaf))
     return tables, tree
+
+
+def _check_openings(snapshot: Snapshot, entry: Entry) -> None:
+    """A text that is kept for a commitment must be the one that was committed to; it may be erased."""
+    for commitment in _commitments(entry.statement.body):
+        try:
+            snapshot.opening(commitment)
+        except InterlockError as error:
+            raise LogVerificationError(error.message, index=entry.seq) from None
+
+
+def _commitments(value: Any) -> Iterator[Commitment]:
+    if isinstance(value, Mapping):
+        if set(value) == {"sha256"}:
+            yield Commitment(str(value["sha256"]))
+        else:
+            for item in value.values():
+                yield from _commitments(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _commitments(item)
 
 
 def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, root_key: str) -> None:
@@ -120,7 +150,10 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, ro
     if not root_key:
         result.notes.append("no root key was given: compare the root keys above with those you were handed")
         return
-    if person_keyid(root_key) not in {person_keyid(key) for key in keys}:
+    entry, known = snapshot.entry(0), {person_keyid(key) for key in keys}
+    # Being listed is not enough: anybody can list the key of somebody else.
+    signed = is_signed_by(root_key, pae(PAYLOAD_TYPE, entry.statement.encode()), entry.signatures)
+    if person_keyid(root_key) not in known or not signed:
         raise LogVerificationError("the first roster is not signed by the root key that was given", index=0)
 
 

@@ -73,14 +73,16 @@ def recomputer(store: ArtifactStore) -> Recompute:
             measurements = read_measurements(store, row)
         except InterlockError as error:
             return str(error)
-        intact = row.proposal is not None and is_intact(store, row.proposal.bundle)
-        again = judge(tables, row, measurements, entry.statement.time, intact=intact)
-        if encode_record(again) != encode_record(recorded):
-            raise LogVerificationError(
-                f"the engine comes to another verdict: {again.kind}, recorded is {recorded.kind}",
-                index=entry.seq,
-            )
-        return ""
+        again = judge(tables, row, measurements, entry.statement.time, intact=True)
+        if encode_record(again) == encode_record(recorded):
+            return ""
+        # Whether the bundle was whole at that time stands nowhere else; if it was not, that is what was found.
+        damaged = judge(tables, row, measurements, entry.statement.time, intact=False)
+        if encode_record(damaged) == encode_record(recorded):
+            return ""
+        raise LogVerificationError(
+            f"the engine comes to another verdict: {again.kind}, recorded is {recorded.kind}", index=entry.seq
+        )
 
     return recompute
 
