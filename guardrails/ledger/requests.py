@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from guardrails.canonical import Digest
+from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
 from guardrails.errors import DeniedError, RecordError, StaleError, UnknownNameError
@@ -43,16 +44,21 @@ def sign(tables: Tables, entry: Entry, decision: Decision) -> None:
     person = require_signer(entry, decision, require_roster(tables))
     request = read(tables, RequestRow, decision.request)
     if request is None:
-        request = _opened(tables, entry, decision)
+        request = _opened(entry, decision)
         take_id(tables, "R", decision.request)
     elif _content(request) != _content_of(decision):
         raise StaleError(f"{request.id} asks for something else than what was signed")
     if request.done:
         raise DeniedError(f"{request.id} has been carried out already")
-    if any(vote.person == person.id for vote in request.votes):
+    # What is asked for must make sense now, not only when the first person asked for it.
+    _CHECKS[decision.action](tables, request)
+    # A signature under a former roster counts no more; who gave it may sign again.
+    votes = tuple(vote for vote in request.votes if vote.roster == decision.roster)
+    if any(vote.person == person.id for vote in votes):
         raise DeniedError(f"{request.id}: this person has signed already; a second signature adds nothing")
-    request = replace(request, votes=(*request.votes, vote_of(entry, decision)))
-    tally = tally_request(tables, request, entry.statement.time)
+    request = replace(request, votes=(*votes, vote_of(entry, decision)))
+    # Signatures made offline may arrive in another order than they were made in.
+    tally = tally_request(tables, request, max(vote.at for vote in request.votes))
     if tally.complete and request.action is not Action.ROLLBACK:
         _carry_out(tables, entry, request)
         request = replace(request, done=True)
@@ -70,13 +76,11 @@ def require_reachable(model: ModelRow, target: Digest) -> None:
         raise DeniedError(f"{target.short} is quarantined: it was itself rolled back")
 
 
-def _opened(tables: Tables, entry: Entry, decision: Decision) -> RequestRow:
-    request = RequestRow(
+def _opened(entry: Entry, decision: Decision) -> RequestRow:
+    return RequestRow(
         decision.request, decision.action, decision.target, entry.statement.time, False, (),
         digest=decision.digest, policy=decision.policy, waiver=decision.waiver,
     )  # fmt: skip
-    _CHECKS[decision.action](tables, request)
-    return request
 
 
 def _content(request: RequestRow) -> tuple[object, ...]:
@@ -113,13 +117,19 @@ def _check_activate(tables: Tables, request: RequestRow) -> None:
 
 
 def _check_deactivate(tables: Tables, request: RequestRow) -> None:
-    if read(tables, PolicyRow, request.target) is None:
+    row = read(tables, PolicyRow, request.target)
+    if row is None:
         raise UnknownNameError(f"no policy called {request.target:.80} is in force")
+    if request.digest != row.source.digest:
+        raise StaleError(f"deactivate: the policy {request.target:.80} in force is not the one that was meant")
 
 
 def _check_waive(tables: Tables, request: RequestRow) -> None:
     if request.waiver is None:
         raise RecordError("waive: rule, bundle, owner and expiry are missing")
+    if not request.waiver.rule or not request.waiver.owner:
+        raise RecordError("waive: a waiver names a rule and an owner")
+    parse_time(request.waiver.expires_at)
     bundles = {row.proposal.bundle for row in read_all(tables, ProposalRow) if row.proposal}
     if request.waiver.bundle not in bundles:
         raise UnknownNameError(f"no proposal has the bundle {request.waiver.bundle.short}")
