@@ -88,7 +88,7 @@ class Standing:
             raise DeniedError(f"the cool-down lasts until {self.ready_at or 'the quorum is recorded'}")
         if not self.promotions_left:
             raise DeniedError(
-                "the policy's promotions per day are used up", hint="approve again when a day has passed"
+                "the policy's promotions per day are used up", hint="wait until a day has passed"
             )
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from guardrails.canonical import Digest
+from guardrails.decision_log.keys import person_keyid
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader, Tables
 from guardrails.errors import DeniedError, RecordError, StaleError
@@ -37,6 +38,7 @@ from guardrails.ledger.rows import (
 )
 from guardrails.ledger.standing import (
     binding_of,
+    binding_votes,
     policies_for,
     require_complete,
     require_countable,
@@ -65,6 +67,13 @@ OPEN = (State.PROPOSED, State.MEASURING, State.JUDGED, State.AWAITING_APPROVAL, 
 
 MEASURABLE = (*OPEN, State.BLOCKED, State.STALE, State.EXPIRED, State.FAILED)
 """States from which a proposal may be measured (again)."""
+
+
+BARRED = (State.ROLLED_BACK, State.QUARANTINED)
+"""States of what a rollback left behind."""
+
+FALLIBLE = (State.PROPOSED, State.MEASURING)
+"""States in which a job may be at work on a proposal."""
 
 
 def project(tables: Tables, entry: Entry) -> None:
@@ -109,7 +118,7 @@ def _roster(tables: Tables, entry: Entry, roster: Roster) -> None:
         raise DeniedError("a roster needs at least one root")
     if len({person.id for person in roster.people}) != len(roster.people):
         raise DeniedError("a person stands twice in the roster")
-    keys = [key.public for person in roster.people for key in person.keys]
+    keys = [person_keyid(key.public) for person in roster.people for key in person.keys]
     if len(set(keys)) != len(keys):
         raise DeniedError("a key stands twice in the roster", hint="one key belongs to one person")
     expected = 1 if row is None else row.roster.version + 1
@@ -148,6 +157,10 @@ def _proposal(tables: Tables, entry: Entry, proposal: Proposal) -> None:
         raise DeniedError(f"{proposal.model} is a {model.kind}, the proposal says {proposal.kind}")
     if proposal.champion != model.champion:
         raise StaleError(f"{proposal.model} has another champion than the one this was trained from")
+    if proposal.bundle in barred_bundles(tables, model):
+        raise DeniedError(
+            f"bundle {proposal.bundle.short} is quarantined: it, or what it was trained from, was rolled back"
+        )
     take_id(tables, "P", proposal.id)
     time = entry.statement.time
     write(
@@ -168,6 +181,9 @@ def _failure(tables: Tables, entry: Entry, failure: Failure) -> None:
         row = ProposalRow(failure.id, failure.model, failure.technique, State.FAILED, time, time)
     else:
         row = require_proposal(tables, failure.id)
+        # Anything else is over, or judged: a failure must not open again what people have closed.
+        if row.state not in FALLIBLE or row.model != failure.model:
+            raise DeniedError(f"{row.id} is {row.state}: nothing of it can fail now")
     note = f"{failure.stage}: {failure.reason}"
     write(tables, replace(row, state=State.FAILED, changed_at=time, note=note, failure=failure), row.id)
 
@@ -182,6 +198,9 @@ def _transition(tables: Tables, entry: Entry, transition: Transition) -> None:
     elif transition.state is State.APPROVED:
         if row.state is not State.APPROVED or row.approved_at:
             raise DeniedError(f"{row.id} is {row.state}: its quorum is not newly complete")
+        tally = standing_of(tables, row, entry.statement.time).tally
+        if not tally.complete:
+            raise DeniedError(f"{row.id}: the quorum is not complete: {tally.missing}")
         # A cool-down counts from here, by the gate's clock, not from what a signer says.
         row = replace(row, approved_at=entry.statement.time)
     elif transition.state is State.EXPIRED:
@@ -228,9 +247,12 @@ def _verdict(tables: Tables, entry: Entry, verdict: Verdict) -> None:
         raise DeniedError(f"{row.id} is {row.state}: there is no evidence to judge")
     if verdict.evidence != row.evidence_record:
         raise StaleError(f"{row.id}: the verdict is about other evidence")
+    model = require_model(tables, row.model)
+    if row.evidence.champion != model.champion:
+        raise StaleError(f"{row.id}: the champion changed since it was measured; measure it again")
     if verdict.attempt != row.attempt:
         raise DeniedError(f"{row.id}: attempt {verdict.attempt}, but this evidence is attempt {row.attempt}")
-    in_force = policies_for(tables, require_model(tables, row.model))
+    in_force = policies_for(tables, model)
     if verdict.policies != {policy.name: str(policy.source.digest) for policy in in_force}:
         raise StaleError(f"{row.id}: the policies in force are not the ones judged by")
     blocked = verdict.kind is VerdictKind.BLOCKED
@@ -268,8 +290,11 @@ def _vote(tables: Tables, entry: Entry, decision: Decision) -> None:
             f"{row.id}: bundle, champion, evidence, policy or roster changed since this was prepared",
             hint="look at it again and sign anew",
         )
+    # What was signed under a former roster counts no more; who signed it may sign again.
+    row = replace(row, votes=binding_votes(tables, row))
     own = [vote for vote in row.votes if vote.person == person.id]
-    time = max(entry.statement.time, workspace_time(tables))
+    # Whoever signed offline may have signed before others did whose votes are here already.
+    time = max(entry.statement.time, workspace_time(tables), *(vote.at for vote in row.votes))
     vote = vote_of(entry, decision)
     if decision.action is Action.REJECT:
         row = replace(row, state=State.REJECTED, votes=(*row.votes, vote), note="rejected")
@@ -283,7 +308,10 @@ def _vote(tables: Tables, entry: Entry, decision: Decision) -> None:
     else:
         if own:
             raise DeniedError(f"{row.id}: this person has approved already; a second approval adds nothing")
-        row = replace(row, votes=(*row.votes, vote))
+        if standing_of(tables, row, time).tally.complete:
+            raise DeniedError(f"{row.id}: the quorum is complete already; one more approval adds nothing")
+        # The cool-down of a quorum that fell apart does not count for the next one.
+        row = replace(row, votes=(*row.votes, vote), approved_at="")
         standing = standing_of(tables, row, time)
         require_countable(standing, vote)
         row = replace(row, state=State.APPROVED if standing.tally.complete else State.AWAITING_APPROVAL)
@@ -306,8 +334,7 @@ def _promotion(tables: Tables, entry: Entry, promotion: Promotion) -> None:
         raise StaleError(f"{model.name}: the champion is not {promotion.previous.short} any more")
     standing = standing_of(tables, row, time)
     standing.require_promotable(time)
-    approvals = tuple(vote.record for vote in row.votes if vote.action is Action.APPROVE)
-    if promotion.decisions != approvals or promotion.sole_person != standing.tally.sole_person:
+    if promotion.decisions != standing.decisions or promotion.sole_person != standing.tally.sole_person:
         raise DeniedError(f"{row.id}: the promotion does not name the decisions that it rests on")
     reign = Reign(promotion.bundle, time, row.id)
     write(
@@ -319,12 +346,17 @@ def _promotion(tables: Tables, entry: Entry, promotion: Promotion) -> None:
         model.name,
     )  # fmt: skip
     write(tables, replace(row, state=State.PROMOTED, changed_at=time, promoted_at=time, note=""), row.id)
-    for other in read_all(tables, ProposalRow):
-        if other.model == model.name and other.state in OPEN and other.proposal is not None:
-            same = other.proposal.bundle == promotion.bundle
+    _overtake(tables, model, time, f"{row.id} became champion", promotion.bundle.hex)
+
+
+def _overtake(tables: Tables, model: ModelRow, time: str, why: str, champion: str) -> None:
+    """What was measured against the former champion says nothing about the new one."""
+    for row in read_all(tables, ProposalRow):
+        if row.model == model.name and row.state in OPEN and row.proposal is not None:
+            same = row.proposal.bundle.hex == champion
             state = State.SUPERSEDED if same else State.STALE
-            note = f"{row.id} became champion; " + ("it is the same model" if same else "measure it again")
-            write(tables, replace(other, state=state, changed_at=time, note=note, votes=()), other.id)
+            note = f"{why}; " + ("it is the same model" if same else "measure it again")
+            write(tables, replace(row, state=state, changed_at=time, note=note, votes=()), row.id)
 
 
 def _rollback(tables: Tables, entry: Entry, rollback: Rollback) -> None:
@@ -357,6 +389,16 @@ def _rollback(tables: Tables, entry: Entry, rollback: Rollback) -> None:
         state = State.ROLLED_BACK if was_champion else State.QUARANTINED
         note = f"{model.name} was rolled back to {rollback.bundle.short}"
         write(tables, replace(row, state=state, changed_at=time, note=note, votes=()), row.id)
+    _overtake(tables, model, time, f"{model.name} was rolled back to {rollback.bundle.short}", "")
+
+
+def barred_bundles(tables: Reader, model: ModelRow) -> set[Digest]:
+    """What must not come back under another id: quarantined champions, and what was trained from them."""
+    barred = {reign.digest for reign in model.history if reign.quarantined}
+    for row in read_all(tables, ProposalRow):
+        if row.model == model.name and row.proposal and row.state in BARRED:
+            barred.add(row.proposal.bundle)
+    return barred - {model.champion}
 
 
 def after_rollback(
@@ -373,7 +415,7 @@ def after_rollback(
     while grew:
         children = {
             row.proposal.bundle for row in proposals
-            if row.proposal and row.proposal.champion in barred and row.proposal.bundle not in barred
+            if row.proposal and row.proposal.champion in barred and row.proposal.bundle not in {*barred, target}
         }  # fmt: skip
         grew = bool(children)
         barred |= children
