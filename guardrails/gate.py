@@ -22,12 +22,28 @@ from typing import Any
 
 from guardrails import canonical
 from guardrails.canonical import Digest
-from guardrails.decision_log.envelope import Reference, Signer, Statement, format_time, seal
+from guardrails.decision_log.envelope import (
+    Reference,
+    Signer,
+    Statement,
+    format_time,
+    parse_statement,
+    seal,
+)
 from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
-from guardrails.errors import DeniedError, InterlockError, JobFailedError, StaleError, UsageError
+from guardrails.errors import (
+    DeniedError,
+    InterlockError,
+    JobFailedError,
+    RecordError,
+    StaleError,
+    UnknownNameError,
+    UsageError,
+)
 from guardrails.ledger import judging, standing, transitions
 from guardrails.ledger.people import SERVICE_OF, find_person
 from guardrails.ledger.rows import (
+    PolicyRow,
     ProposalRow,
     RequestRow,
     Workspace,
@@ -63,7 +79,7 @@ from guardrails.records import (
     encode_record,
     open_text,
 )
-from guardrails.registry import ArtifactStore
+from guardrails.registry import ArtifactError, ArtifactStore
 
 MAX_REASON_CHARS = 2000
 MAX_LOG_TAIL = 4000
@@ -299,11 +315,19 @@ class Gate:
     def commit(self, draft: Draft, signer: Signer) -> Receipt:
         """Sign a draft and append it; with the last signature needed, what it permits happens at once."""
         envelope = seal(draft.payload, signer)
-        decision = draft.decision
+        # What counts is what is signed: a draft may come back from elsewhere.
+        statement = parse_statement(draft.payload)
+        if statement.record != "decision":
+            raise RecordError(f"a decision is needed, not a {statement.record}")
+        decision = decode_record(Decision, dict(statement.body))
+        if statement.time > self._now():
+            raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
         if decision.action is Action.APPROVE:
             with self.log.read() as snapshot:
                 row = require_proposal(snapshot.tables, decision.target)
             self._require_intact(row)
+        if decision.action is Action.ADOPT and decision.digest is not None:
+            self.store.verify_tree(decision.digest)
         with self.log.transaction() as tx:
             entry = tx.append(envelope, draft.openings)
             state, effect = self._follow(tx, decision)
@@ -323,6 +347,9 @@ class Gate:
             except DeniedError as error:
                 # What the rules do not allow yet stays due; the next tick tries again.
                 effect = "" if row.state is State.APPROVED else f"{row.id}: {error}"
+            except (ArtifactError, RecordError) as error:
+                # One damaged artifact must not keep the others waiting.
+                effect = f"{row.id}: {error}"
             if effect:
                 done.append(effect)
         return done
@@ -390,14 +417,12 @@ class Gate:
         if row.proposal is None or row.verdict_record is None:
             raise InterlockError(f"{row.id} is approved without a verdict")
         model = require_model(tx.tables, row.model)
-        approvals = [vote for vote in row.votes if vote.action is Action.APPROVE]
-        tally = standing.standing_of(tx.tables, row, self._now()).tally
+        stands = standing.standing_of(tx.tables, row, self._now())
         promotion = Promotion(
-            row.id, row.model, row.proposal.bundle, model.champion,
-            tuple(vote.record for vote in approvals), tally.sole_person,
+            row.id, row.model, row.proposal.bundle, model.champion, stands.decisions, stands.tally.sole_person,
         )  # fmt: skip
         references = [_reference(row.verdict_seq, row.verdict_record)]
-        references += [_reference(vote.seq, vote.record) for vote in approvals]
+        references += [_reference(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions]
         self._append(tx, promotion, {"bundle": promotion.bundle, "previous": promotion.previous}, references)
 
     def _append(
@@ -427,9 +452,15 @@ class Gate:
         return workspace.next_id(prefix)
 
     def _require_intact(self, row: ProposalRow) -> None:
-        """What was measured must still be what would be promoted, to the byte."""
-        if row.proposal is not None and not judging.is_intact(self.store, row.proposal.bundle):
+        """What was measured must still be what would be promoted, to the byte, and there must be a way back."""
+        if row.proposal is None or row.evidence is None:
+            return
+        if not judging.is_intact(self.store, row.proposal.bundle):
             raise DeniedError(f"{row.id}: the bundle in the artifact store is damaged; it cannot be approved")
+        if not judging.is_intact(self.store, row.evidence.champion):
+            raise DeniedError(
+                f"{row.id}: the champion in the artifact store is damaged; a promotion could not be rolled back"
+            )
 
 
 def _bound(
@@ -445,6 +476,11 @@ def _bound(
         decision = replace(decision, request=row.id, binding=binding)
         references = (_reference(row.verdict_seq, row.verdict_record),)
         return decision, {"bundle": binding.bundle, "verdict": binding.verdict}, references
+    if decision.action is Action.DEACTIVATE:
+        policy = read(tables, PolicyRow, decision.target)
+        if policy is None:
+            raise UnknownNameError(f"no policy called {decision.target:.80} is in force")
+        decision = replace(decision, digest=policy.source.digest)
     if decision.action is Action.ADOPT:
         if decision.digest is None:
             raise UsageError("adopt needs the digest of a base model")
