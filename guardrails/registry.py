@@ -112,6 +112,16 @@ class ArtifactStore:
         for entry in self.tree(address):
             self._verified_blob(entry)
 
+    def verify(self, address: Digest) -> None:
+        """Read every byte of whatever stands at an address, a tree with its files or a blob."""
+        data = self.get_bytes(address)
+        try:
+            entries = decode_manifest(data)
+        except RecordError:
+            return
+        for entry in entries:
+            self._verified_blob(entry)
+
     def checkout(self, address: Digest, destination: Path, *, below: str = "") -> None:
         """Copy a tree (or its part ``below`` a folder) to a new directory, checking every byte.
 
@@ -123,9 +133,13 @@ class ArtifactStore:
             raise ArtifactError(f"artifact {address} has nothing below {below or 'its root'}")
         for entry in entries:
             target = destination / entry.path.removeprefix(prefix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._blob(Digest(entry.sha256)), target)
-            if digest_file(target).hex != entry.sha256:
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._blob(Digest(entry.sha256)), target)
+                found = digest_file(target).hex
+            except OSError as error:
+                raise ArtifactError(f"cannot copy {entry.path} of {address}: {error.strerror}") from None
+            if found != entry.sha256:
                 raise ArtifactError(f"artifact {address} is damaged at {entry.path}")
 
     # --- inside --------------------------------------------------------------------------
@@ -192,11 +206,16 @@ def decode_manifest(data: bytes) -> tuple[TreeEntry, ...]:
         if not isinstance(item, dict) or set(item) != {"path", "sha256", "size"}:
             raise RecordError("a manifest entry has exactly path, sha256 and size")
         path = PurePosixPath(str(item["path"]))
-        if path.is_absolute() or ".." in path.parts or str(path) != item["path"]:
+        odd = path.is_absolute() or ".." in path.parts or not path.parts or "\0" in str(path)
+        if odd or str(path) != item["path"]:
             raise RecordError(f"manifest path {item['path']!r:.80} leaves its tree")
         if type(item["size"]) is not int or item["size"] < 0:
             raise RecordError(f"{path}: size is not a count of bytes")
         entries.append(TreeEntry(str(path), item["size"], Digest(str(item["sha256"])).hex))
     if entries != sorted(entries) or len({entry.path for entry in entries}) != len(entries):
         raise RecordError("manifest entries are not sorted or not unique")
+    names = {entry.path for entry in entries}
+    for entry in entries:
+        if any(str(parent) in names for parent in PurePosixPath(entry.path).parents):
+            raise RecordError(f"{entry.path}: a folder of this name is also a file")
     return tuple(entries)
