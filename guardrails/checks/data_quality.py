@@ -33,5 +33,6 @@ CHECKS = (
     _census("pii", "Records with personal data: addresses, phone numbers, card numbers."),
     _census("secrets", "Records with keys, tokens or passwords."),
     _census("language", "Records in another language than the model is meant for."),
+    _census("generated", "Records that a model wrote, by their own mark."),
     _census("overlap", "Records that share long passages with evaluation items."),
 )

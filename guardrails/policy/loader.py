@@ -31,22 +31,27 @@ _MAX_PROBLEMS = 200
 def load_policy(path: Path) -> LoadedPolicy:
     """Read a policy file and every file that it extends; raises PolicyError with all problems."""
     root = path.name
+    if not (root.isascii() and root.isprintable()):
+        raise PolicyError([Place("policy", 1, 1).problem(f"the file name {root!a:.80} is not printable ASCII")])
     texts: dict[str, bytes] = {}
+    documents: dict[str, Document] = {}
     problems: list[Problem] = []
+    absent: set[str] = set()
     queue: list[tuple[str, Place]] = [(root, Place(root, 1, 1))]
     while queue:
         name, asked_at = queue.pop(0)
-        if name in texts:
+        if name in texts or name in absent:
             continue
         data = _read(path.parent / name, name, asked_at, problems, _room(texts))
         if data is None:
+            absent.add(name)
             continue
-        texts[name] = data
-        if len(texts) > MAX_FILES:
+        if len(texts) == MAX_FILES:
             problems.append(asked_at.problem(f"more than {MAX_FILES} files", "flatten 'extends'"))
             break
-        queue.extend((_resolve(name, target), place) for target, place in read_document(name, data).extends)
-    documents = {name: read_document(name, data) for name, data in texts.items()}
+        texts[name] = data
+        documents[name] = read_document(name, data)
+        queue.extend((_resolve(name, target), place) for target, place in documents[name].extends)
     problems.extend(p for document in documents.values() for p in document.problems)
     _raise(problems)
     files = {name: data.decode("utf-8") for name, data in texts.items()}

@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -83,14 +83,17 @@ class Require:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. ``params`` is an instance of its check's parameter class."""
+    """One rule. ``params`` is an instance of its check's parameter class.
+
+    Two rules that say the same in different places are equal.
+    """
 
     id: str
     check: str
     params: Any
     require: Require
     severity: Severity
-    place: Place
+    place: Place = field(compare=False)
     when: str = ""
     waivable: bool = True
     rationale: str = ""

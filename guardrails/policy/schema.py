@@ -61,15 +61,25 @@ def policy_schema() -> Json:
     for setting in SETTINGS:
         _place(schema, setting.path, setting.schema or _cumulative_drift())
     for path, members in UNBUILT.items():
-        neutral = _object(**members)
-        neutral["type"] = ["object", "null"]
-        neutral["description"] = "Not built yet: only the neutral value is accepted."
-        _place(schema, path, neutral)
+        _place(schema, path, _neutral(members))
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "$id": "urn:interlock:policy:v1",
         "title": "Interlock policy",
         **schema,
+    }
+
+
+def _neutral(members: tuple[str, ...]) -> Json:
+    """Nothing, said in any of the ways in which the format can say it."""
+    zero: Json = {"minimum": 0, "maximum": 0, "maxItems": 0}
+    inner: Json = {"type": ["number", "array", "null"], **zero}
+    return {
+        "additionalProperties": False,
+        "properties": dict.fromkeys(members, inner),
+        **zero,
+        "type": ["object", "number", "array", "null"],
+        "description": "Not built yet: only the neutral value is accepted.",
     }
 
 

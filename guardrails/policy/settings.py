@@ -141,10 +141,10 @@ SETTINGS: tuple[Setting, ...] = (
 
 BY_PATH = {setting.path: setting for setting in SETTINGS}
 
-UNBUILT: dict[str, Json] = {
-    "approval.blindSamples": {"count": {"enum": [0, None]}},
-    "approval.seededChecks": {"rate": {"enum": [0, None]}},
-    "replay": {"share": {"enum": [0, None]}, "techniques": {"enum": [[], None]}},
-    "deadMan": {"operatorSeenWithin": {"enum": [0, None]}},
+UNBUILT: dict[str, tuple[str, ...]] = {
+    "approval.blindSamples": ("count",),
+    "approval.seededChecks": ("rate",),
+    "replay": ("share", "techniques"),
+    "deadMan": ("operatorSeenWithin",),
 }
-"""Keys of the format whose feature is not built yet, with their only values: neutral ones."""
+"""Keys of the format whose feature is not built yet: they and their members take only 0, [] or null."""

@@ -140,7 +140,8 @@ def _function_flaws(token: _Token, is_method: bool) -> Iterator[Flaw]:
 def _fact_flaws(tokens: list[_Token], i: int) -> Iterator[Flaw]:
     root = tokens[i]
     if root.text not in _ROOTS:
-        yield Flaw(root.offset, f"unknown name '{root.text}'", nearest(root.text, sorted(FACTS)))
+        hint = nearest(root.text, sorted(_ROOTS), f"known: {', '.join(FACTS)}")
+        yield Flaw(root.offset, f"unknown name '{root.text}'", hint)
         return
     member, used = _member(tokens[i + 1 : i + 4])
     if not member:
@@ -169,7 +170,8 @@ def _members(root: str) -> str:
     return ", ".join(name for name in FACTS if name.startswith(f"{root}."))
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str], otherwise: str = "") -> str:
     """A hint: the known name most like this one, or all of them."""
     close = get_close_matches(name[:80], known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    close = close or [word for word in known if name and word.lower().startswith(name.lower())][:1]
+    return f"did you mean '{close[0]}'?" if close else otherwise or f"known: {', '.join(known)}"

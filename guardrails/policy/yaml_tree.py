@@ -255,7 +255,7 @@ def _number(tree: Tree, text: str, place: Place) -> Any:
         short = _INTEGER.fullmatch(text) and len(text) <= 17
         value = int(text) if short else float(text)
     elif _OCTAL.fullmatch(text) or _HEX.fullmatch(text):
-        value = int(text[2:], 8 if text[1] == "o" else 16)
+        value = int(text[2:], 8 if text[1] == "o" else 16) if len(text) <= 20 else math.inf
     else:
         return text
     if not math.isfinite(value) or abs(value) > _LARGEST:
