@@ -213,6 +213,15 @@ def limit_value(condition: str) -> float | None:
         return None
 
 
+def condition(text: str) -> str:
+    """A pass condition with its number written for people; any other text as it is."""
+    value = limit_value(text)
+    match = _CONDITION.fullmatch(text.strip())
+    if value is None or match is None:
+        return plain(text)
+    return " ".join(part for part in (match["bound"], match["op"], number(value)) if part)
+
+
 def finding_sentence(finding: Finding, confidence: float | None = None) -> str:
     """What one rule saw, in one line.
 
@@ -591,7 +600,7 @@ def _machine_told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]
     if isinstance(record, Evidence):
         return (
             record.proposal,
-            f"measured on {sum(record.counts.values()):,} items against {record.champion.short}",
+            f"measured {counted(len(record.counts), 'series', 'series')} against champion {record.champion.short}",
         )
     if isinstance(record, Transition):
         return record.proposal, f"{record.state.value.replace('_', ' ')}: {one_line(record.reason, 120)}"

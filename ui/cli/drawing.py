@@ -41,33 +41,34 @@ def draw_title(console: Console, row: ProposalRow, now: str) -> None:
 
 
 def draw_findings(console: Console, verdict: Verdict) -> None:
-    """All rules, the worst first."""
+    """All rules, the worst first; those that do not apply in one line."""
+    ordered = presenters.worst_first(verdict.findings)
+    applied = [finding for finding in ordered if finding.outcome is not Outcome.SKIPPED]
+    skipped = [finding for finding in ordered if finding.outcome is Outcome.SKIPPED]
     rows = [
         (
             marked(presenters.finding_mark(f)),
             f.rule,
             presenters.number(f.observed),
             presenters.interval(f.lower, f.upper),
-            f.limit,
+            presenters.condition(f.limit),
             "–" if f.n is None else f"{f.n:,}",
-            "" if f.severity is None else f.severity.value,
+            f.severity.value,
             f.source,
         )
-        for f in presenters.worst_first(verdict.findings)
+        for f in applied
     ]
-    console.print(
-        table(
-            ("Outcome", "Rule", "Observed", "Interval", "Limit", "n", "If it fails", "Policy line"),
-            rows,
-            right=("n",),
-        )
-    )
-    for finding in presenters.worst_first(verdict.findings):
-        if finding.outcome not in (Outcome.PASS, Outcome.SKIPPED):
+    columns = ("Outcome", "Rule", "Observed", "Interval", "Limit", "n", "If it fails", "Policy line")
+    console.print(table(columns, rows, right=("Observed", "n")))
+    for finding in applied:
+        if finding.outcome is not Outcome.PASS:
             said = presenters.one_line(finding.message, 300)
             console.print(
                 line(" ", presenters.finding_mark(finding), f"{finding.rule}: {said}"), soft_wrap=True
             )
+    if skipped:
+        names = ", ".join(dict.fromkeys(finding.rule for finding in skipped))
+        console.print(line(presenters.Mark("·", f"do not apply: {names}", "muted")))
 
 
 def draw_finding(console: Console, finding: Finding, confidence: float, rationale: str) -> None:
@@ -79,7 +80,7 @@ def draw_finding(console: Console, finding: Finding, confidence: float, rational
             "observed",
             f"{presenters.number(finding.observed)} {presenters.interval(finding.lower, finding.upper)}",
         ),
-        ("limit", finding.limit or "–"),
+        ("limit", presenters.condition(finding.limit) or "–"),
         ("n", "–" if finding.n is None else f"{finding.n:,}"),
         ("confidence", f"{100 * confidence:.4g} %"),
         ("if it fails", finding.severity.value),
@@ -104,6 +105,7 @@ def draw_basis(console: Console, verdict: Verdict) -> None:
         ("evidence", str(verdict.evidence)),
         ("engine", verdict.engine),
     ]
+    console.print("")
     console.print(pairs(items))
 
 

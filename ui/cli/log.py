@@ -144,7 +144,12 @@ def verify(
             console.print(line(presenters.Mark("✕", f"{where}: {result.reason}", "bad")), soft_wrap=True)
         items = [("root", result.root or "–"), *(("root key", key) for key in result.root_keys)]
         if recompute:
-            items.append(("recomputed", f"{result.recomputed} verdicts, {result.not_recomputed} not"))
+            items.append(
+                (
+                    "recomputed",
+                    f"{presenters.counted(result.recomputed, 'verdict')}, {result.not_recomputed} not",
+                )
+            )
         items += [("note", note) for note in result.notes]
         console.print(pairs(items))
 

@@ -93,6 +93,7 @@ def sign(session: Session, draft: Draft, person: Person, name: str) -> Receipt:
 
 def give_receipt(session: Session, kind: str, receipt: Receipt, **more: Any) -> None:
     """Say what became of a decision."""
+    alone = _acted_alone(session, receipt)
     data = {
         "id": receipt.request,
         "action": receipt.action.value,
@@ -100,6 +101,7 @@ def give_receipt(session: Session, kind: str, receipt: Receipt, **more: Any) -> 
         "request": receipt.request,
         "state": receipt.state,
         "effect": receipt.effect,
+        "sole_person": alone,
         "record": {"seq": receipt.record.seq, "sha256": receipt.record.sha256},
         **more,
     }
@@ -110,6 +112,17 @@ def give_receipt(session: Session, kind: str, receipt: Receipt, **more: Any) -> 
         )
         show(console, line(Mark("✓", f"{PAST[receipt.action]}: {what}", "good")))
         record = f"{receipt.record.seq} · {receipt.record.sha256}"
-        console.print(pairs([("now", receipt.effect or receipt.state), ("record", record)]))
+        effect = (receipt.effect or receipt.state) + (" (sole person)" if alone else "")
+        console.print(pairs([("now", effect), ("record", record)]))
 
     session.output.result(kind, data, draw)
+
+
+def _acted_alone(session: Session, receipt: Receipt) -> bool:
+    """Whether what the decision led to says that one person acted alone."""
+    with session.view() as view:
+        following = receipt.record.seq + 1
+        if following >= view.snapshot.size:
+            return False
+        statement = view.snapshot.entry(following).statement
+    return statement.record in ("promotion", "rollback") and statement.body.get("sole_person") is True
