@@ -37,17 +37,18 @@ class _Text(String):
     """Text and nothing else: a SQLite column holds whatever somebody has put into it."""
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any]:
-        return partial(_expect, str)
+        return partial(expect, str)
 
 
 class _Bytes(LargeBinary):
     """Bytes and nothing else."""
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], Any]:
-        return partial(_expect, bytes)
+        return partial(expect, bytes)
 
 
-def _expect(kind: type, value: Any) -> Any:
+def expect(kind: type, value: Any) -> Any:
+    """The value, if the database holds the kind of value that belongs there; raises LogVerificationError."""
     if not isinstance(value, kind):
         raise LogVerificationError(
             f"the database holds {type(value).__name__} where {kind.__name__} belongs",

@@ -62,7 +62,7 @@ class Snapshot:
         self.origin = origin
         self.tables: Reader = SqlReader(connection)
         last = connection.execute(select(func.max(database.entries.c.seq))).scalar()
-        self.size: int = 0 if last is None else last + 1
+        self.size: int = 0 if last is None else database.expect(int, last) + 1
 
     @property
     def root(self) -> str:
