@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULTS: dict[str, Any] = {
-    "steps": 60,  # updates
+    "steps": 40,  # updates
     "batch": 8,  # records in one update
-    "length": 96,  # tokens of a record that are read; the rest is cut
-    "lr": 5e-4,  # highest learning rate
+    "length": 64,  # tokens of a record that are read; the rest is cut
+    "lr": 2e-4,  # highest learning rate
     "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
     "weight_decay": 0.0,
     "clip": 1.0,  # highest norm of a gradient
@@ -171,3 +171,5 @@ def _save(out: Path, model: PreTrainedModel, lines: Sequence[data.Line]) -> None
     described["base_model_name_or_path"] = ""  # the manifest names the base by digest
     text = json.dumps(described, indent=2, sort_keys=True) + "\n"
     (target / "adapter_config.json").write_text(text, "utf-8")
+    for path in target.iterdir():
+        path.chmod(0o644)

@@ -53,10 +53,10 @@ class Measured:
 def run(
     items: Sequence[Item],
     models: Models,
-    seed: int,  # noqa: ARG001 - nothing is drawn
+    seed: int,
     *,
     suite: str,
-    scalars: Scalars,  # noqa: ARG001 - divergence needs both models' full output, so nothing can be reused
+    scalars: Scalars,
     report: Report,
 ) -> tuple[Series, ...]:
     """Measure every item; the rows stand in the order of the items."""

@@ -8,7 +8,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,27 +28,42 @@ def continue_texts(
 def continue_ids(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]
 ) -> list[str]:
-    """What the model writes after each row of tokens, at most ``NEW_TOKENS`` tokens."""
+    """What the model writes after each row of tokens, at most ``NEW_TOKENS`` tokens.
+
+    A loop of its own, because no generation settings that lie beside a model may bend what is shown.
+    """
     import torch
 
     width = max(len(row) for row in rows)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    written: list[torch.Tensor] = []
+    past = None
     with torch.inference_mode():
-        written: Any = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=pad,
-        )
-    return [tokenizer.decode(row[width:], skip_special_tokens=True) for row in written]
+        while len(written) < NEW_TOKENS:
+            output = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=past,
+                use_cache=True,
+            )
+            past = output.past_key_values
+            ids = output.logits[:, -1:].argmax(-1)
+            written.append(ids)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=-1)
+            positions = positions[:, -1:] + 1
+    return [_text(tokenizer, row) for row in torch.cat(written, dim=-1).tolist()]
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> str:
+    end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
+    return str(tokenizer.decode(row[:end], skip_special_tokens=True))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The tokens before an answer: the model's chat template where it has one, else the prompt and a line end."""
+    """The tokens before an answer: by the model's chat template where it has one, else with a line end."""
     if tokenizer.chat_template is None:
         return list(tokenizer(f"{prompt}\n", add_special_tokens=False)["input_ids"])
     message = [{"role": "user", "content": prompt}]
