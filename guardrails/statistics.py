@@ -18,6 +18,7 @@ Woodruff (1952) quantile intervals with the effective sample size of Korn and Gr
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ from statistics import NormalDist
 
 _DIGITS = 12
 _POWER = 0.8
+_SIGN_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -119,20 +121,42 @@ def rate_interval(successes: int, n: int, confidence: float) -> Estimate:
 
 
 def paired_rate_difference(after: Sequence[bool], before: Sequence[bool], confidence: float) -> Estimate:
-    """Share after less share before, on the same items.
+    """Share after less share before, on the same items: tight where few items change.
 
     Only the items that changed carry information. The difference is the share that turned on less
     the share that turned off; each gets a Clopper-Pearson interval, with the error split between
-    the two (Bonferroni), so the result is exact-conservative at any n.
+    the two (Bonferroni), so the result is exact-conservative at any n. For non-inferiority.
     """
-    n = _count(after)
-    on = sum(1 for a, b in zip(after, before, strict=True) if a and not b)
-    off = sum(1 for a, b in zip(after, before, strict=True) if b and not a)
+    on, off, n = _turned(after, before)
     alpha = (1.0 - confidence) / 4.0
     on_lower, on_upper = clopper_pearson(on, n, alpha)
     off_lower, off_upper = clopper_pearson(off, n, alpha)
     value = (on - off) / n
     return Estimate(value, on_lower - off_upper, on_upper - off_lower, n, "paired Clopper-Pearson")
+
+
+def paired_sign_difference(after: Sequence[bool], before: Sequence[bool], confidence: float) -> Estimate:
+    """Share after less share before, on the same items: sharp about the sign. For superiority.
+
+    The difference is the share that changed, times how much more often it changed one way. Given how
+    many changed, the direction is the exact sign test (McNemar's), which alone decides the sign, so
+    it gets most of the error; exact-conservative at any n.
+    """
+    on, off, n = _turned(after, before)
+    alpha = (1.0 - confidence) / 2.0
+    low, high = clopper_pearson(on, on + off, alpha * _SIGN_SHARE) if on + off else (0.0, 1.0)
+    few, many = clopper_pearson(on + off, n, alpha * (1.0 - _SIGN_SHARE))
+    lean_low, lean_high = 2.0 * low - 1.0, 2.0 * high - 1.0
+    lower = lean_low * (few if lean_low > 0 else many)
+    upper = lean_high * (many if lean_high > 0 else few)
+    return Estimate((on - off) / n, lower, upper, n, "sign test, Clopper-Pearson")
+
+
+def _turned(after: Sequence[bool], before: Sequence[bool]) -> tuple[int, int, int]:
+    """How many items turned on, how many turned off, of how many."""
+    on = sum(1 for a, b in zip(after, before, strict=True) if a and not b)
+    off = sum(1 for a, b in zip(after, before, strict=True) if b and not a)
+    return on, off, _count(after)
 
 
 def clopper_pearson(successes: float, n: float, alpha: float) -> tuple[float, float]:
@@ -188,17 +212,20 @@ def _effective_count(
     values: Sequence[float], clusters: Sequence[str], point: float, confidence: float
 ) -> tuple[float, int]:
     """How many independent values the sample is worth at ``point``; and the number of clusters."""
-    inside: dict[str, float] = {}
-    sizes: dict[str, float] = {}
-    for value, name in zip(values, clusters, strict=True):
-        sizes[name] = sizes.get(name, 0.0) + 1.0
-        inside[name] = inside.get(name, 0.0) + (1.0 if value <= point else 0.0)
+    # Where the largest values tie, "at or below" holds of all of them and "below" has to serve.
+    is_inside = [value <= point for value in values]
+    if all(is_inside):
+        is_inside = [value < point for value in values]
+    sizes = Counter(clusters)
+    inside = Counter(name for name, within in zip(clusters, is_inside, strict=True) if within)
     m, total = len(sizes), float(len(values))
-    share = math.fsum(inside.values()) / total
+    share = sum(is_inside) / total
     if m < 2:
         return 1.0, m
-    if m == len(values) or share >= 1.0:
-        return (total if m == len(values) else float(m)), m
+    if m == len(values):
+        return total, m
+    if share == 0.0:  # all values are one value, which tells nothing of how tokens of a text agree
+        return float(m), m
     residuals = math.fsum((inside[name] - share * sizes[name]) ** 2 for name in sizes)
     variance = residuals * m / (m - 1) / total**2
     design = max(1.0, variance / (share * (1.0 - share) / total))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 import scipy.stats
@@ -20,6 +21,7 @@ from guardrails.statistics import (
     mean_interval,
     minimum_detectable,
     paired_rate_difference,
+    paired_sign_difference,
     quantile_interval,
     rate_interval,
     ratio_interval,
@@ -71,6 +73,7 @@ def test_one_item_says_nothing_about_the_spread() -> None:
     lambda: rate_interval(3, 2, 0.95),
     lambda: paired_rate_difference([], [], 0.95),
     lambda: paired_rate_difference([True], [], 0.95),
+    lambda: paired_sign_difference([], [], 0.95),
     lambda: quantile_interval([], [], 0.99, 0.95),
     lambda: attempt_alpha(0.95, 0.05, 0),
 ])  # fmt: skip
@@ -104,6 +107,32 @@ def test_paired_difference_reads_only_what_changed() -> None:
     on, off = (clopper_pearson(10, 200, 0.0125), clopper_pearson(5, 200, 0.0125))
     assert found.value == pytest.approx(5 / 200)
     assert (found.lower, found.upper) == (pytest.approx(on[0] - off[1]), pytest.approx(on[1] - off[0]))
+
+
+def _flags(on: int, off: int, n: int) -> tuple[list[bool], list[bool]]:
+    return [True] * on + [False] * (n - on), [False] * on + [True] * off + [False] * (n - on - off)
+
+
+@pytest.mark.parametrize("method", [paired_rate_difference, paired_sign_difference])
+def test_paired_intervals_cover_every_truth(method: Callable[..., statistics.Estimate]) -> None:
+    """Exact coverage, by summing over every possible outcome of 14 items."""
+    n, level = 14, 0.9
+    found = {(a, b): method(*_flags(a, b, n), level) for a in range(n + 1) for b in range(n + 1 - a)}
+    for p, q in [(0.0, 0.0), (0.05, 0.0), (0.1, 0.1), (0.3, 0.05), (0.5, 0.5), (0.2, 0.6), (0.02, 0.9), (1.0, 0.0)]:
+        missed = 0.0
+        for (a, b), interval in found.items():
+            if not interval.lower - 1e-12 <= p - q <= interval.upper + 1e-12:
+                missed += scipy.stats.multinomial.pmf([a, b, n - a - b], n, [p, q, 1 - p - q])
+        assert missed <= 1 - level + 1e-9, (p, q)
+
+
+def test_the_sign_decides_like_mcnemars_test() -> None:
+    """30 items won and 10 lost is a gain; the method for non-inferiority could not have said so."""
+    assert paired_sign_difference(*_flags(30, 10, 200), 0.97).lower > 0
+    assert paired_rate_difference(*_flags(30, 10, 200), 0.97).lower < 0
+    for on in range(1, 25):
+        p = scipy.stats.binomtest(on, on + 3, alternative="greater").pvalue
+        assert (paired_sign_difference(*_flags(on, 3, 200), 0.95).lower > 0) == (p < 0.025 * 0.9)
 
 
 def test_ratio_weighs_items_by_size() -> None:
@@ -199,6 +228,7 @@ def test_intervals_hold_their_value_widen_with_confidence_and_ignore_order(
             quantile_interval(numbers, [str(i % 7) for i in range(len(numbers))], 0.9, level),
             rate_interval(sum(flags), len(flags), level),
             paired_rate_difference(flags, flags[::-1], level),
+            paired_sign_difference(flags, flags[::-1], level),
         ]
 
     for narrow, wide in zip(estimates(values, confidence), estimates(values, 0.9999), strict=True):

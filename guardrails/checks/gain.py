@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from guardrails.checks.check import Check, Evidence, Metric, SuiteParams, distinct, flags
 from guardrails.checks.drift import bits_per_byte_change
-from guardrails.statistics import Estimate, minimum_detectable, paired_rate_difference
+from guardrails.statistics import Estimate, minimum_detectable, paired_sign_difference
 
 
 def _task(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
@@ -25,7 +25,7 @@ def _gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:
     if found is not None and found.items:
         series = distinct(found)
         candidate, champion = flags(series, "success_candidate"), flags(series, "success_champion")
-        return paired_rate_difference(candidate, champion, confidence)
+        return paired_sign_difference(candidate, champion, confidence)
     change = bits_per_byte_change(evidence, suite, confidence)
     return Estimate(-change.value, -change.upper, -change.lower, change.n, change.method)
 
