@@ -117,7 +117,7 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Report]:
-        """A function that takes a stage and the share done, shown as a bar or as plain lines."""
+        """A function that takes a stage (``job: part``; one bar a job) and the share done, shown as a bar or as plain lines."""
         if self.quiet:
             yield lambda stage, share: None
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -138,13 +138,18 @@ class Output:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, share: float) -> None:
-            if stage not in tasks:
-                for known in tasks.values():
-                    bars.stop_task(known)
+            job, _, part = stage.partition(": ")
+            known = tasks.get(job)
+            if known is None or (share < 1.0 and bars.tasks[bars.task_ids.index(known)].finished):
+                for other in tasks.values():
+                    bars.stop_task(other)
+                if known is not None:
+                    bars.remove_task(tasks.pop(job))
                 while len(tasks) >= _BARS:
                     bars.remove_task(tasks.pop(next(iter(tasks))))
-                tasks[stage] = bars.add_task(presenters.one_line(stage, 48), total=1.0)
-            bars.update(tasks[stage], completed=min(max(share, 0.0), 1.0))
+                tasks[job] = bars.add_task("", total=1.0)
+            told = presenters.one_line(f"{job}: {part}" if part and share < 1.0 else job, 48)
+            bars.update(tasks[job], completed=min(max(share, 0.0), 1.0), description=f"{told:<32}")
 
         self._live = bars.console
         try:
