@@ -18,6 +18,9 @@ st.set_page_config(
     initial_sidebar_state="auto", menu_items={"Get help": None, "Report a bug": None, "About": None},
 )  # fmt: skip
 st.html(HERE / "console.css")
+# Dialogs and menus are drawn outside the element that carries the theme's colour scheme.
+_SCHEME = "dark" if st.context.theme.type == "dark" else "light"
+st.html(f"<style>[role=dialog], [data-baseweb=popover] {{ color-scheme: {_SCHEME}; }}</style>")
 
 
 def main() -> None:

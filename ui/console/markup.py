@@ -92,8 +92,9 @@ def facts(rows: Iterable[tuple[str, str]], *, cls: str = "") -> Html:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, cls: str = "") -> Html:
     """A table; on a narrow screen each row becomes a card with its column's names."""
     top = el("tr", *(el("th", name, scope="col") for name in head))
+    labels = ["" if isinstance(name, Html) else name for name in head]
     body = [
-        el("tr", *(el("td", cell, data_label=str(name)) for name, cell in zip(head, row, strict=True))) for row in rows
+        el("tr", *(el("td", cell, data_label=name) for name, cell in zip(labels, row, strict=True))) for row in rows
     ]
     return el("div", el("table", el("thead", top), el("tbody", *body), cls=f"grid {cls}"), cls="scroll")
 
@@ -135,7 +136,8 @@ def place(value: float, limit: float, *, above: bool, spread: float) -> float:
 def plot(finding: Finding) -> Html:
     """Observed value and interval against the limit, on a scale on which every rule's limit is one line."""
     limit = limit_value(finding.limit)
-    if limit is None or finding.observed is None or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
+    is_trivial = limit == 0 and finding.observed == 0 and finding.lower is None
+    if limit is None or finding.observed is None or is_trivial or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
         return el("span", cls="plot none", title="nothing was measured that could be drawn")
     lower = finding.observed if finding.lower is None else finding.lower
     upper = finding.observed if finding.upper is None else finding.upper

@@ -38,7 +38,7 @@ def content_security_policy(netloc: str) -> str:
         "script-src 'self' 'wasm-unsafe-eval'",
         f"connect-src 'self' ws://{netloc} wss://{netloc}",
         "worker-src 'self' blob:",
-        "font-src 'self'",
+        "font-src 'self' data:",
         "form-action 'self'",
         "base-uri 'self'",
         "frame-ancestors 'none'",

@@ -53,6 +53,7 @@ def build_app(workspace: Path, hosts: Iterable[str] = ()) -> App:
     from streamlit.web import bootstrap
 
     from ui.console import session
+    from ui.console.views import champions, log, proposal, queue, setup  # noqa: F401 - ready before the first visitor
 
     opened = open_workspace(workspace)
     session.configure(opened)

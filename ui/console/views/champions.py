@@ -34,20 +34,20 @@ def page() -> None:
 def _model(view: View, model: ModelRow, person: Person | None) -> None:
     now = session.now()
     reign = model.history[-1]
-    came = reign.proposal or "adopted at set-up"
+    came = f"by {reign.proposal}" if reign.proposal else "adopted at set-up"
     markup.show(el("div", el("h2", model.name), el("span", f"{model.kind} · {counted(len(model.history) - 1, 'change')}"), cls="group"))
     rows = [
         ("champion", el("span", str(model.champion), cls="mono")),
-        ("in force", f"for {age(reign.promoted_at, now)}, since {moment(reign.promoted_at)}, by {came}"),
+        ("in force", f"for {age(reign.promoted_at, now)}, since {moment(reign.promoted_at)}, {came}"),
         ("drift from the original", _cumulative(view, model)),
-        ("since then", f"{counted(model.attempts, 'measurement')} in the error budget"),
+        ("error budget", f"{counted(model.attempts, 'measurement')} since then; the next one is attempt {model.attempts + 1}"),
     ]
     markup.show(markup.facts(rows))
     past = list(enumerate(model.history))[::-1]
     with st.container(key=f"lineage-{model.name}", gap=None):
         for index, held in past:
             current = index == len(model.history) - 1
-            left, right = st.columns([6, 1.3], vertical_alignment="center")
+            left, right = st.columns([6, 1], vertical_alignment="center")
             with left:
                 markup.show(_reign(view, model, index, now))
             reachable = _reachable(model, held.digest)
@@ -91,7 +91,7 @@ def _cumulative(view: View, model: ModelRow) -> str:
     for finding in findings:
         if finding.rule.startswith("budget.cumulative") and finding.outcome is not Outcome.SKIPPED:
             seen = f"{number(finding.observed)} {interval(finding.lower, finding.upper)}"
-            return f"{seen} of {finding.limit} ({finding.metric})"
+            return f"{seen}, limit {finding.limit.split()[-1]} ({finding.metric.replace('_', ' ')})"
     return "not measured for this champion"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from guardrails.decision_log import merkle
+from guardrails.decision_log.keys import person_keyid
 from guardrails.decision_log.verify import verify_log
 from guardrails.errors import InterlockError
 from guardrails.ledger import project
@@ -90,8 +91,12 @@ def _state(size: int) -> None:
         where = f"Record {result.index}: " if result.index is not None else ""
         markup.show(markup.notice("bad", "The log does not hold.", f"{where}{result.reason}"))
     else:
-        body = el("p", f"Tree, signatures, references, checkpoints and tables agree over {counted(result.entries, 'record')}. Root ",
-                  el("span", result.root, cls="mono"), "; notes: " + "; ".join(result.notes) if result.notes else "")  # fmt: skip
+        keys = ", ".join(person_keyid(key) for key in result.root_keys) or "none yet"
+        body = el(
+            "p", f"Tree, signatures, references, checkpoints and tables agree over {counted(result.entries, 'record')}. "
+            "Compare these two with what you were handed: root of the tree ", el("span", result.root, cls="mono"),
+            ", key of the first root ", el("span", keys, cls="mono"),
+        )  # fmt: skip
         inner = el("div", el("strong", "The log holds."), body)
         markup.show(el("div", el("i", "✓", cls="gl", aria_hidden="true"), inner, cls="notice good", role="status"))
 

@@ -45,7 +45,7 @@ def _show(view: View, row: ProposalRow) -> None:
         standing = view.standing(row, moment)
     except StaleError as error:
         stale = str(error)
-    left, right = st.columns([2.5, 1], vertical_alignment="top", gap="medium")
+    left, right = st.columns([1.4, 1], vertical_alignment="top", gap="medium")
     with left:
         markup.show(_head(view, row, moment))
     with right:
@@ -55,9 +55,9 @@ def _show(view: View, row: ProposalRow) -> None:
         markup.show(signing.receipt_notice(receipt))
     if stale:
         markup.show(markup.notice("caution", "This can no longer be decided as it is.", stale))
-    body, rail = st.columns([2.5, 1], gap="medium")
+    body, rail = st.columns([3.15, 1], gap="medium")
     with body:
-        markup.show(_why(row))
+        markup.show(_why(view, row))
         _tabs(view, row, person)
     with rail:
         seen = session.console().seen.of(person.id if person else "", row.id, row.verdict_record)
@@ -79,7 +79,7 @@ def _head(view: View, row: ProposalRow, moment: str) -> Html:
     )  # fmt: skip
 
 
-def _why(row: ProposalRow) -> Html:
+def _why(view: View, row: ProposalRow) -> Html:
     tone = queue.mark_of(row).tone
     if row.verdict is None or row.state not in (State.AWAITING_APPROVAL, State.APPROVED, State.BLOCKED):
         title, then = _NEXT.get(row.state, (queue.mark_of(row).word + ".", row.note))
@@ -90,13 +90,18 @@ def _why(row: ProposalRow) -> Html:
         more = finding_sentence(gain, row.verdict.confidence) if gain else ""
         return el("div", headline(row.verdict), el("small", more) if more else None, cls=f"why {tone}")
     worst = worst_first(row.verdict.findings)
-    lead = f"{markup_effect(row.verdict.kind)} {headline(row.verdict)}"
-    return el("div", lead, el("small", one_line(worst[0].message, 400)) if worst else None, cls=f"why {tone}")
+    effect = "Nobody can approve this: " if row.verdict.kind is VerdictKind.BLOCKED else "This needs more people: "
+    said, rule = headline(row.verdict), worst[0].rule if worst else ""
+    rest = said.removeprefix(rule) if rule else said
+    why = f"Why there is a limit: {_rationale(view, rule)}" if _rationale(view, rule) else (worst[0].message if worst else "")
+    lead = [effect, el("b", rule), rest] if rest != said else [effect, said]
+    return el("div", *lead, el("small", one_line(why, 500)), cls=f"why {tone}")
 
 
-def markup_effect(kind: VerdictKind) -> str:
-    """What the verdict means, before the finding that made it so."""
-    return "Nobody can approve this:" if kind is VerdictKind.BLOCKED else "This needs more people:"
+def _rationale(view: View, rule: str) -> str:
+    """What the policy in force says about why a rule is there; empty where no rule has that name."""
+    rules = (found for row in view.policies() for found in standings.policy_of(row.source).rules)
+    return next((found.rationale for found in rules if found.id == rule), "")
 
 
 def _actions(view: View, row: ProposalRow, standing: Standing | None, person: Person | None) -> None:
@@ -128,9 +133,8 @@ def _neighbours(view: View, row: ProposalRow) -> None:
         return
     at = ids.index(row.id)
     for label, shortcut, to in (("Previous", "k", at - 1), ("Next", "j", at + 1)):
-        icon = ":material/chevron_left:" if shortcut == "k" else ":material/chevron_right:"
         inside = 0 <= to < len(ids)
-        if st.button(label, key=label, shortcut=shortcut, icon=icon, type="tertiary", disabled=not inside):
+        if st.button(label, key=label, shortcut=shortcut, type="tertiary", disabled=not inside):
             st.query_params["id"] = ids[to]
             st.rerun()
 

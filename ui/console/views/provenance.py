@@ -64,7 +64,8 @@ def _records(view: View, row: ProposalRow) -> list[tuple[str, ...]]:
         if seq >= 0:
             entry = view.snapshot.entry(seq)
             signers = ", ".join(signature.keyid for signature in entry.signatures)
-            rows.append((name, str(seq), el("span", entry.leaf, cls="mono"), el("span", signers, cls="mono")))
+            leaf = el("span", entry.leaf[:24] + "…", cls="mono", title=entry.leaf)
+            rows.append((name, str(seq), leaf, el("span", signers[:32] + "…", cls="mono", title=signers)))
     return rows
 
 

@@ -72,8 +72,10 @@ def _live() -> None:
         return
     chosen, model = _filters(models)
     shown = [item for item in items if model in ("", item.row.model)]
-    for title, note, part in _groups(shown, chosen):
-        _group(title, note, part, moment)
+    if person is None:
+        markup.show(markup.notice("muted", "Choose your name, at the left, to see what waits for you."))
+    for index, (title, note, part) in enumerate(_groups(shown, chosen)):
+        _group(title, note, part, moment, headed=index == 0)
 
 
 def _item(view: View, row: ProposalRow, person: Person | None, moment: str) -> Item:
@@ -141,7 +143,7 @@ def _groups(items: Sequence[Item], chosen: str) -> list[tuple[str, str, list[Ite
     return [group for group in groups if group[2]] or [(groups[0][0], "none", [])]
 
 
-def _group(title: str, note: str, items: list[Item], moment: str) -> None:
+def _group(title: str, note: str, items: list[Item], moment: str, *, headed: bool) -> None:
     count = str(len(items)) if items else ""
     markup.show(el("div", el("h2", title), el("span", f"{count} · {note}" if count else note), cls="group"))
     if not items:
@@ -151,7 +153,7 @@ def _group(title: str, note: str, items: list[Item], moment: str) -> None:
     limit = int(st.session_state.get(limit_key, PAGE))
     head = ("Verdict", "Proposal", "Deciding rule", "Against its limit", "Gain", "Signatures", "Age")
     with st.container(key=f"list-{title.lower().replace(' ', '-')}", gap=None):
-        markup.show(el("div", *(el("div", name) for name in head), cls="qr top"))
+        markup.show(el("div", *(el("div", name if headed else "") for name in head), cls="qr top" if headed else "qr top bare"))
         for item in items[:limit]:
             _row(item, moment)
     if len(items) > limit and st.button(f"Show {min(PAGE, len(items) - limit)} more", key=f"more-{title}", type="tertiary"):
@@ -229,6 +231,6 @@ def reason_of(row: ProposalRow) -> str:
 def signatures(standing: Standing | None, row: ProposalRow) -> Html:
     """Signatures given and needed; a dash where none can be given."""
     if standing is None or not standing.rules:
-        return el("span", "cannot be approved" if row.state is State.BLOCKED else "–", cls="dim", style="font-size:12px")
+        return el("span", "–", cls="dim")
     needed = max(rule.quorum for rule in standing.rules)
     return markup.pips(len(standing.tally.people), needed)

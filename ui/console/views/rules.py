@@ -11,6 +11,7 @@ from ui.console import markup
 from ui.console.markup import Html, el
 from ui.presenters import counted, finding_mark, interval, number, one_line, plain, size, worst_first
 
+_OPERATORS = {"<=": "≤", ">=": "≥", "==": "="}
 _FAILED = (Outcome.ERROR, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
 
 
@@ -47,10 +48,12 @@ def _table(findings: list[Finding], confidence: float) -> Html:
 
 def _cells(finding: Finding) -> tuple[Html, ...]:
     quiet = "quiet" if finding.outcome is Outcome.PASS or finding.shadow else ""
-    name = el("span", el("b", finding.rule), el("small", _what(finding)), _message(finding), cls=quiet)
+    # What passed takes one line; what did not says more.
+    small = None if quiet else el("small", _what(finding))
+    name = el("span", el("b", finding.rule, title=f"{finding.check}: {_what(finding)}"), small, _message(finding), cls=quiet)
     if finding.observed is None:
         dash = el("span", "–", cls="dim")
-        limit = el("span", finding.limit, cls="nowrap")
+        limit = _limit(finding)
         return markup.mark(finding_mark(finding)), name, dash, dash, markup.plot(finding), limit, dash, _source(finding)
     return (
         markup.mark(finding_mark(finding)),
@@ -65,9 +68,11 @@ def _cells(finding: Finding) -> tuple[Html, ...]:
 
 
 def _what(finding: Finding) -> str:
-    """The check, its metric, and the metric's unit."""
+    """The metric and its unit; the check where the rule is not named after it."""
     unit = _unit(finding)
-    return " · ".join(part for part in (finding.check, finding.metric, unit) if part)
+    named = finding.check if not finding.rule.startswith(finding.check.split(".", maxsplit=1)[0]) else ""
+    parts = (named, finding.metric.replace("_", " "), unit if unit != finding.metric else "")
+    return " · ".join(part for part in parts if part)
 
 
 def _unit(finding: Finding) -> str:
@@ -95,7 +100,10 @@ def _limit(finding: Finding) -> Html:
     except (ValueError, OverflowError):
         last = plain(last)
     *bound, op = words or [""]
-    return el("span", f"{op} {last}", el("small", f"{bound[0]} bound") if bound else None, cls="nowrap")
+    op = _OPERATORS.get(op, op)
+    which = f"the {bound[0]} bound of the interval" if bound else "the exact value"
+    small = el("small", f"{bound[0]} bound") if bound and finding.outcome is not Outcome.PASS else None
+    return el("span", f"{op} {last}", small, cls="nowrap", title=f"{which} must be {finding.limit}")
 
 
 def _source(finding: Finding) -> Html:

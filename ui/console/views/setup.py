@@ -16,7 +16,6 @@ import streamlit as st
 from guardrails.decision_log.keys import PersonKey
 from guardrails.errors import DeniedError, InterlockError, InvalidInputError, UsageError
 from guardrails.records import Role, Surface
-from sandbox.runner import LocalRunner
 from ui.console import markup, session
 from ui.console.markup import el
 from ui.presenters import one_line
@@ -126,6 +125,8 @@ def start(workspace: Workspace, key: PersonKey) -> None:
 
 
 def _work(workspace: Workspace, key: PersonKey, job: Job) -> None:
+    from sandbox.runner import LocalRunner
+
     runner = LocalRunner()
 
     def report(stage: str, share: float) -> None:
