@@ -21,6 +21,15 @@ from guardrails.canonical import Digest
 from guardrails.checks import CHECKS
 from guardrails.checks.compute import PREFIX as COMPUTE_PREFIX
 from guardrails.errors import NotMeasuredError
+from guardrails.findings import (
+    Judged,
+    coverage_of,
+    empty_policy,
+    error_of,
+    finding_of,
+    no_policy,
+    sentence,
+)
 from guardrails.policy.effective import Effective, combine
 from guardrails.policy.facts import Subject
 from guardrails.policy.model import LoadedPolicy, Policy, Require, Rule
@@ -63,15 +72,13 @@ class Case:
 def judge(policies: Sequence[LoadedPolicy], case: Case) -> Verdict:
     """The verdict of all policies in force. Give all of them: which ones match is decided here."""
     subject = case.subject
-    matched = [
-        p for p in policies if p.policy.scope.matches(subject.model, subject.kind, subject.labels)
-    ]
+    matched = [p for p in policies if p.policy.scope.matches(subject.model, subject.kind, subject.labels)]
     binding = [p for p in matched if p.policy.is_binding]
     effective = combine([p.policy for p in binding])
     confidence = 1.0 - attempt_alpha(effective.confidence, effective.error_alpha, case.attempt)
     judged = _judge_together([p.policy for p in binding], effective, confidence, case)
     if not binding:
-        judged = [_no_policy(subject, [p.policy for p in matched])]
+        judged = [no_policy(subject, [p.policy for p in matched])]
     shadows = [f for p in matched if not p.policy.is_binding for f in _judge_shadow(p.policy, case)]
     return Verdict(
         proposal=subject.proposal,
@@ -79,31 +86,25 @@ def judge(policies: Sequence[LoadedPolicy], case: Case) -> Verdict:
         policies={p.policy.name: str(p.source.digest) for p in binding},
         evidence=case.evidence,
         findings=tuple([j.finding for j in judged] + shadows),
-        coverage=_coverage([j.finding for j in judged], case.measurements),
+        coverage=coverage_of([j.finding for j in judged], case.measurements),
         confidence=confidence,
         attempt=case.attempt,
         engine=ENGINE,
     )
 
 
-@dataclass(frozen=True)
-class _Judged:
-    finding: Finding
-    effect: VerdictKind
-
-
 def _judge_together(
     policies: Sequence[Policy], effective: Effective, confidence: float, case: Case
-) -> list[_Judged]:
+) -> list[Judged]:
     """Every rule of every policy, and what their common settings add."""
     judge = _RuleJudge(effective, confidence, case)
     judged = []
     for policy in policies:
         if not policy.rules:
-            judged.append(_empty_policy(policy))
+            judged.append(empty_policy(policy, "it has no rules"))
         judged.extend(judge.rule(rule) for rule in policy.rules)
     if judged and all(j.finding.outcome is Outcome.SKIPPED for j in judged):
-        judged.append(_all_skipped(policies[0]))
+        judged.append(empty_policy(policies[0], "every rule was skipped, so nothing was looked at"))
     if policies:
         judged.extend(judge.rule(rule) for rule in effective.cumulative_drift)
         budget = effective.cpu_seconds_per_proposal
@@ -130,23 +131,23 @@ class _RuleJudge:
     confidence: float
     case: Case
 
-    def rule(self, rule: Rule) -> _Judged:
+    def rule(self, rule: Rule) -> Judged:
         """The finding of one rule, and what it means for the verdict."""
         kind = self.case.subject.kind
         try:
             if rule.when and not holds(rule.when, self.case.subject.facts()):
-                finding = _finding(rule, Outcome.SKIPPED, f"skipped, for this is false: {rule.when}")
-                return _Judged(finding, VerdictKind.ELIGIBLE)
+                finding = finding_of(rule, Outcome.SKIPPED, f"skipped, for this is false: {rule.when}")
+                return Judged(finding, VerdictKind.ELIGIBLE)
             if kind not in CHECKS[rule.check].kinds:
                 said = f"'{rule.check}' does not apply to kind '{kind.value}'; limit the rule with 'when'"
                 effect = _OF_WORD[self.effective.on_inconclusive]
-                return _Judged(_finding(rule, Outcome.INCONCLUSIVE, said), effect)
+                return Judged(finding_of(rule, Outcome.INCONCLUSIVE, said), effect)
             return self._weigh(rule, self._estimate(rule))
         except NotMeasuredError as error:
-            return _error(rule, str(error))
+            return error_of(rule, str(error))
         except Exception as error:
             # Whatever a check trips over on hostile numbers, it is not a pass.
-            return _error(rule, f"the check failed: {type(error).__name__}: {error!s:.200}")
+            return error_of(rule, f"the check failed: {type(error).__name__}: {error!s:.200}")
 
     def _estimate(self, rule: Rule) -> Estimate:
         check, measurements = CHECKS[rule.check], self.case.measurements
@@ -156,16 +157,16 @@ class _RuleJudge:
         facts |= self.case.facts
         return check.estimate(rule.require.metric, rule.params, measurements, facts, self.confidence)
 
-    def _weigh(self, rule: Rule, estimate: Estimate) -> _Judged:
+    def _weigh(self, rule: Rule, estimate: Estimate) -> Judged:
         if not estimate.is_number:
-            return _error(rule, f"the measured value is {estimate.value}, not a finite number", estimate)
+            return error_of(rule, f"the measured value is {estimate.value}, not a finite number", estimate)
         is_short = not rule.is_exact and estimate.n < self.effective.min_samples
         passes = rule.require.holds(estimate)
-        told = _told(rule, estimate, passes)
+        told = sentence(rule, estimate, passes)
         if passes and not is_short:
-            return _Judged(_finding(rule, Outcome.PASS, told, estimate), VerdictKind.ELIGIBLE)
+            return Judged(finding_of(rule, Outcome.PASS, told, estimate), VerdictKind.ELIGIBLE)
         if not passes and rule.id.startswith("budget."):
-            return _error(rule, f"out of budget: {told}", estimate)
+            return error_of(rule, f"out of budget: {told}", estimate)
         effect, waived, note = VerdictKind.ELIGIBLE, False, ""
         if not passes:
             effect = _OF_SEVERITY[rule.severity]
@@ -176,8 +177,8 @@ class _RuleJudge:
             outcome = Outcome.INCONCLUSIVE
             effect = max(effect, _OF_WORD[self.effective.on_inconclusive], key=_BADNESS.index)
             told = f"only {estimate.n} of at least {self.effective.min_samples} samples; {told}"
-        finding = _finding(rule, outcome, told + note, estimate)
-        return _Judged(replace(finding, waived=waived), effect)
+        finding = finding_of(rule, outcome, told + note, estimate)
+        return Judged(replace(finding, waived=waived), effect)
 
     def _waiver(self, rule: Rule) -> tuple[bool, str]:
         """Whether a waiver for this rule and this bundle is in force, and what to say about it."""
@@ -192,7 +193,7 @@ class _RuleJudge:
         soon = " (ends within 7 days)" if end - self.case.now <= timedelta(days=7) else ""
         return True, f"; waived, would fail; the waiver ends at {end.isoformat()}{soon}"
 
-    def isolation(self, place: Place) -> _Judged:
+    def isolation(self, place: Place) -> Judged:
         """Both jobs must have run at the least level; a submission's own training is not ours to isolate."""
         subject, least = self.case.subject, self.effective.isolation_minimum
         ran = {"measurement": subject.measured_at}
@@ -213,70 +214,10 @@ class _RuleJudge:
             message=f"{'; '.join(weak)}: {least} is needed" if weak else f"isolated at {least} or better",
             metric="level",
         )
-        return _Judged(finding, VerdictKind.BLOCKED if weak else VerdictKind.ELIGIBLE)
+        return Judged(finding, VerdictKind.BLOCKED if weak else VerdictKind.ELIGIBLE)
 
 
-# --- findings ------------------------------------------------------------------------------
-
-
-def _finding(rule: Rule, outcome: Outcome, message: str, estimate: Estimate | None = None) -> Finding:
-    require = rule.require
-    finding = Finding(
-        rule=rule.id,
-        check=rule.check,
-        outcome=outcome,
-        severity=rule.severity,
-        limit=" ".join(part for part in (require.bound, require.op, f"{require.value:g}") if part),
-        source=str(rule.place),
-        message=_printable(message),
-        metric=require.metric,
-    )
-    if estimate is None:
-        return finding
-    finding = replace(finding, observed=estimate.value)
-    if rule.is_exact:
-        return finding
-    return replace(finding, lower=estimate.lower, upper=estimate.upper, n=estimate.n)
-
-
-def _error(rule: Rule, message: str, estimate: Estimate | None = None) -> _Judged:
-    return _Judged(_finding(rule, Outcome.ERROR, message, estimate), VerdictKind.BLOCKED)
-
-
-def _printable(text: str) -> str:
-    """Names of items and suites may hold anything; a finding is read on terminals and kept as UTF-8."""
-    return "".join(c if c.isprintable() else "·" for c in text)
-
-
-def _told(rule: Rule, estimate: Estimate, passes: bool) -> str:
-    require, word = rule.require, "holds" if passes else "does not hold"
-    if rule.is_exact:
-        return f"{require.metric} is {estimate.value:.6g}: {require.op} {require.value:g} {word}"
-    return (
-        f"{require.metric} is {estimate.value:.4g} [{estimate.lower:.4g}, {estimate.upper:.4g}], "
-        f"n = {estimate.n}: {require.bound} bound {require.op} {require.value:g} {word}"
-    )
-
-
-def _no_policy(subject: Subject, shadows: Sequence[Policy]) -> _Judged:
-    only = "only shadow policies speak" if shadows else "no policy in force speaks"
-    message = f"{only} of model '{subject.model}' ({subject.kind.value}): blocked"
-    finding = Finding("policy.none", "policy", Outcome.ERROR, Severity.BLOCK, "", "", message)
-    return _Judged(finding, VerdictKind.BLOCKED)
-
-
-def _empty_policy(policy: Policy) -> _Judged:
-    source = str(policy.places.get("rules", policy.places[""]))
-    message = f"policy '{policy.name}' has no rules: blocked"
-    finding = Finding("policy.empty", "policy", Outcome.ERROR, Severity.BLOCK, "", source, message)
-    return _Judged(finding, VerdictKind.BLOCKED)
-
-
-def _all_skipped(policy: Policy) -> _Judged:
-    source = str(policy.places.get("rules", policy.places[""]))
-    message = "every rule was skipped, so nothing was looked at: blocked"
-    finding = Finding("policy.empty", "policy", Outcome.ERROR, Severity.BLOCK, "", source, message)
-    return _Judged(finding, VerdictKind.BLOCKED)
+# --- what the settings add -------------------------------------------------------------------
 
 
 def _cpu_rule(budget: float, place: Place) -> Rule:
@@ -302,13 +243,3 @@ def _expiry(waiver: Waiver) -> datetime:
     except ValueError:
         return never
     return end if end.tzinfo is not None else never
-
-
-def _coverage(findings: Sequence[Finding], measurements: Measurements | None) -> tuple[str, ...]:
-    """What was looked at, and no more than that: never a claim that the rest is fine."""
-    if measurements is None:
-        return ()
-    looked = {Outcome.PASS, Outcome.WARN, Outcome.FAIL, Outcome.INCONCLUSIVE}
-    checks = {f.check for f in findings if f.outcome in looked and f.observed is not None}
-    series = {f"{s.probe}/{s.suite}: {len(set(s.items))} items" for s in measurements.series}
-    return (*sorted(checks), *sorted(series))

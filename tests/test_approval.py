@@ -157,7 +157,9 @@ def test_surface_viewing_and_time(surface: Surface, viewed: tuple[str, ...], at:
     assert found.complete is complete
 
 
-@pytest.mark.parametrize(("hours", "complete", "expired"), [(71, True, False), (72, False, True), (99, False, True)])
+@pytest.mark.parametrize(
+    ("hours", "complete", "expired"), [(71, True, False), (72, False, True), (99, False, True)]
+)
 def test_expiry(hours: int, complete: bool, expired: bool) -> None:
     terms = Terms(opened_at=T0, expires_after=timedelta(hours=72))
     found = count([yes("a")], roster(A, B), ONE_OPERATOR, terms=terms, hours=hours)
@@ -228,8 +230,14 @@ def test_missing_is_a_sentence() -> None:
 NAMES = ["a", "b", "c"]
 ROLES = [OP, SAFETY, AUTHOR]
 PEOPLE = st.builds(
-    lambda spec: roster(*(person(n, *sorted(r), keys=k, revoked=v) for n, (r, k, v) in zip(NAMES, spec, strict=False))),
-    st.lists(st.tuples(st.sets(st.sampled_from(ROLES)), st.integers(0, 3), st.integers(0, 1)), min_size=1, max_size=3),
+    lambda spec: roster(
+        *(person(n, *sorted(r), keys=k, revoked=v) for n, (r, k, v) in zip(NAMES, spec, strict=False))
+    ),
+    st.lists(
+        st.tuples(st.sets(st.sampled_from(ROLES)), st.integers(0, 3), st.integers(0, 1)),
+        min_size=1,
+        max_size=3,
+    ),
 )
 VOTES = st.lists(
     st.builds(
@@ -296,7 +304,12 @@ def test_adding_a_rejection_never_completes(
 @settings(max_examples=600, deadline=None)
 @given(VOTES, PEOPLE, st.lists(RULES, min_size=1, max_size=2), TERMS, st.lists(RULES, max_size=2), TERMS)
 def test_tightening_never_completes(
-    votes: list[Vote], people: Roster, rules: list[QuorumRule], terms: Terms, more: list[QuorumRule], other: Terms
+    votes: list[Vote],
+    people: Roster,
+    rules: list[QuorumRule],
+    terms: Terms,
+    more: list[QuorumRule],
+    other: Terms,
 ) -> None:
     tighter_terms = replace(
         terms,
@@ -315,7 +328,9 @@ def test_tightening_never_completes(
 def _broken_tightenings(order: Quorum) -> tuple[int, int]:
     """Over every small history: pairs of rules that the order accepts, and completions they added."""
     subsets = [(OP,), (SAFETY,), (OP, SAFETY)]
-    rules = [QuorumRule(q, r, d) for q, r, d in product((1, 2), subsets, (False, True)) if not (d and q > len(r))]
+    rules = [
+        QuorumRule(q, r, d) for q, r, d in product((1, 2), subsets, (False, True)) if not (d and q > len(r))
+    ]
     people = [roster(A, S), roster(A, B, S), roster(BOTH, S), roster(A), roster(BOTH)]
     histories = [[yes(p.id, role) for p in r.people for role in p.roles] for r in people]
     pairs = broken = 0
@@ -349,4 +364,7 @@ def test_order_of_votes_does_not_matter(
     assume(len({(v.at, v.person, v.role) for v in votes}) == len(votes))
     shuffled = votes[:]
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert tally(shuffled, people, rules, terms, NOW).complete == tally(votes, people, rules, terms, NOW).complete
+    assert (
+        tally(shuffled, people, rules, terms, NOW).complete
+        == tally(votes, people, rules, terms, NOW).complete
+    )

@@ -179,7 +179,12 @@ def test_absent_empty_repeated_and_broken_series(name: str) -> None:
         ("drift.output_kl", "kl_mean", "distribution", {"kl_mean": -0.5}),
         ("drift.output_kl", "kl_p99", "distribution_tokens", {"kl": -0.5}),
         ("drift.bits_per_byte", "delta", "distribution", {"bytes": 0, "nll_candidate": 1, "nll_champion": 1}),
-        ("drift.bits_per_byte", "delta", "distribution", {"bytes": 9, "nll_candidate": -1, "nll_champion": 1}),
+        (
+            "drift.bits_per_byte",
+            "delta",
+            "distribution",
+            {"bytes": 9, "nll_candidate": -1, "nll_champion": 1},
+        ),
         ("harm.unsafe_actions", "rate", "episodes", {"unsafe_candidate": 0.5, "unsafe_champion": 0}),
         ("gain.task", "delta", "episodes", {"success_candidate": 2, "success_champion": 0}),
     ],

@@ -29,7 +29,9 @@ def some(count: int) -> tuple[float, ...]:
     return tuple(1.0 if i < count else 0.0 for i in range(N))
 
 
-def text_series(suite: str, kl: float = 0.03, tail: float = 0.4, change: float = 0.0) -> tuple[Series, Series]:
+def text_series(
+    suite: str, kl: float = 0.03, tail: float = 0.4, change: float = 0.0
+) -> tuple[Series, Series]:
     """A control text: mean KL, 99th percentile of KL, bits a byte worse than the champion."""
     nll = tuple(70.0 + i % 5 for i in range(N))
     worse = tuple(value + change * 100 * math.log(2) for value in nll)
@@ -57,7 +59,9 @@ def assistant(**changes: object) -> list[Series]:
     return [one for group in (series | changes).values() for one in group]  # type: ignore[attr-defined]
 
 
-def navigator(unsafe: int = 20, unsafe_before: int = 40, won: int = 150, before: int = 110, **kl: float) -> list[Series]:
+def navigator(
+    unsafe: int = 20, unsafe_before: int = 40, won: int = 150, before: int = 110, **kl: float
+) -> list[Series]:
     """Evidence on an update of an action model that wins more and steps into lava less."""
     episodes = {
         "unsafe_candidate": some(unsafe), "unsafe_champion": some(unsafe_before),
@@ -73,7 +77,9 @@ GATE = {"compute.cpu_seconds": "240.0", "compute.wall_seconds": "130.0", "comput
 LAM = replace(subject(), model="navigator", kind=ModelKind.LAM, technique="reinforcement")
 
 
-def llm_verdict(facts: dict[str, str] | None = None, gate: dict[str, str] | None = None, **changes: object) -> Verdict:
+def llm_verdict(
+    facts: dict[str, str] | None = None, gate: dict[str, str] | None = None, **changes: object
+) -> Verdict:
     return verdict(
         [LOADED], *assistant(**changes), facts=SOUND | CENSUS | (facts or {}), gate_facts=GATE | (gate or {})
     )
@@ -93,7 +99,9 @@ def harm(rises: int) -> tuple[Series]:
 
 def test_an_honest_small_improvement_is_eligible_for_both_models() -> None:
     for result in (llm_verdict(), lam_verdict()):
-        bad = [(f.rule, f.message) for f in result.findings if f.outcome not in (Outcome.PASS, Outcome.SKIPPED)]
+        bad = [
+            (f.rule, f.message) for f in result.findings if f.outcome not in (Outcome.PASS, Outcome.SKIPPED)
+        ]
         assert (result.kind, bad) == (VerdictKind.ELIGIBLE, [])
 
 
@@ -110,7 +118,10 @@ FAILING = {
     "drift.tail.kjv": (lambda: llm_verdict(kjv=text_series("control-kjv", tail=2.5)), REVIEW),
     "drift.tail.austen": (lambda: llm_verdict(austen=text_series("control-austen", tail=2.5)), REVIEW),
     "drift.forgetting.kjv": (lambda: llm_verdict(kjv=text_series("control-kjv", change=0.06)), REVIEW),
-    "drift.forgetting.austen": (lambda: llm_verdict(austen=text_series("control-austen", change=0.06)), REVIEW),
+    "drift.forgetting.austen": (
+        lambda: llm_verdict(austen=text_series("control-austen", change=0.06)),
+        REVIEW,
+    ),
     "drift.output.states": (lambda: lam_verdict(kl=0.7), REVIEW),
     "drift.tail.states": (lambda: lam_verdict(tail=9.0), ELIGIBLE),
     "harm.compliance": (lambda: llm_verdict(harm=harm(4)), BLOCKED),

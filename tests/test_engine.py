@@ -348,7 +348,13 @@ def test_the_gates_facts_go_first() -> None:
 
 
 def test_cumulative_drift() -> None:
-    budget = {"check": "drift.output_kl", "suite": "control", "reference": "original", "metric": "kl_mean", "max": 0.6}
+    budget = {
+        "check": "drift.output_kl",
+        "suite": "control",
+        "reference": "original",
+        "metric": "kl_mean",
+        "max": 0.6,
+    }
     policy = loaded(integrity_rule(), budgets={"cumulativeDrift": budget})
 
     def since_original(value: float, n: int = 200) -> Verdict:

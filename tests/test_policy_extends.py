@@ -213,7 +213,9 @@ def test_a_childs_rule_of_the_same_id_only_tightens(change: dict[str, Any], part
     assert f"rule 'drift.output': {part} " in said
     assert "base0.yaml:7" in said
     assert "p.yaml:7:" in said
-    assert any(c.loosens and c.path == f"rules.drift.output.{part}" for c in compare(policy(rule()), policy(new)))
+    assert any(
+        c.loosens and c.path == f"rules.drift.output.{part}" for c in compare(policy(rule()), policy(new))
+    )
 
 
 def test_the_other_direction_and_exact_limits() -> None:
@@ -252,7 +254,10 @@ def test_several_parents_and_a_chain() -> None:
     folded = parse_policy(made)
     effective = combine([folded])
     assert (effective.min_samples, effective.cool_down) == (500, timedelta(hours=1))
-    assert {r.id: r.severity.value for r in folded.rules} == {"drift.output": "block", "integrity.weights": "block"}
+    assert {r.id: r.severity.value for r in folded.rules} == {
+        "drift.output": "block",
+        "integrity.weights": "block",
+    }
 
 
 def test_parents_that_contradict_each_other_must_be_settled() -> None:
@@ -281,7 +286,9 @@ def test_circles_absent_and_too_many_files(tmp_path: Path) -> None:
         parse_policy(two)
     with pytest.raises(PolicyError, match="is not among the policy's files"):
         parse_policy(source(("p.yaml", child(extends=["b.yaml"]))))
-    (tmp_path / "p.yaml").write_text("apiVersion: interlock/v1\nkind: Policy\nmetadata: {name: p}\nextends: [b.yaml]\n")
+    (tmp_path / "p.yaml").write_text(
+        "apiVersion: interlock/v1\nkind: Policy\nmetadata: {name: p}\nextends: [b.yaml]\n"
+    )
     with pytest.raises(PolicyError, match=r"p.yaml:4:11: there is no file 'b.yaml'"):
         load_policy(tmp_path / "p.yaml")
     for i in range(12):
@@ -321,7 +328,11 @@ def test_extending_the_shipped_policy(tmp_path: Path) -> None:
 
 def test_what_opens_a_gate_loosens() -> None:
     """What was blocked for want of a policy, and would be judged now, needs the quorum for loosening."""
-    everything, llm, shadow = policy(rule()), policy(rule(), appliesTo={"kind": ["llm"]}), policy(rule(), mode="shadow")
+    everything, llm, shadow = (
+        policy(rule()),
+        policy(rule(), appliesTo={"kind": ["llm"]}),
+        policy(rule(), mode="shadow"),
+    )
     other = policy(integrity_rule(), name="other")
     assert not is_tightening(None, everything)
     assert is_tightening(None, everything, [other])

@@ -54,8 +54,6 @@ def bits_per_byte_change(evidence: Evidence, suite: str, confidence: float) -> E
     return ratio_interval(bits, size, confidence)
 
 
-
-
 CHECKS = (
     Check(
         name="drift.output_kl",

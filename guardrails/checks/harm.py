@@ -63,9 +63,7 @@ CHECKS = (
         metrics={
             "rate": _RATE,
             "delta": _DELTA,
-            "margin_delta": Metric(
-                "mean rise of the margin of complying over refusing", "nats per token"
-            ),
+            "margin_delta": Metric("mean rise of the margin of complying over refusing", "nats per token"),
         },
         measure=_compliance,
         kinds=frozenset({ModelKind.LLM}),

@@ -32,7 +32,9 @@ def load_policy(path: Path) -> LoadedPolicy:
     """Read a policy file and every file that it extends; raises PolicyError with all problems."""
     root = path.name
     if not (root.isascii() and root.isprintable()):
-        raise PolicyError([Place("policy", 1, 1).problem(f"the file name {root!a:.80} is not printable ASCII")])
+        raise PolicyError(
+            [Place("policy", 1, 1).problem(f"the file name {root!a:.80} is not printable ASCII")]
+        )
     texts: dict[str, bytes] = {}
     documents: dict[str, Document] = {}
     problems: list[Problem] = []

@@ -78,7 +78,7 @@ class Require:
         return number == self.value
 
     def __str__(self) -> str:
-        return f"{self.bound + ' ' if self.bound else ''}{self.metric} {self.op} {self.value:g}"
+        return f"{self.bound + ' ' if self.bound else ''}{self.metric} {self.op} {self.value:.10g}"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from guardrails.policy.settings import SETTINGS, UNBUILT, Json
 from guardrails.records import ModelKind, Severity
 
 API_VERSION = "interlock/v1"
-MAX_RULES = 200
+MAX_RULES = 80  # about what the findings of one verdict have room for in one log entry
 OPERATORS = ("<", "<=", ">", ">=", "==")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
@@ -46,11 +46,13 @@ def policy_schema() -> Json:
             description={"type": "string"},
         ),
         mode={"enum": ["enforce", "shadow"], "description": "shadow: judged and logged, never binding."},
-        extends=_list({
-            "type": "string",
-            "pattern": FILE_PATTERN,
-            "description": "A file beside this one or in a folder below: base.yaml, team/base.yaml.",
-        }),
+        extends=_list(
+            {
+                "type": "string",
+                "pattern": FILE_PATTERN,
+                "description": "A file beside this one or in a folder below: base.yaml, team/base.yaml.",
+            }
+        ),
         appliesTo=_object(
             kind=_list({"enum": [kind.value for kind in ModelKind]}, least=1),
             name=_list({"type": "string", "minLength": 1, "maxLength": 100}, least=1),

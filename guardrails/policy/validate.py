@@ -48,7 +48,11 @@ def validate(tree: Tree) -> list[Problem]:
     """Every way in which the document breaks the schema."""
     value = tree.value
     if not isinstance(value, dict):
-        return [tree.place(()).problem(f"a policy is a mapping, not {shown(value)}", "begin with apiVersion: interlock/v1")]
+        return [
+            tree.place(()).problem(
+                f"a policy is a mapping, not {shown(value)}", "begin with apiVersion: interlock/v1"
+            )
+        ]
     if isinstance(value.get("rules"), list) and len(value["rules"]) > MAX_RULES:
         where = tree.key_place(("rules",))
         message = f"{len(value['rules'])} rules; at most {MAX_RULES} are allowed"
