@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import logging
 import os
@@ -234,7 +235,7 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
         os.environ.setdefault(name, value)
     joining = bool(os.environ.get("RAY_ADDRESS"))
     if not joining:
-        # Before the import: Ray reads these once. The token keeps others on this machine out.
+        # The token keeps others on this machine, and whoever reaches Ray's ports, out.
         token = folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="ascii")
@@ -243,6 +244,8 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
     import ray
 
     owns = not ray.is_initialized()
+    if owns and not joining:
+        _forget_earlier_settings()
     if owns and joining:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     elif owns:
@@ -257,6 +260,13 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
             logging_level=logging.ERROR,
         )
     return ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_supervise), owns
+
+
+def _forget_earlier_settings() -> None:
+    """Ray keeps the settings it saw when it was first imported, and the token it first used."""
+    compiled: Any = importlib.import_module("ray._raylet")
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _private_folder() -> Path:

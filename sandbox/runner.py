@@ -164,5 +164,6 @@ class _LocalHandle:
             self._outcome = levels.run_job(self._spec, self._level, lambda: self._reason, cache=self._cache)
         except InterlockError as error:
             self._error = error
-        except OSError as error:
+        except Exception as error:
+            # Whatever went wrong, the job has no outcome: whoever asks must hear of it.
             self._error = JobFailedError(f"the job could not be supervised: {error}")

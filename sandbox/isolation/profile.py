@@ -204,7 +204,7 @@ def _anyone_reads(path: Path) -> bool:
 
 def _stage_inputs(spec: JobSpec, staging: Path, places: Places) -> Iterator[Path]:
     """Links to the inputs, so that ``<staging>/in`` has the shape of ``/in``; yields the real paths."""
-    if all(mount.target != "/in" for mount in spec.inputs):
+    if all(mount.target != Places.inputs for mount in spec.inputs):
         Path(places.inputs).mkdir()
     for mount in spec.inputs:
         if not mount.source.exists():

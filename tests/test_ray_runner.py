@@ -1,0 +1,208 @@
+"""Running jobs under Ray tasks: one real Ray for the whole module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guardrails.errors import UsageError
+from sandbox.isolation.spec import JobSpec, Limits, Mount
+from sandbox.ray_runner import RayRunner
+from sandbox.runner import JobHandle, wait
+
+pytestmark = pytest.mark.ray
+pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def runner(said: list[str]) -> Iterator[RayRunner]:
+    made = RayRunner(num_cpus=2, announce=said.append)
+    yield made
+    made.shutdown()
+
+
+def job(folder: Path, source: str, name: str = "job", **limits: float) -> JobSpec:
+    program = folder / f"{name}.py"
+    program.write_text(source)
+    return JobSpec(
+        ("python", "/in/program.py", f"marker-{folder.name}-{name}"),
+        (Mount(program, "/in/program.py"),),
+        folder / f"{name}.out",
+        folder / f"{name}.log",
+        Limits(**{"wall_s": 60, **limits}),
+    )
+
+
+def until_it_prints(handle: JobHandle) -> None:
+    deadline = time.monotonic() + 60
+    while not handle.lines():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(marker: str) -> list[int]:
+    """Processes that carry a job's marker in their arguments, zombies left out."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if marker.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
+
+
+def gone_within(marker: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(marker):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_a_job_runs_under_ray(runner: RayRunner, said: list[str], tmp_path: Path) -> None:
+    handle = runner.start(job(tmp_path, "print('hello'); open('/out/made', 'w').write('1')"), "strict")
+    outcome = wait(handle, 60)
+    assert (outcome.exit, outcome.killed, outcome.level) == (0, "", "strict")
+    assert outcome.compute.measured_by in ("watchdog", "cgroup")
+    assert handle.lines() == ["hello"]
+    assert (tmp_path / "job.out" / "made").exists()
+    assert said[0].startswith("starting Ray")
+    assert said[1].startswith("Ray is ready")
+
+
+def test_limits_and_errors_cross_ray_as_text(runner: RayRunner, tmp_path: Path) -> None:
+    slow = runner.start(job(tmp_path, "import time; time.sleep(60)", wall_s=0.5), "strict")
+    assert wait(slow, 60).killed.startswith("wall_s: ")
+    missing = JobSpec(("python",), (Mount(tmp_path / "gone", "/in/x"),), tmp_path / "o", tmp_path / "l")
+    with pytest.raises(UsageError, match="gone does not exist"):
+        wait(runner.start(missing, "strict"), 60)
+
+
+def test_cancel_kills_within_a_second(runner: RayRunner, tmp_path: Path) -> None:
+    spec = job(tmp_path, "import os, time; os.fork(); print('begun'); time.sleep(60)")
+    handle = runner.start(spec, "strict")
+    until_it_prints(handle)
+    assert alive(spec.argv[2])
+    handle.cancel("halt")
+    handle.cancel("later")
+    assert gone_within(spec.argv[2], 1)
+    assert wait(handle, 10).killed == "halt"
+
+
+def test_a_waiting_job_is_cancelled_before_it_begins(runner: RayRunner, tmp_path: Path) -> None:
+    first = [
+        runner.start(job(tmp_path, "print('x'); import time; time.sleep(60)", f"f{i}"), "strict")
+        for i in range(2)
+    ]
+    for handle in first:
+        until_it_prints(handle)
+    waiting = runner.start(job(tmp_path, "open('/out/ran', 'w')", "waiting"), "strict")
+    waiting.cancel("not needed")
+    outcome = wait(waiting, 5)
+    assert outcome.killed == "not needed"
+    assert outcome.compute.measured_by == "unmeasured"
+    for handle in first:
+        handle.cancel("enough")
+    assert [wait(handle, 10).killed for handle in first] == ["enough", "enough"]
+    again = runner.start(job(tmp_path, "print('y')", "after"), "strict")
+    assert wait(again, 60).ok
+    assert not (tmp_path / "waiting.out" / "ran").exists()
+
+
+def test_a_dead_supervisor_takes_the_job_with_it_and_nothing_is_repeated(
+    runner: RayRunner, tmp_path: Path
+) -> None:
+    source = "import os, time\nprint('begun', flush=True)\nopen(f'/out/{time.time()}', 'w')\ntime.sleep(60)"
+    spec = job(tmp_path, source)
+    handle = runner.start(spec, "strict")
+    until_it_prints(handle)
+    os.kill(_supervisor(spec.argv[2]), signal.SIGKILL)
+    assert gone_within(spec.argv[2], 1)
+    outcome = wait(handle, 30)
+    assert outcome.exit is None
+    assert outcome.killed.startswith("its supervisor died")
+    time.sleep(2)
+    assert not alive(spec.argv[2])
+    assert len(list((tmp_path / "job.out").iterdir())) == 1
+
+
+def _supervisor(marker: str) -> int:
+    """The Ray worker above a job's first process."""
+    pid = min(alive(marker))
+    while True:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        if name.startswith("ray::"):
+            return pid
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        assert pid > 1, "no Ray worker above the job"
+
+
+def test_what_a_job_makes_is_never_unpickled(runner: RayRunner, tmp_path: Path) -> None:
+    source = (
+        "import pickle, os\nclass Evil:\n    def __reduce__(self):\n        return (os.system, ('touch /tmp/owned',))\n"
+        "data = pickle.dumps(Evil())\nos.write(1, data + b'\\n')\n"
+        "for name in ('result.pkl', 'outcome', 'proposal.json'):\n    open('/out/' + name, 'wb').write(data)"
+    )
+    owned = Path("/tmp/owned")
+    assert not owned.exists()
+    assert wait(runner.start(job(tmp_path, source), "strict"), 60).ok
+    assert not owned.exists()
+
+
+def test_rays_files_are_closed_to_others_and_absent_inside(runner: RayRunner, tmp_path: Path) -> None:
+    wait(runner.start(job(tmp_path, "0", "warm"), "strict"), 60)
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+    source = f"import os\nprint(os.path.exists({str(token)!r}), [k for k in os.environ if 'RAY' in k])"
+    handle = runner.start(job(tmp_path, source), "strict")
+    wait(handle, 60)
+    assert handle.lines() == ["False []"]
+    assert token.exists(), "the control failed"
+
+
+def test_a_dead_driver_leaves_no_job(tmp_path: Path) -> None:
+    spec = job(tmp_path, "import time; print('begun', flush=True); time.sleep(100)")
+    source = (
+        "import sys, time\nfrom pathlib import Path\nfrom sandbox.isolation.spec import JobSpec, Mount\n"
+        "from sandbox.ray_runner import RayRunner\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"spec = JobSpec({spec.argv!r}, (Mount(folder / 'job.py', '/in/program.py'),), folder / 'out', folder / 'log')\n"
+        "handle = RayRunner().start(spec, 'strict')\n"
+        "while not handle.lines(): time.sleep(0.02)\nprint('begun', flush=True)\ntime.sleep(100)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, env=environment)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == b"begun\n"
+    assert alive(spec.argv[2])
+    driver.kill()
+    driver.wait()
+    assert gone_within(spec.argv[2], 5)
+
+
+def test_after_shutdown_the_runner_starts_again(tmp_path: Path, runner: RayRunner) -> None:
+    handle = runner.start(job(tmp_path, "import time; print('x'); time.sleep(60)"), "strict")
+    until_it_prints(handle)
+    runner.shutdown()
+    outcome = handle.poll()
+    assert outcome is not None
+    assert outcome.killed == "the runner shuts down"
+    assert wait(runner.start(job(tmp_path, "0", "again"), "strict"), 90).ok

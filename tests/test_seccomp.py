@@ -1,0 +1,189 @@
+"""The system call filter, run on paper for both machines, and its numbers against the kernel's headers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardrails.errors import IsolationUnavailableError
+from sandbox.isolation import syscalls
+from sandbox.isolation.seccomp import compile_filter
+
+ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+EPERM = 0x50000 | errno.EPERM
+
+_TABLES = {**syscalls.ALLOWED, **syscalls.CHECKED, **syscalls.ONLY_IN_NAMESPACES}
+
+
+def run(program: bytes, call: int, arch: int, arguments: tuple[int, ...] = ()) -> int:
+    """What the kernel's interpreter of classic BPF would answer; written from its documentation."""
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("<iIQ6Q", call, arch, 0, *(value % 2**64 for value in padded))
+    code = [struct.unpack_from("=HBBI", program, offset) for offset in range(0, len(program), 8)]
+    accumulator, position = 0, 0
+    while True:
+        operation, if_true, if_false, value = code[position]
+        position += 1
+        if operation == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, value)
+        elif operation == 0x54:
+            accumulator &= value
+        elif operation == 0x06:
+            return value
+        else:
+            holds = {
+                0x15: accumulator == value,
+                0x25: accumulator > value,
+                0x35: accumulator >= value,
+                0x45: accumulator & value != 0,
+            }[operation]
+            position += if_true if holds else if_false
+
+
+def answer(machine: str, name: str, *arguments: int, namespaces: bool = True) -> int:
+    call = syscalls.number(_TABLES[name], machine)
+    assert call is not None
+    return run(compile_filter(machine, namespaces=namespaces), call, ARCH[machine], arguments)
+
+
+machines = pytest.mark.parametrize("machine", syscalls.MACHINES)
+
+
+@machines
+@given(call=st.integers(0, 600), namespaces=st.booleans())
+def test_only_listed_calls_are_ever_allowed(machine: str, call: int, namespaces: bool) -> None:
+    said = run(compile_filter(machine, namespaces=namespaces), call, ARCH[machine])
+    listed = {syscalls.number(numbers, machine) for numbers in _TABLES.values()}
+    unchecked = {syscalls.number(numbers, machine) for numbers in syscalls.ALLOWED.values()}
+    if call not in listed:
+        assert said & 0xFFFF0000 == 0x50000
+    if call in unchecked:
+        assert said == ALLOW
+
+
+@machines
+@given(call=st.integers(0, 2**31 - 1), arch=st.integers(0, 2**32 - 1))
+def test_another_machines_calls_kill(machine: str, call: int, arch: int) -> None:
+    said = run(compile_filter(machine, namespaces=True), call, arch)
+    assert said == KILL or arch == ARCH[machine]
+
+
+@given(call=st.integers(0x40000000, 0x400002FF))
+def test_x32_calls_kill(call: int) -> None:
+    assert run(compile_filter("x86_64", namespaces=True), call, ARCH["x86_64"]) == KILL
+
+
+@machines
+def test_no_machine_uses_a_number_twice(machine: str) -> None:
+    refused = {name: numbers for name, (numbers, _) in syscalls.REFUSED_AS.items()}
+    used = [syscalls.number(numbers, machine) for numbers in [*_TABLES.values(), *refused.values()]]
+    present = [number for number in used if number is not None]
+    assert len(present) == len(set(present))
+
+
+@machines
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("clone", (0x10000000 | 17,)),
+        ("clone", (0x20000,)),
+        ("clone", (0x40000000,)),
+        ("clone", (0x8000,)),
+        ("openat", (0, 0, 0o101, 0o4755)),
+        ("openat", (0, 0, 0o20000001, 0o2755)),
+        ("mkdirat", (0, 0, 0o2777)),
+        ("fchmod", (3, 0o6755)),
+        ("fchmodat", (0, 0, 0o4700)),
+        ("socketpair", (1, 2)),  # datagrams can still be sent to any address
+        ("socketpair", (1, 2 | 0o2000000)),
+        ("socketpair", (2, 1)),
+        ("prlimit64", (1,)),
+        ("prctl", (0x1F,)),
+    ],
+)
+def test_dangerous_arguments_are_refused(machine: str, name: str, arguments: tuple[int, ...]) -> None:
+    assert answer(machine, name, *arguments) == EPERM
+
+
+@machines
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("clone", (0x3D0F00,)),  # a thread
+        ("clone", (17 | 0x1200000,)),  # a fork
+        ("openat", (0, 0, 0, 0o4755)),  # no file is made: the mode means nothing
+        ("openat", (0, 0, 0o101, 0o644)),
+        ("socketpair", (1, 1 | 0o2000000)),
+        ("socketpair", (1, 5)),
+        ("prlimit64", (0,)),
+        ("ioctl", (1, 0x5401)),
+        ("sched_setaffinity", (1234,)),
+    ],
+)
+def test_ordinary_arguments_pass(machine: str, name: str, arguments: tuple[int, ...]) -> None:
+    assert answer(machine, name, *arguments) == ALLOW
+
+
+@machines
+@pytest.mark.parametrize("command", [0x5412, 0x541C, 0x5414, 0x8933, 0xC0189436])
+def test_terminal_input_and_device_control_are_refused(machine: str, command: int) -> None:
+    assert answer(machine, "ioctl", 0, command) == 0x50000 | errno.ENOTTY
+
+
+@machines
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("fchmodat", (0, 0, 0o600)),
+        ("utimensat", ()),
+        ("setsid", ()),
+        ("setpgid", ()),
+        ("prctl", (1, 0)),  # would drop the signal that ends the job with its supervisor
+        ("setpriority", (0, 1234)),
+        ("sched_setaffinity", (1234,)),
+    ],
+)
+def test_without_namespaces_less_is_allowed(machine: str, name: str, arguments: tuple[int, ...]) -> None:
+    assert answer(machine, name, *arguments, namespaces=False) == EPERM
+    assert answer(machine, name, *arguments, namespaces=True) == ALLOW
+
+
+@pytest.mark.parametrize("machine", ["riscv64", "i686", "", "ppc64le"])
+def test_a_machine_without_a_table_is_refused(machine: str) -> None:
+    with pytest.raises(IsolationUnavailableError, match="no table"):
+        compile_filter(machine, namespaces=True)
+
+
+def _header(path: str) -> dict[str, int]:
+    if not Path(path).exists():
+        pytest.skip(f"{path} is not installed")
+    found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", Path(path).read_text())
+    return {name: int(number) for name, number in found}
+
+
+@pytest.mark.parametrize(
+    ("machine", "path"),
+    [
+        ("x86_64", "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+        ("aarch64", "/usr/include/asm-generic/unistd.h"),
+    ],
+)
+def test_numbers_are_the_kernels(machine: str, path: str) -> None:
+    if machine == "x86_64" and os.uname().machine != "x86_64":
+        pytest.skip("the header describes another machine")
+    kernel = _header(path)
+    other_names = {"newfstatat": "fstatat"}
+    refused = {name: numbers for name, (numbers, _) in syscalls.REFUSED_AS.items()}
+    newest = {"fchmodat2"}  # not in every header yet
+    for name, numbers in {**_TABLES, **refused}.items():
+        expected = kernel.get(name, kernel.get(other_names.get(name, ""), None))
+        if name not in newest or expected is not None:
+            assert syscalls.number(numbers, machine) == expected, name
