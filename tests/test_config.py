@@ -27,7 +27,10 @@ def test_the_shipped_configuration_is_valid(tmp_path):
 
 
 def test_recipes_keep_their_order_and_pass_settings_as_text(tmp_path):
-    text = MODEL + '[[models.m.recipes]]\ntechnique = "a"\nlr = 0.1\non = true\n[[models.m.recipes]]\ntechnique = "b"\n'
+    text = (
+        MODEL
+        + '[[models.m.recipes]]\ntechnique = "a"\nlr = 0.1\non = true\n[[models.m.recipes]]\ntechnique = "b"\n'
+    )
     recipes = load_config(written(tmp_path, text)).models["m"].recipes
     assert [recipe.technique for recipe in recipes] == ["a", "b"]
     assert recipes[0].settings == {"lr": "0.1", "on": "true"}

@@ -120,5 +120,7 @@ sys.meta_path.insert(0, Absent())
 import guardrails.gate, guardrails.view, guardrails.decision_log.verify, guardrails.policy, guardrails.engine
 import ui.cli.main
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr

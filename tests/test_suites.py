@@ -35,7 +35,9 @@ def models(workspace):
 def test_training_texts_quote_no_private_item(models, workspace, secret):
     train = suites.training_records(models["assistant"], workspace, secret)
     for suite in suites.private_suites(models["assistant"], workspace, secret, "nonce"):
-        assert not {i["id"] for i in suite.items} & {r["id"] for r in train} or suite.name.startswith("control")
+        assert not {i["id"] for i in suite.items} & {r["id"] for r in train} or suite.name.startswith(
+            "control"
+        )
         if suite.probe == "distribution":
             assert not overlapping([Line(record["id"], record) for record in train], suite.items)
 
@@ -78,14 +80,18 @@ def test_too_few_items_is_an_error(models, workspace):
 
 
 def test_a_text_file_is_cut_at_blank_lines(tmp_path):
-    (tmp_path / "own.txt").write_text("first paragraph\nof two lines, long enough to count\n\nshort\n", "utf-8")
+    (tmp_path / "own.txt").write_text(
+        "first paragraph\nof two lines, long enough to count\n\nshort\n", "utf-8"
+    )
     records = suites.read_source("own.txt", tmp_path)
     assert [r["text"] for r in records] == ["first paragraph of two lines, long enough to count"]
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"text": 1}', '{"body": "x"}', "nan"])
 def test_a_bad_line_is_located(tmp_path, line):
-    (tmp_path / "own.jsonl").write_text('{"text": "a record that is long enough to be measured"}\n' + line, "utf-8")
+    (tmp_path / "own.jsonl").write_text(
+        '{"text": "a record that is long enough to be measured"}\n' + line, "utf-8"
+    )
     with pytest.raises(ConfigError, match=r"own\.jsonl:2"):
         suites.read_source("own.jsonl", tmp_path)
 
