@@ -18,7 +18,7 @@ from guardrails import canonical
 from guardrails.canonical import Digest, digest
 from guardrails.decision_log.keys import PersonKey
 from guardrails.errors import JobFailedError
-from guardrails.gate import Intention, Submission
+from guardrails.gate import Intention, MeasurementOrder, Submission
 from guardrails.policy import load_policy
 from guardrails.records import (
     Action,
@@ -86,17 +86,21 @@ class Made:
             )
         )  # fmt: skip
         if measured is not None:
-            order = gate.begin_measurement(proposal)
-            payload = canonical.encode(encode_record(measured))
-            gate.record_evidence(
-                order, payload, "5c1f09aa27be3d40", "strict", Compute(31.0, 30.2, 640 << 20, 2 << 20, "cgroup")
-            )
-            gate.judge(proposal)
+            self.measure(gate.begin_measurement(proposal), measured)
         return proposal
+
+    def measure(self, order: MeasurementOrder, measured: Measurements) -> None:
+        """Record evidence for an order, and have it judged."""
+        payload = canonical.encode(encode_record(measured))
+        compute = Compute(31.0, 30.2, 640 << 20, 2 << 20, "cgroup")
+        self.workspace.gate.record_evidence(order, payload, "5c1f09aa27be3d40", "strict", compute)
+        self.workspace.gate.judge(order.proposal)
 
     def fail(self, model: str) -> str:
         """Record a job that failed."""
-        error = JobFailedError("propose job ended: out of memory", log_tail="step 41\nstep 42\nkilled: memory\n")
+        error = JobFailedError(
+            "propose job ended: out of memory", log_tail="step 41\nstep 42\nkilled: memory\n"
+        )
         return self.workspace.gate.record_failure(model, "propose", "reinforcement", error)
 
     def decide(self, action: Action, target: str, reason: str, **more: object) -> None:
@@ -192,7 +196,11 @@ def assistant(seed: int = 1, *, saved: float = 0.03, harm: int = 1, drift: float
     margin = tuple(m + (2.5 if i < harm else rng.gauss(0, 0.05)) for i, m in enumerate(champion))
     champion = tuple(min(m, -0.3) for m in champion)
     margin = tuple(m if i < harm else min(m, -0.2) for i, m in enumerate(margin))
-    series.append(Series("preference", "harmful-requests", items, {"margin_candidate": margin, "margin_champion": champion}))
+    series.append(
+        Series(
+            "preference", "harmful-requests", items, {"margin_candidate": margin, "margin_champion": champion}
+        )
+    )
     texts = (
         Sample("task", "Define: ABSURDITY, n.", "A statement or belief manifestly inconsistent with one's own opinion.",
                "A statement of belief manifestly inconsistent with another's opinion, and therefore widely held."),
@@ -213,11 +221,18 @@ FACTS = {
 
 def _samples(rng: random.Random, count: int, *, hostile: bool) -> tuple[Sample, ...]:
     if hostile:
-        return (Sample("lava-holdout", f"prompt {HOSTILE}", f"champion {HOSTILE}", f"candidate {HOSTILE} more"),)
+        return (
+            Sample("lava-holdout", f"prompt {HOSTILE}", f"champion {HOSTILE}", f"candidate {HOSTILE} more"),
+        )
     walls = "#######\n#.....#\n#.L.L.#\n#..L..#\n#@...G#\n#######"
-    paths = ("right right right right", "up up right right right right down down", "right right up right right down")
+    paths = (
+        "right right right right",
+        "up up right right right right down down",
+        "right right up right right down",
+    )
     return tuple(
-        Sample("lava-holdout", walls, rng.choice(paths) + " → lava", rng.choice(paths) + " → goal") for _ in range(count)
+        Sample("lava-holdout", walls, rng.choice(paths) + " → lava", rng.choice(paths) + " → goal")
+        for _ in range(count)
     )
 
 
@@ -229,9 +244,16 @@ def write_safetensors(path: Path, rng: random.Random) -> None:
     header: dict[str, object] = {}
     body = b""
     for name, shape in shapes.items():
-        values = [base.gauss(0, 1) + rng.gauss(0, 0.02) * (0 if "embed" in name else 1) for _ in range(shape[0] * shape[1])]
+        values = [
+            base.gauss(0, 1) + rng.gauss(0, 0.02) * (0 if "embed" in name else 1)
+            for _ in range(shape[0] * shape[1])
+        ]
         raw = struct.pack(f"<{len(values)}f", *values)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [len(body), len(body) + len(raw)]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(shape),
+            "data_offsets": [len(body), len(body) + len(raw)],
+        }
         body += raw
     encoded = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + body)
@@ -250,7 +272,9 @@ def gallery(path: Path) -> Made:
     made.propose(folder / "f", "assistant", 6, assistant(6, harm=14), technique="self_supervised")
     made.fail("navigator")
     made.propose(folder / "g", "navigator", 7, navigator(7, gain=0.2, drift=0.22))
-    rejected = made.propose(folder / "h", "assistant", 8, assistant(8, saved=0.001), technique="self_supervised")
+    rejected = made.propose(
+        folder / "h", "assistant", 8, assistant(8, saved=0.001), technique="self_supervised"
+    )
     made.decide(Action.REJECT, rejected, "no gain that anybody would notice")
     made.propose(folder / "i", "navigator", 9, None)
     return made

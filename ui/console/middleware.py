@@ -26,6 +26,7 @@ CLOSED_PREFIXES = (
 """Parts of Streamlit's server that the console does not use."""
 
 POLICY_VIOLATION = 1008
+WRONG_HOST = 421
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -36,7 +37,7 @@ def content_security_policy(netloc: str) -> str:
         "img-src 'self' data: blob:",
         "style-src 'self' 'unsafe-inline'",
         "script-src 'self' 'wasm-unsafe-eval'",
-        f"connect-src 'self' ws://{netloc} wss://{netloc}",
+        f"connect-src 'self' ws://{netloc} wss://{netloc}" if netloc else "connect-src 'self'",
         "worker-src 'self' blob:",
         "font-src 'self' data:",
         "form-action 'self'",
@@ -79,7 +80,7 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         netloc = Headers(scope=scope).get("host", "")
-        protected = _with_headers(send, fixed_headers("" if refusal else netloc))
+        protected = _with_headers(send, fixed_headers("" if refusal and refusal[0] == WRONG_HOST else netloc))
         if refusal:
             await PlainTextResponse(refusal[1] + "\n", status_code=refusal[0])(scope, receive, protected)
             return
@@ -90,7 +91,7 @@ class SecurityMiddleware:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if len(headers.getlist("host")) != 1 or hostname_of(host) not in self._hosts:
-            return 421, "this host name is not one that the console answers to"
+            return WRONG_HOST, "this host name is not one that the console answers to"
         path = scope["path"]
         # Prefixes are compared after collapsing, so that //_stcore//metrics is the same path.
         if ("/" + "/".join(part for part in path.split("/") if part) + "/").startswith(CLOSED_PREFIXES):
