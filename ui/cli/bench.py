@@ -19,20 +19,19 @@ if TYPE_CHECKING:
     from ui.cli.session import Session
 
 RUNNER = "INTERLOCK_RUNNER"
-LEVEL = "strict"
 
 
 @contextmanager
 def runner_of(session: Session, *, local: bool = False) -> Iterator[Runner]:
     """A runner, shut down afterwards whatever happens: no job outlives the command."""
+    from ui import wiring
+
     chosen = "local" if local else os.environ.get(RUNNER, "ray")
     if chosen not in ("ray", "local"):
         raise UsageError(f"{RUNNER}={chosen:.40} is not known", hint="ray or local")
     runner: Runner
     if chosen == "ray":
-        from sandbox.ray_runner import RayRunner
-
-        runner = RayRunner(cache=session.workspace.path / "cache", announce=session.output.note)
+        runner = wiring.ray_runner(session.workspace, session.output.note)
     else:
         from sandbox.runner import LocalRunner
 
@@ -46,15 +45,12 @@ def runner_of(session: Session, *, local: bool = False) -> Iterator[Runner]:
 @contextmanager
 def open_bench(session: Session) -> Iterator[Bench]:
     """What a round works with. Raises IsolationUnavailableError before anything starts."""
-    from sandbox.isolation import levels
-    from sandbox.rounds import Bench
+    from ui import wiring
 
-    workspace = session.workspace
-    gate, secret = workspace.gate, workspace.secret
-    try:
-        levels.require(LEVEL, cache=workspace.path / "cache")
-    except IsolationUnavailableError as error:
-        error.hint = "interlock sandbox doctor"
-        raise
     with runner_of(session) as runner:
-        yield Bench(gate, runner, workspace.path, secret, LEVEL)
+        try:
+            bench = wiring.open_bench(session.workspace, runner)
+        except IsolationUnavailableError as error:
+            error.hint = "interlock sandbox doctor"
+            raise
+        yield bench

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 
 import click
 
-import guardrails
 from ui.cli.group import LateGroup
 from ui.cli.session import Finished, Session
 
@@ -117,7 +116,6 @@ def _guarded(session: Session, argv: list[str]) -> int:
     from guardrails.errors import InterlockError
 
     try:
-        _require_own_guardrails()
         with root.make_context(PROGRAM, list(argv), obj=session) as context:
             root.invoke(context)
         sys.stdout.flush()
@@ -181,17 +179,6 @@ def _trace_if_wanted() -> None:
         import traceback
 
         traceback.print_exc(file=sys.stderr)
-
-
-def _require_own_guardrails() -> None:
-    """Another distribution also imports as ``guardrails``; with it nothing here would mean what it says."""
-    from importlib.util import find_spec
-
-    if find_spec("guardrails.decision_log") is None:
-        raise click.UsageError(
-            f"another package called guardrails is installed ({guardrails.__file__}); "
-            "Interlock and guardrails-ai cannot share an environment"
-        )
 
 
 class _TerminatedError(BaseException):

@@ -1,0 +1,5 @@
+"""``python -m ui.cli`` is ``interlock``."""
+
+from ui.cli.main import main
+
+main()
