@@ -313,10 +313,12 @@ class Site:
         self.hand_in(order, measured)
         return order
 
-    def hand_in(self, order: MeasurementOrder, measured: Measurements = PASSING, *, cpu_s: float = 1.0) -> None:
+    def hand_in(
+        self, order: MeasurementOrder, measured: Measurements = PASSING, *, cpu_s: float = 1.0
+    ) -> None:
         """Record what a measurement yielded."""
         data = canonical.encode(encode_record(measured))
-        self.gate.record_evidence(order, data, "evaluator-1", "strict", Compute(1.0, cpu_s, 1, 1, "test"))
+        self.gate.record_evidence(order, data, "evaluator-1", "strict", Compute(1.0, float(cpu_s), 1, 1, "test"))
 
     def judged(self, measured: Measurements = PASSING, content: str = "", **fields: Any) -> str:
         """A proposal that was measured and judged."""
@@ -333,7 +335,9 @@ class Site:
 
     # --- decisions -----------------------------------------------------------------------
 
-    def wish(self, who: str, action: Action, target: str, role: Role | None = None, **fields: Any) -> Intention:
+    def wish(
+        self, who: str, action: Action, target: str, role: Role | None = None, **fields: Any
+    ) -> Intention:
         """What a person wants."""
         person = self.people[who]
         values = {"reason": f"{who} says {action}", "surface": Surface.CLI, "viewed": VIEWED, **fields}
@@ -343,7 +347,9 @@ class Site:
         """What a person is about to sign."""
         return self.gate.draft(self.wish(who, action, target, role, **fields))
 
-    def decide(self, who: str, action: Action, target: str, role: Role | None = None, **fields: Any) -> Receipt:
+    def decide(
+        self, who: str, action: Action, target: str, role: Role | None = None, **fields: Any
+    ) -> Receipt:
         """Prepare, sign and commit a decision."""
         return self.gate.commit(self.draft(who, action, target, role, **fields), self.people[who].key)
 
