@@ -284,7 +284,9 @@ def _vote(tables: Tables, entry: Entry, decision: Decision) -> None:
     person = require_signer(entry, decision, require_roster(tables))
     row = require_proposal(tables, decision.target)
     if row.state not in (State.AWAITING_APPROVAL, State.APPROVED):
-        raise DeniedError(f"{row.id} is {row.state}: there is nothing to {decision.action}")
+        overtaken = row.state in (State.STALE, State.SUPERSEDED, State.MEASURING, State.JUDGED)
+        refusal = StaleError if overtaken else DeniedError
+        raise refusal(f"{row.id} is {row.state}: there is nothing to {decision.action}")
     if decision.binding != binding_of(tables, row):
         raise StaleError(
             f"{row.id}: bundle, champion, evidence, policy or roster changed since this was prepared",
