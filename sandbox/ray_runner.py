@@ -42,6 +42,7 @@ from sandbox.runner import JobHandle, LogLines
 
 _OBJECT_STORE_BYTES = 80 << 20
 _FORCE_AFTER_S = 1.0
+_FOLDER_PREFIX = "ilk-"
 _SHUTDOWN_S = 5.0
 
 # Read by Ray at its start, here and in its workers. Its memory watcher would kill supervisors for
@@ -271,8 +272,23 @@ def _forget_earlier_settings() -> None:
 
 def _private_folder() -> Path:
     """A folder that only this user can enter. Its path is short: Ray's socket paths have a limit."""
-    base = "/tmp" if os.access("/tmp", os.W_OK) else None  # noqa: S108 - made with mode 0700 and a random name
-    return Path(tempfile.mkdtemp(prefix="ilk-", dir=base))
+    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - mode 0700, random name
+    _remove_abandoned(Path(base))
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=base))
+    (folder / "driver").write_text(json.dumps(_identity(os.getpid())), encoding="utf-8")
+    return folder
+
+
+def _remove_abandoned(base: Path) -> None:
+    """Folders of drivers that were killed before they could clean up. Others' folders stay closed to us."""
+    for folder in base.glob(f"{_FOLDER_PREFIX}*"):
+        try:
+            driver = json.loads((folder / "driver").read_text(encoding="utf-8"))
+            abandoned = folder.stat().st_uid == os.geteuid() and not _alive(driver)
+        except (OSError, ValueError, KeyError):
+            continue
+        if abandoned:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _identity(pid: int) -> dict[str, str | int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from guardrails.errors import IsolationUnavailableError, JobFailedError, UsageError
-from sandbox.isolation import bubblewrap, canary, interpreter, landlock, levels, probe, profile
+from sandbox.isolation import bubblewrap, canary, interpreter, job, landlock, levels, probe, profile
 from sandbox.isolation.meter import folder_bytes
 from sandbox.isolation.spec import (
     MIB,
@@ -244,6 +244,7 @@ def test_a_job_runs_and_reports(run: Run) -> None:
     assert outcome.compute.wall_s > 0
     assert outcome.compute.cpu_s > 0
     assert outcome.compute.measured_by in ("watchdog", "cgroup")
+    assert outcome.denied == (job.UNOBSERVED,)
     assert not outcome.ok
 
 
@@ -464,6 +465,12 @@ def test_a_single_large_allocation_fails_inside(run: Run) -> None:
     source = "try:\n    bytearray(400 << 20)\n    print('had it')\nexcept MemoryError:\n    print('refused')"
     assert run(source, memory_bytes=200 * MIB).log_tail == "refused\n"
     assert run(source, memory_bytes=2000 * MIB).log_tail == "had it\n"
+
+
+def test_what_lies_in_scratch_is_memory(run: Run) -> None:
+    source = "import time\nopen('/scratch/big', 'wb').write(bytes(range(256)) * (400 << 10))\ntime.sleep(5)"
+    assert run(source, memory_bytes=160 * MIB).killed.startswith("memory_bytes: ")
+    assert run(source, memory_bytes=900 * MIB, wall_s=2).killed.startswith("wall_s: ")
 
 
 def test_should_stop_ends_a_job_at_once_and_says_why(run: Run) -> None:
