@@ -71,7 +71,9 @@ def _write(package: Path, name: str, target: Path) -> None:
 
 
 def _plain(path: Path, *dropped: str) -> None:
-    config = {name: value for name, value in json.loads(path.read_text("utf-8")).items() if name not in dropped}
+    config = {
+        name: value for name, value in json.loads(path.read_text("utf-8")).items() if name not in dropped
+    }
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

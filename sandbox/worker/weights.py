@@ -45,6 +45,7 @@ def prepare_runtime() -> int:
     """
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
     import transformers
 

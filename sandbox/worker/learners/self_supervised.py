@@ -124,7 +124,7 @@ def _train(
             group["lr"] = recipe["lr"] * min(1.0, share)
         ids, labels, mask = _tensors(next(batches))
         loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise JobFailedError(f"the loss became {value} in step {step + 1} of {recipe['steps']}")
         loss.backward()

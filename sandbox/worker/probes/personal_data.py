@@ -54,10 +54,23 @@ def iban(account: str) -> bool:
     return int("".join(str(int(letter, 36)) for letter in compact[4:] + compact[:4])) % 97 == 1
 
 
+# How many digits the cards have whose number begins so; the longest beginning counts.
+_CARD_LENGTHS = {
+    "2": (16,),
+    "3": (14, 16, 19),
+    "34": (15,),
+    "37": (15,),
+    "4": (13, 16, 19),
+    "5": (16,),
+    "6": (16, 17, 18, 19),
+}
+
+
 def _card(number: str) -> bool:
-    # No issuer begins with 0, and one digit repeated passes Luhn without being a card.
+    # One number in ten passes Luhn by chance, so beginning and length must fit as well.
     digits = re.sub(r"\D", "", number)
-    return digits[0] != "0" and len(set(digits)) > 1 and luhn(digits)
+    lengths = _CARD_LENGTHS.get(digits[:2]) or _CARD_LENGTHS.get(digits[0], ())
+    return len(digits) in lengths and luhn(digits)
 
 
 def _phone(number: str) -> bool:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
 from guardrails.canonical import digest, encode
 from sandbox.worker.data import Line
@@ -126,9 +128,7 @@ def with_secrets(lines: Sequence[Line]) -> list[Line]:
 
 def not_english(lines: Sequence[Line]) -> list[Line]:
     """Records that are surely in another language; too short ones are let pass."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _identifier()
     found = []
     for line in lines:
         if sum(letter.isalpha() for letter in line.text) >= LANGUAGE_LETTERS:
@@ -136,6 +136,13 @@ def not_english(lines: Sequence[Line]) -> list[Line]:
             if language != LANGUAGE and sureness >= LANGUAGE_SURE:
                 found.append(line)
     return found
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def overlapping(lines: Sequence[Line], items: Sequence[Item]) -> list[Line]:

@@ -1,0 +1,166 @@
+"""The self-supervised learner and the propose worker, on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import BASE, changed, proposal_request, training_data, write_request
+
+from guardrails.canonical import digest_file, parse, parse_decimal
+from guardrails.errors import InvalidInputError, JobFailedError, RecordError
+from sandbox.worker.data import read_directory, write_records
+from sandbox.worker.learners import LEARNERS, load_learner, read_recipe, self_supervised
+from sandbox.worker.propose import FIELDS, propose
+from sandbox.worker.request import read_request
+
+
+def files(directory: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(directory)): str(digest_file(p))
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_a_run_writes_a_bundle_and_the_same_run_writes_the_same_bytes(tmp_path, capsys):
+    data = training_data(tmp_path / "data")
+    propose(proposal_request(data, tmp_path / "one"))
+    progress = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    propose(proposal_request(data, tmp_path / "two"))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert sorted(files(tmp_path / "one")) == [
+        "data/train.jsonl",
+        "model/adapter_config.json",
+        "model/adapter_model.safetensors",
+        "proposal.json",
+    ]
+    assert [line["progress"] for line in progress] == sorted(line["progress"] for line in progress)
+    assert progress[-1] == {"progress": 1.0, "stage": "done"}
+    assert all(line["loss"] > 0 for line in progress if "loss" in line)
+
+
+def test_the_manifest_says_what_was_done_and_names_no_path(tmp_path):
+    data = training_data(tmp_path / "data")
+    propose(proposal_request(data, tmp_path / "out"))
+    manifest = parse((tmp_path / "out" / "proposal.json").read_bytes())
+    assert manifest["schema"] == "interlock/bundle/v1"
+    assert (manifest["technique"], manifest["seed"], manifest["base"]) == ("self_supervised", 7, BASE)
+    assert manifest["data"] == ["data/train.jsonl"]
+    assert parse_decimal(manifest["claims"]["first_loss"]) > 0
+    assert manifest["claims"]["records"] == "40"
+    assert [dict(line.value) for line in read_directory(tmp_path / "out" / "data")] == [
+        dict(line.value) for line in read_directory(data)
+    ]
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*.json"))
+    assert str(tmp_path).encode() not in everything
+    assert b"models/tiny" not in everything
+
+
+def test_the_seed_changes_the_weights(tmp_path):
+    data = training_data(tmp_path / "data")
+    propose(proposal_request(data, tmp_path / "one"))
+    propose(proposal_request(data, tmp_path / "two") | {"seed": 8})
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert one["data/train.jsonl"] == two["data/train.jsonl"]
+    assert one["model/adapter_model.safetensors"] != two["model/adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("records", "why"),
+    [
+        ([], "no record has any text"),
+        ([{"id": "a", "text": "  "}], "no record has any text"),
+        ([{"id": "a", "layout": "##"}], "no record has any text"),
+        ([{"id": "a", "text": "A"}], "no record has two tokens"),
+    ],
+)
+def test_data_without_a_usable_record_leaves_nothing_behind(tmp_path, records, why):
+    write_records(tmp_path / "data" / "train.jsonl", records)
+    with pytest.raises(InvalidInputError, match=why):
+        propose(proposal_request(tmp_path / "data", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_nothing_behind(tmp_path):
+    def break_it(tensors):
+        tensors["model.norm.weight"][0] = float("nan")
+
+    data = training_data(tmp_path / "data")
+    champion = changed(tmp_path / "champion", break_it)
+    with pytest.raises(JobFailedError, match="the loss became nan in step 1 of 3"):
+        propose(proposal_request(data, tmp_path / "out") | {"champion": str(champion)})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ({"stepz": 3}, "unknown key 'stepz'"),
+        ({"steps": "many"}, "steps = 'many' is not of type int"),
+        ({"steps": 0}, "steps = 0 must be at least 1"),
+        ({"lr": "nan"}, "lr = nan must be above zero"),
+        ({"warmup": 2}, "warmup = 2.0 must lie between"),
+        ({"length": 1}, "length = 1 must be at least 2"),
+        ({"targets": "no_such_projection"}, "targets"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(tmp_path, recipe, why):
+    data = training_data(tmp_path / "data", 4)
+    with pytest.raises(InvalidInputError, match=why):
+        propose(proposal_request(data, tmp_path / "out", **recipe))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_no_digest_is_refused_before_work(tmp_path):
+    with pytest.raises(RecordError, match="not a sha256 digest"):
+        propose(proposal_request(tmp_path, tmp_path / "out") | {"base": "abc"})
+
+
+def test_recipes_take_defaults_and_types_from_them():
+    recipe = read_recipe({"lr": "1e-3", "steps": "5"}, self_supervised.DEFAULTS)
+    assert (recipe["lr"], recipe["steps"], recipe["rank"]) == (1e-3, 5, self_supervised.DEFAULTS["rank"])
+
+
+def test_techniques_are_found_by_name():
+    assert load_learner("self_supervised") is self_supervised.learn
+    with pytest.raises(InvalidInputError, match=f"known: {', '.join(sorted(LEARNERS))}"):
+        load_learner("wishful_thinking")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"extra": 1}, "unknown field 'extra'"),
+        ({"seed": "7"}, "field 'seed' must be int"),
+        ({"seed": True}, "field 'seed' must be int"),
+        ({"recipe": {"steps": 3}}, "field 'recipe' must map text to text"),
+    ],
+)
+def test_a_request_is_read_strictly(tmp_path, change, why):
+    request = proposal_request(tmp_path, tmp_path)
+    assert read_request(write_request(tmp_path / "r.json", request), FIELDS) == request
+    with pytest.raises(InvalidInputError, match=why):
+        read_request(write_request(tmp_path / "r.json", request | change), FIELDS)
+    del request["seed"]
+    with pytest.raises(InvalidInputError, match="missing field 'seed'"):
+        read_request(write_request(tmp_path / "r.json", request), FIELDS)
+
+
+def test_the_worker_ends_with_status_one_and_one_line_that_says_why(tmp_path):
+    write_records(tmp_path / "data" / "train.jsonl", [])
+    request = write_request(tmp_path / "r.json", proposal_request(tmp_path / "data", tmp_path / "out"))
+    command = [sys.executable, "-m", "sandbox.worker.propose"]
+    done = subprocess.run([*command, str(request)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("failed: no record has any text to learn from")
+    assert "Traceback" not in done.stdout + done.stderr
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (
+        1,
+        "failed: exactly one argument is needed: the path of the request\n",
+    )
