@@ -6,6 +6,7 @@ is not yet in that form is converted in an isolated job. Nothing is adopted here
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from sandbox.runner import Runner, wait
 SHIPPED = Path(__file__).parent / "models"
 MODEL_FILES = (".json", ".safetensors", ".txt", ".jinja")
 CONVERSION_WALL_S = 600.0
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 Report = Callable[[str, float], None]
 
@@ -52,12 +54,45 @@ def _source(model: ModelConfig, workspace: Path, folder: Path, runner: Runner, r
     if model.base.startswith("shipped:"):
         return _shipped(model.base.removeprefix("shipped:"), folder)
     source = workspace / model.base
-    if not (source / "config.json").is_file():
+    if (source / "config.json").is_file():
+        return source
+    if _HUB_ID.fullmatch(model.base) and not source.exists():
+        return _from_hub(model, folder, report)
+    raise ConfigError(
+        f"models.{model.name}: base {model.base!r} is not a Hugging Face directory (no config.json in {source})",
+        hint="give a local directory, a hub id (owner/name), or shipped:navigator, shipped:assistant, shipped:tiny",
+    )
+
+
+def _from_hub(model: ModelConfig, folder: Path, report: Report) -> Path:
+    """A model by its hub id: from the local cache, else downloaded, because somebody asked for it by name.
+
+    Only data files are asked for, and the collector checks what came; no code of the repository runs.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    target = folder / "hub"
+    patterns = [f"*{suffix}" for suffix in MODEL_FILES]
+    try:
+        try:
+            found = Path(snapshot_download(model.base, allow_patterns=patterns, local_files_only=True))
+        except LocalEntryNotFoundError:
+            report(f"downloading {model.base}", 0.0)
+            found = Path(snapshot_download(model.base, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ConfigError(
-            f"models.{model.name}: base {model.base!r} is not a Hugging Face directory (no config.json in {source})",
-            hint="give a local directory, or shipped:navigator, shipped:assistant, shipped:tiny",
-        )
-    return source
+            f"models.{model.name}: {model.base!r} could not be had from the hub: {str(error).splitlines()[0]:.200}",
+            hint="check the name and the network, or give a local directory",
+        ) from None
+    target.mkdir()
+    for path in found.iterdir():
+        # The cache holds links to its blobs; the collector takes no links.
+        if path.suffix in MODEL_FILES and path.is_file():
+            shutil.copyfile(path, target / path.name)
+    if not (target / "config.json").is_file():
+        raise ConfigError(f"models.{model.name}: {model.base!r} holds no config.json", hint="is it a model?")
+    return target
 
 
 def _shipped(name: str, folder: Path) -> Path:
