@@ -24,7 +24,7 @@ from sandbox.runner import Runner, wait
 SHIPPED = Path(__file__).parent / "models"
 MODEL_FILES = (".json", ".safetensors", ".txt", ".jinja")
 CONVERSION_WALL_S = 600.0
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 Report = Callable[[str, float], None]
 
@@ -56,7 +56,7 @@ def _source(model: ModelConfig, workspace: Path, folder: Path, runner: Runner, r
     source = workspace / model.base
     if (source / "config.json").is_file():
         return source
-    if _HUB_ID.fullmatch(model.base) and not source.exists():
+    if HUB_ID.fullmatch(model.base) and not source.exists():
         return _from_hub(model, folder, report)
     raise ConfigError(
         f"models.{model.name}: base {model.base!r} is not a Hugging Face directory (no config.json in {source})",

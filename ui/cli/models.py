@@ -20,6 +20,7 @@ from guardrails.records import ModelKind, Role, Surface
 from ui import presenters
 from ui.cli.bench import runner_of
 from ui.cli.group import add, command, group
+from ui.cli.jobs import require_learner
 from ui.cli.log import verified
 from ui.cli.output import empty, heading, line, marked, pairs, show, table
 from ui.cli.session import Session
@@ -124,7 +125,9 @@ def _reign_mark(reigns: bool, quarantined: bool) -> presenters.Mark:
     help="Add a model to the configuration, and adopt its base as first champion (a root signs).",
 )
 @click.argument("name")
-@click.option("--base", required=True, metavar="DIR", help="A Hugging Face directory, or shipped:NAME.")
+@click.option(
+    "--base", required=True, metavar="BASE", help="A Hugging Face directory, a hub id, or shipped:NAME."
+)
 @click.option(
     "--kind", type=click.Choice([kind.value for kind in ModelKind]), default="llm", show_default=True
 )
@@ -166,9 +169,10 @@ def add_(
     if Role.ROOT not in person.roles:
         raise DeniedError(f"only a root can adopt a base model; {signer} is none")
     table_text = _table(
-        name, ModelKind(kind), _located(base), _pairs(labels, "--label"), train or _TEXTS,
+        name, ModelKind(kind), _base(base), _pairs(labels, "--label"), train or _TEXTS,
         _pairs(controls or _CONTROLS, "--control"), technique, items,
     )  # fmt: skip
+    _require_usable(kind, train or _TEXTS, _pairs(controls or _CONTROLS, "--control"), technique)
     with _extended_config(workspace.path, table_text) as config, runner_of(session, local=True) as runner:
         key = session.unlock(person, signer)
         with session.output.progress() as report:
@@ -178,6 +182,16 @@ def add_(
     session.output.result(
         "model add", data, lambda console: show(console, told, line(f"next: interlock propose {name}"))
     )
+
+
+def _require_usable(kind: str, train: Sequence[str], controls: dict[str, str], technique: str) -> None:
+    """Find out now, not in the first round, that a text cannot be read or nothing learns like that."""
+    from sandbox import suites
+
+    if technique:
+        require_learner(technique)
+    for source in (*train, *controls.values()) if kind == ModelKind.LLM else ():
+        suites.read_source(_located(source), Path())
 
 
 class _extended_config:  # noqa: N801 - used as a with-statement word
@@ -239,6 +253,13 @@ def _toml(text: str) -> str:
 def _located(source: str) -> str:
     """A path from where the user stands as an absolute one; names of shipped things as they are."""
     return source if source.startswith("shipped:") else str(Path(source).absolute())
+
+
+def _base(source: str) -> str:
+    """A directory as an absolute path; a hub id, where no such directory is here, as it is."""
+    from sandbox.adoption import HUB_ID
+
+    return source if HUB_ID.fullmatch(source) and not Path(source).exists() else _located(source)
 
 
 def _pairs(given: Sequence[str], option: str) -> dict[str, str]:
