@@ -26,11 +26,7 @@ st.html(f"<style>[role=dialog], [data-baseweb=popover] {{ color-scheme: {_SCHEME
 def main() -> None:
     """Set-up while there is nobody; then the pages."""
     workspace = session.console().workspace
-    if not is_founded(workspace) or "founding" in st.session_state:
-        page = st.navigation([st.Page(setup.page, title="Set-up", url_path="setup", default=True)], position="hidden")
-        setup.frame(workspace)
-        page.run()
-        return
+    # The same pages always, also during set-up: a browser that loses its page shows nothing at all.
     pages = {
         "queue": st.Page(queue.page, title="Queue", url_path="queue", default=True),
         "champions": st.Page(champions.page, title="Champions", url_path="champions"),
@@ -39,6 +35,10 @@ def main() -> None:
     }
     st.session_state["pages"] = pages
     page = st.navigation(list(pages.values()), position="hidden")
+    if not is_founded(workspace) or "founding" in st.session_state:
+        setup.frame(workspace)
+        setup.page()
+        return
     if st.session_state.get("page") != page.url_path:
         session.drop_receipt()
         st.session_state["page"] = page.url_path

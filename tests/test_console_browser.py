@@ -1,0 +1,393 @@
+"""ui.console in a real browser: set-up, decisions, hostile text, and that it asks nobody else for anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console_fixture import HOSTILE, OPERATOR, PASSPHRASE, Made, gallery, make, navigator
+
+from guardrails.records import Action, State, Surface
+from guardrails.view import view_of
+from ui.setup import make_setup_token
+from ui.wiring import create_workspace
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = os.environ.get("INTERLOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+WAIT_MS = 20_000
+DESKTOP = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+TINY = """
+[models.tiny]
+kind = "llm"
+base = "shipped:tiny"
+train = ["shipped:devils-dictionary"]
+
+[[models.tiny.recipes]]
+technique = "self_supervised"
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests here."""
+    sync_api = pytest.importorskip("playwright.sync_api") if not os.environ.get("INTERLOCK_REQUIRE_BROWSER") else None
+    if sync_api is None:
+        from playwright import sync_api  # type: ignore[no-redef]
+    if CHROMIUM is None and not os.environ.get("INTERLOCK_REQUIRE_BROWSER"):
+        pytest.skip("no chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Server:
+    """The console as its own process, on a port of its own choice."""
+
+    def __init__(self, workspace: Path) -> None:
+        command = [sys.executable, "-m", "ui.console.serve", "--workspace", str(workspace), "--port", "0"]
+        root = Path(__file__).parent.parent
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+        assert self.process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+", self.process.stdout.readline())
+        assert found, "the server printed no address"
+        self.url = found[0]
+
+    def stop(self) -> None:
+        """End the server's process."""
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A workspace with something on every page, shared by the tests below in their order."""
+    return gallery(tmp_path_factory.mktemp("gallery") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def server(made: Made) -> Iterator[str]:
+    """The console of that workspace."""
+    running = Server(made.workspace.path)
+    yield running.url
+    running.stop()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens pages, and at the end fails if any of them asked another server for anything."""
+    contexts, foreign, seen = [], [], []
+
+    def opened(url: str, *, dark: bool = False, size: dict[str, int] = DESKTOP) -> Any:
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", reduced_motion="reduce")
+        contexts.append(context)
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        host = url.split("/")[2]
+
+        def note(request: Any) -> None:
+            seen.append(request.url)
+            if not re.match(rf"(https?|wss?)://{re.escape(host)}/|data:|blob:", request.url):
+                foreign.append(request.url)
+
+        page.on("request", note)
+        page.on("websocket", lambda socket: foreign.append(socket.url) if f"//{host}/" not in socket.url else None)
+        page.goto(url)
+        page.wait_for_selector(".head h1, .empty")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert len(seen) > 10, "no requests were seen at all: the check itself does not work"
+    assert foreign == []
+
+
+def act_as(page: Any, name: str = OPERATOR) -> None:
+    page.get_by_role("combobox", name="Acting as").click()
+    page.get_by_role("option", name=name).click()
+    page.wait_for_selector("text=each signature needs your passphrase")
+
+
+def look_at_everything(page: Any) -> None:
+    for tab, part in (("Provenance", "the provenance"), ("Samples", "the samples"), ("Rules", "the rules")):
+        page.get_by_role("tab", name=tab).click()
+        page.locator(".rail li:has(.gl.yes)", has_text=f"Look at {part}").wait_for()
+
+
+def sign(page: Any, button: str, reason: str | None, passphrase: str) -> None:
+    dialog = page.get_by_role("dialog")
+    if reason is not None:
+        dialog.get_by_label("Reason, for the decision log").fill(reason)
+    dialog.get_by_label("Passphrase of your key").fill(passphrase)
+    dialog.get_by_role("button", name=button).click()
+
+
+def state(made: Made, proposal: str) -> State:
+    with view_of(made.workspace.log) as view:
+        return view.proposal(proposal).state
+
+
+def log_size(made: Made) -> int:
+    with made.workspace.log.read() as snapshot:
+        return snapshot.size
+
+
+# --- set-up ----------------------------------------------------------------------------------
+
+
+def test_set_up_with_the_token_of_the_terminal(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    workspace = create_workspace(tmp_path / "new")
+    (workspace.path / "interlock.toml").write_text(TINY, encoding="utf-8")
+    token = make_setup_token(workspace)
+    running = Server(workspace.path)
+    try:
+        page = visit(running.url)
+
+        def attempt(given: str, again: str = PASSPHRASE) -> None:
+            page.get_by_label("Set-up token").fill(given)
+            page.get_by_label("Your name").fill(OPERATOR)
+            page.get_by_label("Passphrase", exact=True).fill(PASSPHRASE)
+            page.get_by_label("Passphrase, once more").fill(again)
+            page.get_by_role("button", name="Create key and set up").click()
+
+        attempt("not-the-token")
+        page.get_by_text("not the token that the terminal printed").wait_for()
+        attempt(token, again="something else")
+        page.get_by_text("two passphrases are not the same").wait_for()
+        with workspace.log.read() as snapshot:
+            assert snapshot.size == 0
+        attempt(token)
+        page.get_by_role("button", name="Open the queue").click()
+        page.get_by_text("Nothing has been proposed yet.").wait_for()
+    finally:
+        running.stop()
+    with view_of(workspace.log) as view:
+        assert [name for _, name in view.people()] == [OPERATOR]
+        assert [model.name for model in view.models()] == ["tiny"]
+        assert [policy.name for policy in view.policies()] == ["default"]
+    assert not (workspace.path / "keys" / "setup.token").exists()
+
+
+# --- decisions -------------------------------------------------------------------------------
+
+
+def test_a_wrong_passphrase_is_said_in_place_and_changes_nothing(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    page = visit(f"{server}/proposal?id=P-0004")
+    act_as(page)
+    look_at_everything(page)
+    page.get_by_role("button", name="Approve…").click()
+    before = log_size(made)
+    sign(page, "Sign and approve", "read all three samples", "not the passphrase")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("The passphrase was not accepted. Nothing was signed.").wait_for()
+    assert dialog.get_by_label("Reason, for the decision log").input_value() == "read all three samples"
+    assert dialog.get_by_label("Passphrase of your key").input_value() == ""
+    assert log_size(made) == before
+
+
+def test_from_the_queue_to_a_promotion(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    page = visit(server)
+    act_as(page)
+    page.get_by_text("Waiting for you").first.wait_for()
+    page.get_by_role("link", name="Open P-0008").click()
+    page.locator("h1", has_text="P-0008").wait_for()
+    approve = page.get_by_role("button", name="Approve…")
+    assert approve.is_disabled(), "the policy asks to look at samples and provenance first"
+    look_at_everything(page)
+    page.wait_for_function("() => [...document.querySelectorAll('button')].some(b => b.innerText.includes('Approve') && !b.disabled)")
+    page.keyboard.press("a")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Approval 1 of 1: promotes at once.").wait_for()
+    with view_of(made.workspace.log) as view:
+        bundle = view.proposal("P-0008").proposal.bundle  # type: ignore[union-attr]
+    dialog.get_by_text(str(bundle)).wait_for()
+    sign(page, "Sign and approve", "the gain holds on layouts nobody trained on", PASSPHRASE)
+    page.get_by_text("Approval of P-0008 recorded.").wait_for()
+    with view_of(made.workspace.log) as view:
+        row, champion = view.proposal("P-0008"), view.model("navigator").champion
+        vote = row.votes[0]
+        assert page.get_by_text(f"record {vote.seq}").count() >= 1
+        assert view.text(vote.reason) == "the gain holds on layouts nobody trained on"
+    assert (row.state, champion) == (State.PROMOTED, bundle)
+    assert vote.surface is Surface.CONSOLE
+    assert set(vote.viewed) == {"findings", "samples", "provenance"}
+
+
+def test_a_decision_elsewhere_is_noticed_before_anything_is_signed(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    page = visit(f"{server}/proposal?id=P-0004")
+    act_as(page)
+    look_at_everything(page)
+    page.get_by_role("button", name="Approve…").click()
+    page.get_by_role("dialog").get_by_label("Reason, for the decision log").fill("typed before it changed")
+    made.decide(Action.REJECT, "P-0004", "rejected on another screen")
+    page.get_by_text("1 new record").wait_for()
+    assert page.get_by_role("dialog").get_by_label("Reason, for the decision log").input_value() == "typed before it changed"
+    before = log_size(made)
+    sign(page, "Sign and approve", None, PASSPHRASE)
+    page.get_by_role("dialog").get_by_text("Nothing was signed").or_(page.get_by_text("there is nothing to approve")).first.wait_for()
+    assert log_size(made) == before
+    assert state(made, "P-0004") is State.REJECTED
+
+
+def test_reject_with_a_key(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    page = visit(f"{server}/proposal?id=P-0005")
+    act_as(page)
+    page.get_by_role("button", name="Reject…").wait_for()
+    page.keyboard.press("x")
+    sign(page, "Sign and reject", "drifts on both controls", PASSPHRASE)
+    page.get_by_text("Rejection of P-0005 recorded.").wait_for()
+    assert state(made, "P-0005") is State.REJECTED
+
+
+def test_roll_back_names_digest_and_what_is_lost(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    with view_of(made.workspace.log) as view:
+        model = view.model("navigator")
+    assert len(model.history) == 3
+    page = visit(f"{server}/champions")
+    act_as(page)
+    page.get_by_role("button", name="Roll back…").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(str(model.champion)).wait_for()
+    dialog.get_by_text(str(model.history[1].digest)).wait_for()
+    dialog.get_by_text("P-0008").wait_for()
+    sign(page, "Sign and roll back", "worse in use than in the suite", PASSPHRASE)
+    page.get_by_text("Rollback of navigator recorded.").wait_for()
+    with view_of(made.workspace.log) as view:
+        assert view.model("navigator").champion == model.history[1].digest
+    assert state(made, "P-0008") is State.ROLLED_BACK
+
+
+def test_halt_and_resume(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    page = visit(f"{server}/champions")
+    act_as(page)
+    page.get_by_role("button", name="Halt…").click()
+    sign(page, "Sign and halt", "something smells of smoke", PASSPHRASE)
+    page.get_by_text(f"Halted by {OPERATOR}").wait_for()
+    page.get_by_text("something smells of smoke").first.wait_for()
+    assert made.workspace.gate.halted_by()
+    page.get_by_role("button", name="Resume…").click()
+    sign(page, "Sign and resume", "it was toast", PASSPHRASE)
+    page.get_by_role("button", name="Halt…").wait_for()
+    assert not made.workspace.gate.halted_by()
+
+
+# --- what it looks like ----------------------------------------------------------------------
+
+
+def test_every_page_in_light_dark_and_on_a_phone(server: str, visit: Callable[..., Any], tmp_path: Path) -> None:
+    pages = {"queue": "/?v=All", "proposal": "/proposal?id=P-0003", "champions": "/champions", "log": "/log"}
+    grounds = set()
+    for dark in (False, True):
+        page = visit(server + pages["queue"], dark=dark)
+        for name, path in list(pages.items())[: 2 if dark else None]:
+            page.goto(server + path)
+            page.wait_for_selector(".head h1")
+            page.get_by_text("Log verified").wait_for()
+            page.screenshot(path=tmp_path / f"{name}-{'dark' if dark else 'light'}.png")
+        ink, ground = page.evaluate(
+            "() => [getComputedStyle(document.querySelector('.head h1')).color,"
+            " getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor]"
+        )
+        grounds.add(ground)
+        assert abs(luminance(ink) - luminance(ground)) > 0.6
+        fonts = page.evaluate("() => [...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)")
+        assert {"Inter", "JetBrains Mono"} <= {font.strip('"') for font in fonts}
+    assert len(grounds) == 2
+    phone = visit(server + pages["queue"], size=PHONE)
+    for name, path in list(pages.items())[:2]:
+        phone.goto(server + path)
+        phone.wait_for_selector(".head h1")
+        phone.wait_for_timeout(700)
+        phone.screenshot(path=tmp_path / f"{name}-phone.png")
+        assert phone.evaluate("() => document.scrollingElement.scrollWidth") <= PHONE["width"], name
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", colour)[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_the_log_page_shows_a_record_with_its_proof(made: Made, server: str, visit: Callable[..., Any]) -> None:
+    page = visit(f"{server}/log")
+    page.get_by_text("The log holds.").wait_for()
+    page.get_by_placeholder("Filter").fill("P-0001")
+    page.get_by_text(re.compile(r"^\d+ of \d+ records$")).wait_for()
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 16, box["y"] + 52)
+    page.get_by_text(re.compile(r"holds: \d+ hash")).wait_for()
+
+
+# --- hostile text ----------------------------------------------------------------------------
+
+
+def test_hostile_text_is_only_ever_text(tmp_path: Path, visit: Callable[..., Any]) -> None:
+    name = "![x](http://beacon.invalid/n.png)<img src=x onerror='window.pwned=1'>"
+    made = make(tmp_path / "hostile", name=name)
+    shown = navigator(1, hostile=True)
+    proposal = made.propose(tmp_path / "a", "navigator", 1, shown, intent=HOSTILE, technique="<b>technique</b>")
+    rejected = made.propose(tmp_path / "b", "navigator", 2, navigator(2), intent=HOSTILE)
+    made.decide(Action.REJECT, rejected, HOSTILE.replace("\u202e", ""))
+    running = Server(made.workspace.path)
+    try:
+        page = visit(running.url)
+        paths = ("/?v=All", f"/proposal?id={rejected}", "/log", "/proposal?id=<img src=x>", f"/proposal?id={proposal}")
+        for path in paths:
+            page.goto(running.url + path)
+            page.wait_for_selector(".head h1, .empty")
+            page.wait_for_timeout(400)
+            _nothing_was_made(page)
+        for tab, sign_of_it in (("Diff", "Weights"), ("Data", "First records"), ("Provenance", "Recipe"), ("Samples", "Samples")):
+            page.get_by_role("tab", name=tab).click()
+            page.locator("h3.eyebrow", has_text=sign_of_it).wait_for()
+            _nothing_was_made(page)
+        # The positive control: the text did arrive, and reads as it was written.
+        assert page.get_by_text("FORGED").count() >= 3
+        assert page.get_by_text("<script>window.pwned=1</script>").count() >= 3
+        page.get_by_role("button", name="Approve…").click()
+        sign(page, "Sign and approve", HOSTILE.replace("\u202e", ""), PASSPHRASE)
+        page.get_by_text(f"Approval of {proposal} recorded.").wait_for()
+        _nothing_was_made(page)
+    finally:
+        running.stop()
+
+
+def _nothing_was_made(page: Any) -> None:
+    made = page.evaluate(
+        "() => [document.querySelectorAll('#forged, [onerror], a[href*=beacon], img[src*=beacon], .stHtml img').length,"
+        " [...document.querySelectorAll('h1')].filter(h => h.innerText.trim() === 'FORGED').length, 'pwned' in window]"
+    )
+    assert made == [0, 0, False]
+    assert "\u202e" not in page.evaluate("() => document.body.innerText")
+
+
+# --- the server itself -----------------------------------------------------------------------
+
+
+def test_the_running_server_refuses_what_the_middleware_refuses(server: str) -> None:
+    def status(path: str, **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(server + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.headers["content-security-policy"]
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["content-security-policy"]
+
+    assert status("/")[0] == 200
+    assert "frame-ancestors 'none'" in status("/")[1]
+    assert status("/_stcore/health")[0] == 200
+    assert status("/_stcore/metrics")[0] == 404
+    assert status("/", Host="evil.example")[0] == 421
+    assert status("/", Origin="http://evil.example")[0] == 403
