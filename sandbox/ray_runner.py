@@ -19,7 +19,6 @@ import logging
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from guardrails import errors
 from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError
 from guardrails.records import Compute
 from sandbox.isolation import levels
+from sandbox.isolation.folders import identity, is_alive, private_folder
 from sandbox.isolation.spec import (
     JobOutcome,
     JobSpec,
@@ -136,7 +136,7 @@ class _RayHandle:
             "level": level,
             "control": str(self._control),
             "cache": str(cache) if cache else "",
-            "driver": _identity(os.getpid()),
+            "driver": identity(os.getpid()),
         }
         self._reference = task.remote(json.dumps(request))
 
@@ -213,7 +213,7 @@ def _supervise(request_text: str) -> str:
     def should_stop() -> str:
         if (control / "cancel").exists():
             return (control / "cancel").read_text(encoding="utf-8")
-        return "" if _alive(driver) else "the program that started it is gone"
+        return "" if is_alive(driver) else "the program that started it is gone"
 
     try:
         (control / "begun").touch()
@@ -272,47 +272,8 @@ def _forget_earlier_settings() -> None:
 
 def _private_folder() -> Path:
     """A folder that only this user can enter. Its path is short: Ray's socket paths have a limit."""
-    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108 - mode 0700, random name
-    _remove_abandoned(Path(base))
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=base))
-    (folder / "driver").write_text(json.dumps(_identity(os.getpid())), encoding="utf-8")
-    return folder
-
-
-def _remove_abandoned(base: Path) -> None:
-    """Folders of drivers that were killed before they could clean up. Others' folders stay closed to us."""
-    for folder in base.glob(f"{_FOLDER_PREFIX}*"):
-        try:
-            driver = json.loads((folder / "driver").read_text(encoding="utf-8"))
-            abandoned = folder.stat().st_uid == os.geteuid() and not _alive(driver)
-        except (OSError, ValueError, KeyError):
-            continue
-        if abandoned:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _identity(pid: int) -> dict[str, str | int]:
-    """A process, told apart from a later one with the same number, and from one on another machine."""
-    return {"pid": pid, "started": _start_time(pid), "machine": _machine()}
-
-
-def _alive(process: dict[str, Any]) -> bool:
-    """Whether a process still runs; one on another machine is left to Ray to watch."""
-    return bool(process["machine"] != _machine() or _start_time(process["pid"]) == process["started"])
-
-
-def _start_time(pid: int) -> str:
-    try:
-        fields = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
-    except OSError:
-        return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
-
-
-def _machine() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    short = Path("/tmp")  # noqa: S108 - mode 0700 and a random name
+    return private_folder(_FOLDER_PREFIX, short if os.access(short, os.W_OK) else None)
 
 
 def _encode_error(error: InterlockError) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from guardrails.errors import IsolationUnavailableError, JobFailedError, UsageError
-from sandbox.isolation import bubblewrap, canary, interpreter, job, landlock, levels, probe, profile
+from sandbox.isolation import bubblewrap, canary, folders, interpreter, job, landlock, levels, probe, profile
 from sandbox.isolation.meter import folder_bytes
 from sandbox.isolation.spec import (
     MIB,
@@ -522,6 +522,18 @@ def test_a_job_dies_with_the_process_that_supervises_it(level: str, tmp_path: Pa
 
 def _named(marker: str) -> list[str]:
     return [str(path) for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in _read(path)]
+
+
+def test_folders_of_killed_programs_are_removed_and_no_others(tmp_path: Path) -> None:
+    alive = folders.private_folder("mine-", tmp_path)
+    assert stat.S_IMODE(alive.stat().st_mode) == 0o700
+    dead = folders.private_folder("mine-", tmp_path)
+    (dead / "owner").write_text(json.dumps({**folders.identity(os.getpid()), "started": "1"}))
+    others = tmp_path / "mine-other"
+    others.mkdir()
+    (others / "owner").write_text("not JSON")
+    folders.remove_abandoned("mine-", tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([alive, others])
 
 
 # --- describing a job ------------------------------------------------------------------------

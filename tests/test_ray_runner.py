@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from guardrails.errors import UsageError
-from sandbox import ray_runner
 from sandbox.isolation.spec import JobSpec, Limits, Mount
 from sandbox.ray_runner import RayRunner
 from sandbox.runner import JobHandle, wait
@@ -198,17 +196,6 @@ def test_a_dead_driver_leaves_no_job(tmp_path: Path) -> None:
     driver.kill()
     driver.wait()
     assert gone_within(spec.argv[2], 5)
-
-
-def test_the_folder_of_a_killed_driver_is_removed_by_the_next(tmp_path: Path) -> None:
-    for name, started in (("dead", "1"), ("alive", ray_runner._start_time(os.getpid()))):
-        folder = tmp_path / f"ilk-{name}"
-        folder.mkdir()
-        driver = {"pid": os.getpid(), "started": started, "machine": ray_runner._machine()}
-        (folder / "driver").write_text(json.dumps(driver))
-    (tmp_path / "ilk-unknown").mkdir()
-    ray_runner._remove_abandoned(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ilk-alive", "ilk-unknown"]
 
 
 def test_after_shutdown_the_runner_starts_again(tmp_path: Path, runner: RayRunner) -> None:

@@ -11,5 +11,5 @@ Modules: ``spec`` (what to run), ``interpreter`` (which host files a Python need
 (namespaces and mounts), ``guard`` (what the job's process does to itself before it becomes the
 job), ``syscalls``/``seccomp``/``landlock`` (the guard's rules), ``meter`` (totals), ``job`` (one
 run, start to last process), ``probe``/``canary`` (does the level hold here?), ``levels`` (the
-public face), ``collector``/``formats``/``manifest`` (what comes out).
+public face), ``folders``, ``collector``/``formats``/``manifest`` (what comes out).
 """

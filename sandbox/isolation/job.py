@@ -21,7 +21,6 @@ import socket
 import stat
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from typing import NoReturn
 from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError, UsageError
 from guardrails.records import Compute
 from sandbox.isolation import guard, profile
+from sandbox.isolation.folders import private_folder
 from sandbox.isolation.joblog import JobLog
 from sandbox.isolation.meter import Watchdog, group_lives
 from sandbox.isolation.profile import Plan
@@ -45,7 +45,7 @@ _END_S = 10.0
 def run(spec: JobSpec, level: str, should_stop: Callable[[], str]) -> JobOutcome:
     """Run a job at a level, without asking whether that level holds here (``levels`` does)."""
     _prepare_out(spec.out)
-    staging = Path(tempfile.mkdtemp(prefix="interlock-"))
+    staging = private_folder("interlock-job-")
     try:
         with JobLog(spec.log) as log, contextlib.ExitStack() as stack:
             job = _start(spec, level, staging, log, stack)
