@@ -166,7 +166,8 @@ class Made:
         gate = self.workspace.gate
         folder = self.workspace.path.parent / f"candidate-{self._count}"
         proposal = gate.record_proposal(Submission(
-            model="toy", technique="self_supervised", intent=f"attempt {self._count}", bundle=self.bundle(folder, self._count),
+            model="toy", technique="self_supervised", intent=f"attempt {self._count}",
+            bundle=self.bundle(folder, self._count),
             champion=gate.require_ready("toy"), data=digest(b"data"), objective=digest(b"objective"),
             recipe={"steps": "2"}, seed=self._count, environment={"python": "3"}, isolation="strict", submitted=False,
             compute=Compute(2.0, 1.5, 1 << 20, 1 << 20, "watchdog"), proposer=proposer,

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import click
 
-from guardrails.errors import UsageError
 from ui.cli.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,6 +48,14 @@ def _globals(*, hidden: bool) -> list[click.Parameter]:
 _SHOWN, _HIDDEN = _globals(hidden=False), _globals(hidden=True)
 
 
+class UnknownCommandError(click.UsageError):
+    """There is no such command; ``hint`` names the nearest."""
+
+    def __init__(self, message: str, hint: str, ctx: click.Context) -> None:
+        super().__init__(message, ctx)
+        self.hint = hint
+
+
 class Command(click.Command):
     """A command that takes the global options after its name too."""
 
@@ -75,12 +82,12 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that was named; raises UsageError with the nearest name."""
+        """The command that was named; raises UnknownCommandError with the nearest name."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
             near = difflib.get_close_matches(name, self.list_commands(ctx), 1)
             hint = f"did you mean '{near[0]}'?" if near else f"see `{ctx.command_path} --help`"
-            raise UsageError(f"there is no command '{ctx.command_path} {name:.80}'", hint=hint)
+            raise UnknownCommandError(f"there is no command '{ctx.command_path} {name:.80}'", hint, ctx)
         return super().resolve_command(ctx, args)
 
 

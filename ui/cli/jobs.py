@@ -175,11 +175,12 @@ def _recipe(config: ModelConfig, technique: str, settings: tuple[str, ...]) -> R
     if not known and not technique:
         raise UsageError(f"models.{config.name} has no recipe", hint="name one with --technique")
     recipe = known[0] if known else Recipe(technique)
-    _require_learner(recipe.technique)
+    require_learner(recipe.technique)
     return Recipe(recipe.technique, {**recipe.settings, **_assignments(settings, "--set")})
 
 
-def _require_learner(technique: str) -> None:
+def require_learner(technique: str) -> None:
+    """Raise UnknownNameError unless there is such a technique."""
     from sandbox.worker.learners import LEARNERS
 
     if technique not in LEARNERS:

@@ -100,9 +100,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(argv: list[str]) -> int:
     """Run one command; returns its exit status. Never raises for anything that a command can do."""
     session = Session()
-    # Known before parsing, so that even an error in parsing is answered in the form that was asked for.
-    own = argv[: argv.index("--")] if "--" in argv else argv
-    session.options.json = "--json" in own
     if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
         from click.shell_completion import shell_complete
 
@@ -129,7 +126,7 @@ def _guarded(session: Session, argv: list[str]) -> int:
         return error.exit_status
     except click.ClickException as error:
         _trace_if_wanted()
-        return _usage(session, error)
+        return _usage(session, argv, error)
     except _TerminatedError:
         session.output.error("terminated", "", TERMINATED)
         return TERMINATED
@@ -147,7 +144,9 @@ def _guarded(session: Session, argv: list[str]) -> int:
     return 0
 
 
-def _usage(session: Session, error: click.ClickException) -> int:
+def _usage(session: Session, argv: list[str], error: click.ClickException) -> int:
+    # Parsing may have ended before it came to --json; the answer still has the form that was asked for.
+    session.options.json |= "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None and not session.options.json:
         click.echo(context.get_help(), err=True)
@@ -156,7 +155,8 @@ def _usage(session: Session, error: click.ClickException) -> int:
     message = (
         "a command is missing" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()
     )
-    session.output.error(message.rstrip("."), f"see `{path} --help`", error.exit_code)
+    hint = getattr(error, "hint", "") or f"see `{path} --help`"
+    session.output.error(message.rstrip("."), hint, error.exit_code)
     return error.exit_code
 
 

@@ -117,7 +117,7 @@ class Output:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Report]:
-        """A function that takes a stage (``job: part``; one bar a job) and the share done, shown as a bar or as plain lines."""
+        """A function that takes a stage and the share done: bars (one for each ``job: part``) or plain lines."""
         if self.quiet:
             yield lambda stage, share: None
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
