@@ -96,8 +96,8 @@ def altered(adapter, target, config=None, tensors=None):
         ({"use_dora": True}, "use_dora is not supported"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is not supported"),
         ({"bias": "all"}, "bias must be none"),
-        ({"r": 0}, "r and lora_alpha must be numbers"),
-        ({"lora_alpha": "8"}, "r and lora_alpha must be numbers"),
+        ({"r": 0}, "r must be a whole number"),
+        ({"lora_alpha": "8"}, "lora_alpha must be a number"),
     ],
 )
 def test_anything_but_plain_lora_is_refused(champion, adapter, tmp_path, config, why):

@@ -59,7 +59,7 @@ def test_a_changed_text_is_refused(tmp_path, monkeypatch):
     assert texts.load("kjv")  # positive control
     with (copy / "kjv.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps({"id": "x", "source": "kjv", "text": "And it came to pass."}) + "\n")
-    with pytest.raises(InvalidInputError, match="kjv.jsonl is not the file"):
+    with pytest.raises(InvalidInputError, match=r"kjv\.jsonl is not the file"):
         texts.load("kjv")
 
 

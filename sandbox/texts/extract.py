@@ -53,9 +53,9 @@ def devil() -> Iterator[tuple[str, str]]:
     body = gzip.decompress(DEVIL.with_suffix(".dict.dz").read_bytes())
     places: dict[tuple[int, int], str] = {}
     for line in DEVIL.with_suffix(".index").read_text("utf-8").splitlines():
-        word, offset, length = line.split("\t")
+        word, start, size = line.split("\t")
         if not word.startswith("00"):
-            places.setdefault((_number(offset), _number(length)), word)
+            places.setdefault((_number(start), _number(size)), word)
     seen: set[str] = set()
     used: dict[str, int] = {}
     for (offset, length), word in sorted(places.items()):

@@ -116,8 +116,10 @@ def _scale(directory: Path) -> float:
     if config.get("bias", "none") != "none":
         raise InvalidInputError("adapter_config.json: bias must be none")
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise InvalidInputError("adapter_config.json: r and lora_alpha must be numbers, r at least 1")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise InvalidInputError("adapter_config.json: r must be a whole number of at least 1")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise InvalidInputError("adapter_config.json: lora_alpha must be a number")
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 

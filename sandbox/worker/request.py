@@ -57,8 +57,12 @@ def _check(name: str, value: Any, kind: type) -> None:
         raise InvalidInputError(
             f"request: field {name!r} must be {kind.__name__}, not {type(value).__name__}"
         )
-    if kind is dict and name != "suites" and not all(isinstance(item, str) for item in value.values()):
+    if kind is dict and name != "suites" and not _all_text(value):
         raise InvalidInputError(f"request: field {name!r} must map text to text")
+
+
+def _all_text(table: Any) -> bool:
+    return all(isinstance(item, str) for item in table.values())
 
 
 def report_line(progress: float, stage: str, **numbers: Any) -> None:
