@@ -37,6 +37,7 @@ from guardrails.records import (
     decode_record,
     encode_record,
 )
+from guardrails.statistics import Estimate
 
 ELIGIBLE, REVIEW, BLOCKED = VerdictKind.ELIGIBLE, VerdictKind.REVIEW, VerdictKind.BLOCKED
 GOOD, BAD = [0.05, 0.07] * 100, [0.2, 0.3] * 100
@@ -148,6 +149,29 @@ def test_a_check_that_crashes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.outcome is Outcome.ERROR
     assert "RuntimeError: boom" in found.message
     assert found.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (math.nan, 0.0, 0.0),
+        (0.0, math.nan, 0.0),
+        (0.0, 0.0, math.nan),
+        (math.inf, 0.0, 0.0),
+        (-math.inf, -1.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("op", ["<", ">"])
+def test_nan_anywhere_is_an_error_even_where_the_limit_would_hold(
+    numbers: tuple[float, float, float], op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from guardrails.checks import CHECKS
+
+    check = replace(CHECKS["drift.output_kl"], measure=lambda *_: Estimate(*numbers, 500, "test"))
+    monkeypatch.setitem(CHECKS, "drift.output_kl", check)
+    require = {"metric": "kl_mean", "bound": "upper", "op": op, "value": 0.5 if op == "<" else -0.5}
+    result = verdict([loaded(rule(severity="warn", require=require))])
+    assert (finding(result, "drift.output").outcome, result.kind) == (Outcome.ERROR, BLOCKED)
 
 
 def test_a_demanded_check_that_does_not_apply_is_inconclusive() -> None:

@@ -348,6 +348,24 @@ def test_what_opens_a_gate_loosens() -> None:
     assert not is_tightening(policy(), everything)
 
 
+@pytest.mark.parametrize(
+    ("wide", "narrow"),
+    [
+        ({}, {"labels": {"tier": "prod"}}),
+        ({"labels": {"tier": "prod"}}, {"labels": {"tier": "prod", "team": "a"}}),
+        ({}, {"name": ["a*"]}),
+        ({"name": ["a*", "b*"]}, {"name": ["a*"]}),
+        ({}, {"kind": ["lam"]}),
+    ],
+)
+def test_a_narrower_scope_gives_up_a_guard(wide: dict[str, Any], narrow: dict[str, Any]) -> None:
+    old, new = policy(rule(), appliesTo=wide), policy(rule(), appliesTo=narrow)
+    elsewhere = policy(integrity_rule(), name="other")
+    assert not is_tightening(old, new, [elsewhere])
+    assert is_tightening(new, old, [elsewhere])
+    assert not is_tightening(new, old), "what nothing spoke of was blocked"
+
+
 def test_what_gives_up_a_guard_loosens() -> None:
     everything, llm = policy(rule()), policy(rule(), appliesTo={"kind": ["llm"]})
     other = policy(integrity_rule(), name="other")
