@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import Site
+from fakes import Site, memory_folder
 from hypothesis import settings
 
 settings.register_profile("interlock", deadline=None, print_blob=True)
@@ -14,8 +15,16 @@ settings.load_profile("interlock")
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def folder() -> Iterator[Path]:
+    """A folder that is gone afterwards, in memory where that can be had."""
+    made = memory_folder()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def site(folder: Path) -> Iterator[Site]:
     """A set-up workspace with four people, one policy and one model."""
-    made = Site(tmp_path / "site")
+    made = Site(folder / "site")
     yield made
     made.close()

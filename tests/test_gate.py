@@ -46,13 +46,13 @@ from guardrails.registry import ArtifactError
 
 
 @pytest.fixture
-def make(tmp_path):
+def make(folder):
     """Make workspaces with other people or another policy."""
     made = []
 
     def build(people=None, **changes):
         fields = {"people": people} if people else {}
-        made.append(Site(tmp_path / f"made-{len(made)}", source=policy(**changes), **fields))
+        made.append(Site(folder / f"made-{len(made)}", source=policy(**changes), **fields))
         return made[-1]
 
     yield build
@@ -139,8 +139,8 @@ def test_a_decision_needs_a_reason(site):
     assert site.approve("ada", proposal, reason="x" * 2000).state == "promoted"
 
 
-def test_before_set_up_nothing_can_be_done(tmp_path):
-    site = Site(tmp_path / "site", set_up=False)
+def test_before_set_up_nothing_can_be_done(folder):
+    site = Site(folder / "site", set_up=False)
     with pytest.raises(DeniedError, match="set up"):
         site.gate.require_ready(MODEL)
     with pytest.raises(DeniedError, match="set up"):
@@ -857,8 +857,8 @@ def test_loosening_needs_two_people_and_tightening_one(site):
     assert site.decide("ada", Action.ACTIVATE, "main", policy=strict).state == "done"
 
 
-def test_a_first_policy_is_activated_by_the_founders(tmp_path):
-    site = Site(tmp_path / "site", set_up=False)
+def test_a_first_policy_is_activated_by_the_founders(folder):
+    site = Site(folder / "site", set_up=False)
     site.found()
     assert site.decide("bo", Action.ACTIVATE, "main", policy=policy()).state == "open"
     site.adopt()
@@ -1221,7 +1221,7 @@ def test_two_proposals_race_for_one_champion_and_one_wins(site):
     assert sorted(site.state(p) for p in drafts) == ["promoted", "stale"]
 
 
-def test_the_core_promotes_without_anything_heavy(tmp_path):
+def test_the_core_promotes_without_anything_heavy(folder):
     """The gate needs neither torch nor ray nor streamlit."""
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
@@ -1231,7 +1231,7 @@ def test_the_core_promotes_without_anything_heavy(tmp_path):
     )
     here = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site"), str(here), str(here.parent)],
+        [sys.executable, "-c", code, str(folder / "site"), str(here), str(here.parent)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "True []"
