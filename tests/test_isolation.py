@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -619,3 +622,28 @@ def test_importing_the_runner_is_light() -> None:
     source = "import sys, sandbox.runner, sandbox.ray_runner; print([m for m in ('ray', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_installation_below_tmp_works_and_sees_nothing_else_of_tmp(tmp_path):
+    """A fresh clone often lies below /tmp, where the job's own /tmp would hide it."""
+    elsewhere = Path(tempfile.mkdtemp(prefix="interlock-venv-", dir="/tmp"))
+    try:
+        venv.create(elsewhere / "venv", with_pip=False, symlinks=True)
+        packages = next((elsewhere / "venv" / "lib").glob("python3*/site-packages"))
+        root = Path(__file__).parent.parent
+        sites = [path for path in sys.path if path.endswith("site-packages")]
+        (packages / "here.pth").write_text("\n".join([str(root), *sites]) + "\n", encoding="utf-8")
+        program = (
+            "import os, sys; from pathlib import Path; from sandbox.isolation import levels, spec;"
+            "out = Path(sys.argv[1]); job = spec.JobSpec(('python', '-c', 'import os; print(os.listdir(\"/tmp\"))'),"
+            " (), out / 'out', out / 'log.txt'); done = levels.run_job(job, 'strict');"
+            "print(done.exit, done.log_tail)"
+        )
+        python = elsewhere / "venv" / "bin" / "python"
+        done = subprocess.run([python, "-c", program, tmp_path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("0 "), done.stdout
+        assert elsewhere.name in done.stdout
+        assert str(os.listdir("/tmp")) not in done.stdout
+    finally:
+        shutil.rmtree(elsewhere)

@@ -50,12 +50,16 @@ def arguments(
     return [
         str(bwrap),
         *_namespaces(as_root=as_root),
-        *_parents([*SYSTEM_FILES, *map(str, runtime), *(mount.target for mount in inputs), "/in/any"]),
+        *_parents([*SYSTEM_FILES, *(mount.target for mount in inputs), "/in/any"]),
         *_system(),
-        *(word for path in runtime for word in ("--ro-bind", str(path), str(path))),
         *_memory("/scratch", scratch_bytes),
         *_memory("/dev/shm", min(scratch_bytes, _SHARED_MEMORY_BYTES)),  # noqa: S108 - the job's own
-        *("--symlink", "/scratch", "/tmp", "--remount-ro", "/dev"),  # noqa: S108
+        *_temporary(runtime),
+        "--remount-ro",
+        "/dev",
+        # After the job's own folders: an installation may lie below a host's /tmp or /scratch.
+        *_parents([str(path) for path in runtime]),
+        *(word for path in runtime for word in ("--ro-bind", str(path), str(path))),
         *(word for mount in inputs for word in ("--ro-bind", str(mount.source), mount.target)),
         *("--bind", str(out), "/out", "--remount-ro", "/", "--chdir", "/"),
         *("--info-fd", str(info_fd), "--"),
@@ -86,6 +90,12 @@ def _system() -> list[str]:
     for name in SYSTEM_FILES:
         words += ["--ro-bind-try", name, name]
     return [*words, "--proc", "/proc", "--dev", "/dev"]
+
+
+def _temporary(runtime: Sequence[Path]) -> list[str]:
+    """``/tmp`` as another name of ``/scratch``, unless the installation itself lies there (TMPDIR serves)."""
+    tmp = "/tmp"  # noqa: S108 - the job's, not the host's
+    return [] if any(path.is_relative_to(tmp) for path in runtime) else ["--symlink", "/scratch", tmp]
 
 
 def _parents(targets: Sequence[str]) -> list[str]:
