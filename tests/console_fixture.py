@@ -171,7 +171,7 @@ def navigator(
     })  # fmt: skip
     return Measurements(
         (episodes, states, tokens), {**FACTS, **(facts or {})}, _samples(rng, samples, hostile=hostile),
-        {"data.near_duplicates": ("train.jsonl:7",)} if not facts else {name: ("train.jsonl:3", "train.jsonl:9") for name in facts},
+        dict.fromkeys(facts or ("data.near_duplicates",), ("train.jsonl:3", "train.jsonl:9")),
     )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from console_fixture import HOSTILE, PASSPHRASE, Made, make, navigator
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +20,6 @@ from guardrails.gate import Intention
 from guardrails.ledger import standing
 from guardrails.records import Action, Finding, Outcome, Role, Severity, State, Surface
 from guardrails.view import view_of
-from console_fixture import HOSTILE, PASSPHRASE, Made, make, navigator
 from ui.console import markup, session
 from ui.console.views import evidence
 
@@ -68,17 +70,26 @@ def test_marked_differences_lose_and_add_nothing(before: str, after: str) -> Non
         assert "".join(parsed.texts) == evidence.cut(whole)
 
 
-@pytest.mark.parametrize(("tag", "attributes"), [("script", {}), ("img", {}), ("b", {"onclick": "x"}), ("b", {"a b": "x"})])
+@pytest.mark.parametrize(
+    ("tag", "attributes"), [("script", {}), ("img", {}), ("b", {"onclick": "x"}), ("b", {"a b": "x"})]
+)
 def test_only_known_elements_and_attributes(tag: str, attributes: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="element|attribute"):
+    with pytest.raises(ValueError, match=r"element|attribute"):
         markup.el(tag, "x", **attributes)
 
 
 def test_nothing_but_markup_puts_html_on_a_page() -> None:
     folder = Path(markup.__file__).parent
-    pattern = re.compile(r"st\.(markdown|write|caption|error|warning|info|success|toast|title|header|subheader|table|metric|html)\(")
-    uses = {path.name: set(pattern.findall(path.read_text(encoding="utf-8"))) for path in folder.rglob("*.py")}
-    assert {name: found for name, found in uses.items() if found} == {"markup.py": {"html"}, "app.py": {"html"}}
+    pattern = re.compile(
+        r"st\.(markdown|write|caption|error|warning|info|success|toast|title|header|subheader|table|metric|html)\("
+    )
+    uses = {
+        path.name: set(pattern.findall(path.read_text(encoding="utf-8"))) for path in folder.rglob("*.py")
+    }
+    assert {name: found for name, found in uses.items() if found} == {
+        "markup.py": {"html"},
+        "app.py": {"html"},
+    }
 
 
 # --- the plot --------------------------------------------------------------------------------
@@ -87,7 +98,9 @@ def test_nothing_but_markup_puts_html_on_a_page() -> None:
 @given(
     st.floats(1e-6, 1e6), st.floats(-1e6, 1e6), st.booleans(),
 )  # fmt: skip
-def test_a_value_stands_left_of_the_limit_exactly_when_it_is_on_the_safe_side(limit: float, value: float, above: bool) -> None:
+def test_a_value_stands_left_of_the_limit_exactly_when_it_is_on_the_safe_side(
+    limit: float, value: float, above: bool
+) -> None:
     at = markup.place(value, limit, above=above, spread=abs(limit))
     assert 0.0 <= at <= 1.0
     if abs(value - limit) > 1e-9 * max(limit, abs(value)):
@@ -108,10 +121,33 @@ def test_seen_is_kept_by_person_proposal_and_verdict() -> None:
     for part in ("samples", "findings", "samples"):
         seen.note("p-1", "P-0001", one, part)
     assert seen.of("p-1", "P-0001", one) == ("samples", "findings")
-    assert seen.of("p-2", "P-0001", one) == seen.of("p-1", "P-0002", one) == seen.of("p-1", "P-0001", two) == ()
+    assert (
+        seen.of("p-2", "P-0001", one) == seen.of("p-1", "P-0002", one) == seen.of("p-1", "P-0001", two) == ()
+    )
     seen.note("", "P-0001", one, "findings")
     seen.note("p-1", "P-0001", None, "findings")
     assert seen.of("", "P-0001", one) == seen.of("p-1", "P-0001", None) == ()
+
+
+# --- the idle lock ---------------------------------------------------------------------------
+
+
+def test_an_idle_session_forgets_who_was_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    state: dict[str, object] = {}
+    clock = [1000.0]
+    monkeypatch.setattr(session.st, "session_state", state)
+    monkeypatch.setattr(session.time, "monotonic", lambda: clock[0])
+    session.choose("p-1")
+    clock[0] += session.IDLE_S - 1
+    assert not session.lock_if_idle()
+    assert session.person_id() == "p-1"
+    session.touch()
+    clock[0] += session.IDLE_S + 1
+    assert session.lock_if_idle()
+    assert session.is_locked()
+    assert session.person_id() == ""
+    session.choose("p-1")
+    assert not session.is_locked()
 
 
 # --- signing ---------------------------------------------------------------------------------
@@ -125,7 +161,15 @@ def made(tmp_path: Path) -> Made:
 
 
 def approval(made: Made, proposal: str) -> Intention:
-    return Intention(Action.APPROVE, proposal, made.person, Role.OPERATOR, "looked at all of it", Surface.CONSOLE, viewed=VIEWED)
+    return Intention(
+        Action.APPROVE,
+        proposal,
+        made.person,
+        Role.OPERATOR,
+        "looked at all of it",
+        Surface.CONSOLE,
+        viewed=VIEWED,
+    )
 
 
 def shown(log: Log, proposal: str) -> object:
@@ -173,7 +217,15 @@ def test_a_rollback_names_the_champion_that_was_shown(made: Made, tmp_path: Path
     with view_of(made.workspace.log) as view:
         original = view.model("navigator").champion
     made.approve(made.propose(tmp_path / "a", "navigator", 1, navigator(1)))
-    wish = Intention(Action.ROLLBACK, "navigator", made.person, Role.OPERATOR, "worse in use", Surface.CONSOLE, digest=original)
+    wish = Intention(
+        Action.ROLLBACK,
+        "navigator",
+        made.person,
+        Role.OPERATOR,
+        "worse in use",
+        Surface.CONSOLE,
+        digest=original,
+    )
     with pytest.raises(StaleError, match="another champion"):
         session.sign(wish, PASSPHRASE, shown=None, champion=original)
     with view_of(made.workspace.log) as view:
@@ -188,8 +240,23 @@ def test_the_gate_still_decides(made: Made, tmp_path: Path) -> None:
         session.sign(blind, PASSPHRASE, shown=shown(made.workspace.log, proposal))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"state": 3, "share": "x"}', "{" * 3000, '{"state":"running","share":1e999}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"state": 3, "share": "x"}', "{" * 3000, '{"state":"running","share":1e999}']
+)
 def test_an_odd_loop_file_is_no_error(made: Made, content: str) -> None:
     (made.workspace.path / "loop.json").write_text(content)
     state = session.loop_state()
     assert 0.0 <= state.share <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("pid", "expected"), [(os.getpid(), "running"), (2**31 - 2, "silent"), ("1", "silent"), (True, "silent")]
+)
+def test_a_loop_that_died_is_not_shown_as_running(made: Made, pid: object, expected: str) -> None:
+    path = made.workspace.path / "loop.json"
+    path.write_text(
+        json.dumps({"state": "running", "model": "navigator", "stage": "measure", "share": 0.5, "pid": pid})
+    )
+    assert session.loop_state().state == "running"
+    os.utime(path, (0, 0))
+    assert session.loop_state().state == expected

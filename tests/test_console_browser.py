@@ -23,7 +23,9 @@ from ui.wiring import create_workspace
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = os.environ.get("INTERLOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = (
+    os.environ.get("INTERLOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
 WAIT_MS = 20_000
 DESKTOP = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -42,7 +44,11 @@ technique = "self_supervised"
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """One Chromium for all tests here."""
-    sync_api = pytest.importorskip("playwright.sync_api") if not os.environ.get("INTERLOCK_REQUIRE_BROWSER") else None
+    sync_api = (
+        pytest.importorskip("playwright.sync_api")
+        if not os.environ.get("INTERLOCK_REQUIRE_BROWSER")
+        else None
+    )
     if sync_api is None:
         from playwright import sync_api  # type: ignore[no-redef]
     if CHROMIUM is None and not os.environ.get("INTERLOCK_REQUIRE_BROWSER"):
@@ -91,7 +97,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts, foreign, seen = [], [], []
 
     def opened(url: str, *, dark: bool = False, size: dict[str, int] = DESKTOP) -> Any:
-        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", reduced_motion="reduce")
+        context = browser.new_context(
+            viewport=size, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+        )
         contexts.append(context)
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
@@ -103,7 +111,9 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
                 foreign.append(request.url)
 
         page.on("request", note)
-        page.on("websocket", lambda socket: foreign.append(socket.url) if f"//{host}/" not in socket.url else None)
+        page.on(
+            "websocket", lambda socket: foreign.append(socket.url) if f"//{host}/" not in socket.url else None
+        )
         page.goto(url)
         page.wait_for_selector(".head h1, .empty")
         return page
@@ -184,7 +194,9 @@ def test_set_up_with_the_token_of_the_terminal(tmp_path: Path, visit: Callable[.
 # --- decisions -------------------------------------------------------------------------------
 
 
-def test_a_wrong_passphrase_is_said_in_place_and_changes_nothing(made: Made, server: str, visit: Callable[..., Any]) -> None:
+def test_a_wrong_passphrase_is_said_in_place_and_changes_nothing(
+    made: Made, server: str, visit: Callable[..., Any]
+) -> None:
     page = visit(f"{server}/proposal?id=P-0004")
     act_as(page)
     look_at_everything(page)
@@ -207,7 +219,9 @@ def test_from_the_queue_to_a_promotion(made: Made, server: str, visit: Callable[
     approve = page.get_by_role("button", name="Approve…")
     assert approve.is_disabled(), "the policy asks to look at samples and provenance first"
     look_at_everything(page)
-    page.wait_for_function("() => [...document.querySelectorAll('button')].some(b => b.innerText.includes('Approve') && !b.disabled)")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('button')].some(b => b.innerText.includes('Approve') && !b.disabled)"
+    )
     page.keyboard.press("a")
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Approval 1 of 1: promotes at once.").wait_for()
@@ -226,7 +240,9 @@ def test_from_the_queue_to_a_promotion(made: Made, server: str, visit: Callable[
     assert set(vote.viewed) == {"findings", "samples", "provenance"}
 
 
-def test_a_decision_elsewhere_is_noticed_before_anything_is_signed(made: Made, server: str, visit: Callable[..., Any]) -> None:
+def test_a_decision_elsewhere_is_noticed_before_anything_is_signed(
+    made: Made, server: str, visit: Callable[..., Any]
+) -> None:
     page = visit(f"{server}/proposal?id=P-0004")
     act_as(page)
     look_at_everything(page)
@@ -234,10 +250,15 @@ def test_a_decision_elsewhere_is_noticed_before_anything_is_signed(made: Made, s
     page.get_by_role("dialog").get_by_label("Reason, for the decision log").fill("typed before it changed")
     made.decide(Action.REJECT, "P-0004", "rejected on another screen")
     page.get_by_text("1 new record").wait_for()
-    assert page.get_by_role("dialog").get_by_label("Reason, for the decision log").input_value() == "typed before it changed"
+    assert (
+        page.get_by_role("dialog").get_by_label("Reason, for the decision log").input_value()
+        == "typed before it changed"
+    )
     before = log_size(made)
     sign(page, "Sign and approve", None, PASSPHRASE)
-    page.get_by_role("dialog").get_by_text("Nothing was signed").or_(page.get_by_text("there is nothing to approve")).first.wait_for()
+    page.get_by_role("dialog").get_by_text("Nothing was signed").or_(
+        page.get_by_text("there is nothing to approve")
+    ).first.wait_for()
     assert log_size(made) == before
     assert state(made, "P-0004") is State.REJECTED
 
@@ -287,7 +308,9 @@ def test_halt_and_resume(made: Made, server: str, visit: Callable[..., Any]) -> 
 # --- what it looks like ----------------------------------------------------------------------
 
 
-def test_every_page_in_light_dark_and_on_a_phone(server: str, visit: Callable[..., Any], tmp_path: Path) -> None:
+def test_every_page_in_light_dark_and_on_a_phone(
+    server: str, visit: Callable[..., Any], tmp_path: Path
+) -> None:
     pages = {"queue": "/?v=All", "proposal": "/proposal?id=P-0003", "champions": "/champions", "log": "/log"}
     grounds = set()
     for dark in (False, True):
@@ -303,7 +326,9 @@ def test_every_page_in_light_dark_and_on_a_phone(server: str, visit: Callable[..
         )
         grounds.add(ground)
         assert abs(luminance(ink) - luminance(ground)) > 0.6
-        fonts = page.evaluate("() => [...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)")
+        fonts = page.evaluate(
+            "() => [...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)"
+        )
         assert {"Inter", "JetBrains Mono"} <= {font.strip('"') for font in fonts}
     assert len(grounds) == 2
     phone = visit(server + pages["queue"], size=PHONE)
@@ -320,7 +345,9 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_the_log_page_shows_a_record_with_its_proof(made: Made, server: str, visit: Callable[..., Any]) -> None:
+def test_the_log_page_shows_a_record_with_its_proof(
+    made: Made, server: str, visit: Callable[..., Any]
+) -> None:
     page = visit(f"{server}/log")
     page.get_by_text("The log holds.").wait_for()
     page.get_by_placeholder("Filter").fill("P-0001")
@@ -337,19 +364,32 @@ def test_hostile_text_is_only_ever_text(tmp_path: Path, visit: Callable[..., Any
     name = "![x](http://beacon.invalid/n.png)<img src=x onerror='window.pwned=1'>"
     made = make(tmp_path / "hostile", name=name)
     shown = navigator(1, hostile=True)
-    proposal = made.propose(tmp_path / "a", "navigator", 1, shown, intent=HOSTILE, technique="<b>technique</b>")
+    proposal = made.propose(
+        tmp_path / "a", "navigator", 1, shown, intent=HOSTILE, technique="<b>technique</b>"
+    )
     rejected = made.propose(tmp_path / "b", "navigator", 2, navigator(2), intent=HOSTILE)
     made.decide(Action.REJECT, rejected, HOSTILE.replace("\u202e", ""))
     running = Server(made.workspace.path)
     try:
         page = visit(running.url)
-        paths = ("/?v=All", f"/proposal?id={rejected}", "/log", "/proposal?id=<img src=x>", f"/proposal?id={proposal}")
+        paths = (
+            "/?v=All",
+            f"/proposal?id={rejected}",
+            "/log",
+            "/proposal?id=<img src=x>",
+            f"/proposal?id={proposal}",
+        )
         for path in paths:
             page.goto(running.url + path)
             page.wait_for_selector(".head h1, .empty")
             page.wait_for_timeout(400)
             _nothing_was_made(page)
-        for tab, sign_of_it in (("Diff", "Weights"), ("Data", "First records"), ("Provenance", "Recipe"), ("Samples", "Samples")):
+        for tab, sign_of_it in (
+            ("Diff", "Weights"),
+            ("Data", "First records"),
+            ("Provenance", "Recipe"),
+            ("Samples", "Samples"),
+        ):
             page.get_by_role("tab", name=tab).click()
             page.locator("h3.eyebrow", has_text=sign_of_it).wait_for()
             _nothing_was_made(page)

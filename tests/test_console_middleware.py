@@ -42,12 +42,16 @@ def test_the_policy_lets_nothing_load_from_elsewhere() -> None:
     assert rules["default-src"] == "'self'"
     assert rules["connect-src"] == "'self' ws://127.0.0.1:8700 wss://127.0.0.1:8700"
     assert rules["frame-ancestors"] == rules["object-src"] == "'none'"
-    assert not any(wide in value.split() for value in rules.values() for wide in ("*", "http:", "https:", "ws:", "wss:"))
+    assert not any(
+        wide in value.split() for value in rules.values() for wide in ("*", "http:", "https:", "ws:", "wss:")
+    )
     assert "'unsafe-eval'" not in policy
     assert "'unsafe-inline'" not in rules["script-src"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8700", "localhost@evil.example", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8700", "localhost@evil.example", ""]
+)
 def test_other_hosts_are_refused(host: str) -> None:
     response = client().get("/", headers={"host": host})
     assert response.status_code == 421
@@ -79,9 +83,15 @@ def test_what_changes_something_needs_an_origin() -> None:
 
 
 def test_a_websocket_needs_our_origin() -> None:
-    with client().websocket_connect("/stream", headers={"origin": "http://127.0.0.1:8700", "host": "127.0.0.1:8700"}) as socket:
+    with client().websocket_connect(
+        "/stream", headers={"origin": "http://127.0.0.1:8700", "host": "127.0.0.1:8700"}
+    ) as socket:
         assert socket.receive_text() == "open"
-    for headers in ({}, {"origin": "http://evil.example"}, {"origin": "http://127.0.0.1:8700", "host": "evil.example"}):
+    for headers in (
+        {},
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:8700", "host": "evil.example"},
+    ):
         with (
             pytest.raises(WebSocketDisconnect) as refused,
             client().websocket_connect("/stream", headers={"host": "127.0.0.1:8700", **headers}),
@@ -91,7 +101,14 @@ def test_a_websocket_needs_our_origin() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/_stcore/metrics", "//_stcore//metrics", "/_stcore/upload_file/1/2", "/component/x/y", "/_stcore/agent/run"]
+    "path",
+    [
+        "/_stcore/metrics",
+        "//_stcore//metrics",
+        "/_stcore/upload_file/1/2",
+        "/component/x/y",
+        "/_stcore/agent/run",
+    ],
 )
 def test_unused_parts_are_closed(path: str) -> None:
     response = client().get(f"http://127.0.0.1:8700{path}")
@@ -101,7 +118,16 @@ def test_unused_parts_are_closed(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("a.b:1", "a.b"), ("[::1]:80", "::1"), ("a/b", ""), ("a:b", ""), ("u@a", ""), ("a\\b", ""), ("", ""), ("a?x", "")],
+    [
+        ("a.b:1", "a.b"),
+        ("[::1]:80", "::1"),
+        ("a/b", ""),
+        ("a:b", ""),
+        ("u@a", ""),
+        ("a\\b", ""),
+        ("", ""),
+        ("a?x", ""),
+    ],
 )
 def test_hostname_of(header: str, name: str) -> None:
     assert hostname_of(header) == name

@@ -20,9 +20,10 @@ from guardrails.records import Finding, Outcome
 from ui.presenters import Mark, finding_mark, limit_value, number, plain
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
-_TAGS = frozenset(
-    ["b", "code", "dd", "del", "div", "dl", "dt", "em", "h1", "h2", "h3", "h4", "i", "ins", "li", "ol", "p", "pre", "section", "small", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"]
-)  # fmt: skip
+_LAYOUT = ("div", "section", "p", "pre", "h1", "h2", "h3", "h4", "ul", "ol", "li", "dl", "dt", "dd")
+_INLINE = ("b", "code", "del", "em", "i", "ins", "small", "span", "strong")
+_TABLE = ("table", "thead", "tbody", "tr", "th", "td")
+_TAGS = frozenset({*_LAYOUT, *_INLINE, *_TABLE})
 
 
 class Html(str):
@@ -40,7 +41,10 @@ def el(tag: str, *children: str | None, cls: str = "", **attributes: str) -> Htm
     """One element. Children that are not ``Html`` are escaped; attributes always are."""
     if tag not in _TAGS:
         raise ValueError(f"element {tag!r} is not used in the console")
-    pairs = {"class": cls, **{name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}}
+    pairs = {
+        "class": cls,
+        **{name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()},
+    }
     if not all(_NAME.fullmatch(name) and not name.startswith("on") for name in pairs):
         raise ValueError("not a name for an attribute")
     opened = "".join(f' {name}="{text(value)}"' for name, value in pairs.items() if value)
@@ -62,7 +66,12 @@ def show(*parts: str | None) -> None:
 
 def mark(value: Mark, *, cls: str = "") -> Html:
     """Glyph and word in the tone's colour."""
-    return el("span", el("i", value.glyph, cls="gl", aria_hidden="true"), el("span", value.word), cls=f"mk {value.tone} {cls}")
+    return el(
+        "span",
+        el("i", value.glyph, cls="gl", aria_hidden="true"),
+        el("span", value.word),
+        cls=f"mk {value.tone} {cls}",
+    )
 
 
 def badge(value: Mark) -> Html:
@@ -94,7 +103,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, cls: str = "") 
     top = el("tr", *(el("th", name, scope="col") for name in head))
     labels = ["" if isinstance(name, Html) else name for name in head]
     body = [
-        el("tr", *(el("td", cell, data_label=name) for name, cell in zip(labels, row, strict=True))) for row in rows
+        el("tr", *(el("td", cell, data_label=name) for name, cell in zip(labels, row, strict=True)))
+        for row in rows
     ]
     return el("div", el("table", el("thead", top), el("tbody", *body), cls=f"grid {cls}"), cls="scroll")
 
@@ -115,7 +125,9 @@ def empty(title: str, body: str) -> Html:
 def pips(done: int, needed: int) -> Html:
     """Signatures given and needed, as filled and open dots with the numbers beside them."""
     dots = [el("i", cls="on" if index < done else "off") for index in range(min(max(needed, done), 6))]
-    return el("span", *dots, el("span", f"{done} of {needed}"), cls="pips", title=f"{done} of {needed} signatures")
+    return el(
+        "span", *dots, el("span", f"{done} of {needed}"), cls="pips", title=f"{done} of {needed} signatures"
+    )
 
 
 # --- how far from the limit ------------------------------------------------------------------
@@ -137,7 +149,12 @@ def plot(finding: Finding) -> Html:
     """Observed value and interval against the limit, on a scale on which every rule's limit is one line."""
     limit = limit_value(finding.limit)
     is_trivial = limit == 0 and finding.observed == 0 and finding.lower is None
-    if limit is None or finding.observed is None or is_trivial or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
+    if (
+        limit is None
+        or finding.observed is None
+        or is_trivial
+        or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR)
+    ):
         return el("span", cls="plot none", title="nothing was measured that could be drawn")
     lower = finding.observed if finding.lower is None else finding.lower
     upper = finding.observed if finding.upper is None else finding.upper

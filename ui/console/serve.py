@@ -97,17 +97,25 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot listen on {host} port {port}: {reason}", hint="choose another --port") from None
+        raise UsageError(
+            f"cannot listen on {host} port {port}: {reason}", hint="choose another --port"
+        ) from None
     return listener
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ui.console.serve", description="Serve Interlock's console.")
-    parser.add_argument("--workspace", type=Path, default=Path(os.environ.get("INTERLOCK_HOME", ".interlock")))
+    parser = argparse.ArgumentParser(
+        prog="python -m ui.console.serve", description="Serve Interlock's console."
+    )
+    parser.add_argument(
+        "--workspace", type=Path, default=Path(os.environ.get("INTERLOCK_HOME", ".interlock"))
+    )
     parser.add_argument("--port", type=int, default=8700)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to this name too")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="answer to this name too"
+    )
     options = parser.parse_args(argv)
     try:
         serve(options.workspace, options.port, options.host, hosts=options.allow_host)

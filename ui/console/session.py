@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -89,7 +90,7 @@ class Watch:
                 result = verify_log(snapshot, project)
         except InterlockError as error:
             result = Verification(reason=error.message)
-        except Exception as error:  # noqa: BLE001 - a verification that crashed is one that did not hold
+        except Exception as error:
             result = Verification(reason=f"the verification itself failed: {type(error).__name__}")
         with self._lock:
             self._result, self._done_at, self._running = result, time.monotonic(), False
@@ -188,7 +189,9 @@ class PassphraseError(DeniedError):
     """The key could not be unlocked; nothing was prepared or signed."""
 
 
-def sign(wish: Intention, passphrase: str, *, shown: Binding | None, champion: Digest | None = None) -> Receipt:
+def sign(
+    wish: Intention, passphrase: str, *, shown: Binding | None, champion: Digest | None = None
+) -> Receipt:
     """Prepare a decision, check that it is about what was shown, sign and append it.
 
     Args:
@@ -265,7 +268,21 @@ def loop_state() -> LoopState:
         )  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return LoopState()
-    return replace(read, state="silent") if read.state == "running" and quiet > LOOP_STALE_S else read
+    lost = read.state in ("running", "idle") and quiet > LOOP_STALE_S and not _lives(value.get("pid"))
+    return replace(read, state="silent") if lost else read
+
+
+def _lives(pid: Any) -> bool:
+    """True if a process of this number is there; a long silent stage is no sign of death."""
+    if not isinstance(pid, int) or isinstance(pid, bool) or not 0 < pid < 1 << 31:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 ACTION_WORDS = {

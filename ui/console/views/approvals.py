@@ -15,6 +15,10 @@ from ui.console.markup import Html, el
 from ui.console.views.signing import Ask
 from ui.presenters import age, duration, moment, one_line
 
+BLOCKED = (
+    "A blocked proposal cannot be approved by anybody. A waiver, signed by a quorum of its own, can turn a "
+    "waivable rule into a review; a new proposal can do better."
+)
 PART_WORDS = {
     "findings": "the rules", "samples": "the samples", "provenance": "the provenance", "diff": "the diff",
     "data": "the training records",
@@ -46,7 +50,9 @@ def obstacles(
     return found
 
 
-def after_approval(view: View, row: ProposalRow, standing: Standing, person: Person, role: Role) -> approval.Tally:
+def after_approval(
+    view: View, row: ProposalRow, standing: Standing, person: Person, role: Role
+) -> approval.Tally:
     """Where the quorum would stand with this person's signature, counted as the gate counts."""
     now = utc_now()
     votes = [
@@ -89,7 +95,9 @@ def consequence(view: View, row: ProposalRow, standing: Standing, person: Person
     )
 
 
-def ask(view: View, row: ProposalRow, standing: Standing | None, person: Person | None, action: Action) -> Ask:
+def ask(
+    view: View, row: ProposalRow, standing: Standing | None, person: Person | None, action: Action
+) -> Ask:
     """The dialog for a decision on a proposal, bound to what the page shows."""
     from ui.console import session
 
@@ -104,7 +112,11 @@ def ask(view: View, row: ProposalRow, standing: Standing | None, person: Person 
     title, verb, hint = f"Reject {row.id}", "Sign and reject", "What speaks against it?"
     if action is Action.WITHDRAW:
         then = "Your approval is taken back; the proposal waits for approvals again."
-        title, verb, hint = f"Withdraw your approval of {row.id}", "Sign and withdraw", "What changed your mind?"
+        title, verb, hint = (
+            f"Withdraw your approval of {row.id}",
+            "Sign and withdraw",
+            "What changed your mind?",
+        )
     if action is Action.APPROVE and standing is not None and person is not None:
         then, roles = consequence(view, row, standing, person), best_roles(view, row, standing, person)
         title, verb, hint = f"Approve {row.id}", "Sign and approve", ""
@@ -120,20 +132,26 @@ def ask(view: View, row: ProposalRow, standing: Standing | None, person: Person 
 
 
 def rail(
-    view: View, row: ProposalRow, standing: Standing | None, person: Person | None, seen: tuple[str, ...], now: str
+    view: View,
+    row: ProposalRow,
+    standing: Standing | None,
+    person: Person | None,
+    seen: tuple[str, ...],
+    now: str,
 ) -> Html:
     """The right side of a proposal: signatures, what is missing, and what follows."""
     parts = [_signatures(view, row, standing, now)]
     if standing is not None and row.state in (State.AWAITING_APPROVAL, State.APPROVED):
-        voted = person is not None and any(v.person == person.id and v.action is Action.APPROVE for v in row.votes)
+        voted = person is not None and any(
+            v.person == person.id and v.action is Action.APPROVE for v in row.votes
+        )
         if not voted:
             parts.append(_checklist(view, row, standing, person, seen))
         parts.append(_times(standing, now))
         if person is not None and not voted and row.state is State.AWAITING_APPROVAL:
             parts.append(el("div", consequence(view, row, standing, person), cls="then"))
     elif row.state is State.BLOCKED:
-        parts.append(el("p", "A blocked proposal cannot be approved by anybody. A waiver, signed by a quorum of its "
-                             "own, can turn a waivable rule into a review; a new proposal can do better.", cls="soft"))  # fmt: skip
+        parts.append(el("p", BLOCKED, cls="soft"))
     return el("div", *parts, cls="rail")
 
 
@@ -145,15 +163,25 @@ def _signatures(view: View, row: ProposalRow, standing: Standing | None, now: st
         items.append(_line("○", "open", f"Missing: {standing.tally.missing}"))
     if not items:
         items.append(_line("○", "open", "No signatures."))
-    return el("section", markup.eyebrow("Signatures", f"{given} of {needed}" if needed else ""), el("ul", *items))
+    return el(
+        "section", markup.eyebrow("Signatures", f"{given} of {needed}" if needed else ""), el("ul", *items)
+    )
 
 
 def _vote(view: View, vote: Vote, now: str) -> Html:
     glyph, cls = ("✓", "yes") if vote.action is Action.APPROVE else ("✕", "no")
-    title = el("span", el("b", one_line(view.name_of(vote.person), 60)), f" {vote.action.value}, {vote.role.value}")
+    title = el(
+        "span", el("b", one_line(view.name_of(vote.person), 60)), f" {vote.action.value}, {vote.role.value}"
+    )
     reason = one_line(view.text(vote.reason), 400)
     when = f"{age(vote.at, now)} ago · {vote.surface.value} · record {vote.seq}"
-    return el("li", el("i", glyph, cls=f"gl {cls}", aria_hidden="true"), title, el("small", f"“{reason}”"), el("small", when))
+    return el(
+        "li",
+        el("i", glyph, cls=f"gl {cls}", aria_hidden="true"),
+        title,
+        el("small", f"“{reason}”"),
+        el("small", when),
+    )
 
 
 def _checklist(
@@ -162,7 +190,9 @@ def _checklist(
     items = []
     for part in standing.terms.require_viewed:
         done = part in seen
-        items.append(_line("✓" if done else "○", "yes" if done else "open", f"Look at {PART_WORDS.get(part, part)}"))
+        items.append(
+            _line("✓" if done else "○", "yes" if done else "open", f"Look at {PART_WORDS.get(part, part)}")
+        )
     others = [o for o in obstacles(view, row, standing, person, seen) if not o.startswith("look at ")]
     items += [_line("✕", "no", other[:1].upper() + other[1:]) for other in others]
     if not items:

@@ -14,19 +14,31 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import signing
-from ui.presenters import age, counted, interval, moment, number, one_line
+from ui.presenters import age, counted, interval, moment, number
 
 
 def page() -> None:
     """The champions page."""
-    markup.show(el("div", el("h1", "Champions"), el("div", el("span", "what is in force, and the way back"), cls="under"), cls="head"))
+    markup.show(
+        el(
+            "div",
+            el("h1", "Champions"),
+            el("div", el("span", "what is in force, and the way back"), cls="under"),
+            cls="head",
+        )
+    )
     receipt = session.receipt_for()
     if receipt is not None and receipt.action is Action.ROLLBACK:
         markup.show(signing.receipt_notice(receipt))
     with session.view() as view:
         models, person = view.models(), session.person_in(view)
         if not models:
-            markup.show(markup.empty("No models yet.", "Set-up adopts the base of every configured model; `interlock model add` adds one."))
+            markup.show(
+                markup.empty(
+                    "No models yet.",
+                    "Set-up adopts the base of every configured model; `interlock model add` adds one.",
+                )
+            )
         for model in models:
             _model(view, model, person)
 
@@ -35,12 +47,22 @@ def _model(view: View, model: ModelRow, person: Person | None) -> None:
     now = session.now()
     reign = model.history[-1]
     came = f"by {reign.proposal}" if reign.proposal else "adopted at set-up"
-    markup.show(el("div", el("h2", model.name), el("span", f"{model.kind} · {counted(len(model.history) - 1, 'change')}"), cls="group"))
+    markup.show(
+        el(
+            "div",
+            el("h2", model.name),
+            el("span", f"{model.kind} · {counted(len(model.history) - 1, 'change')}"),
+            cls="group",
+        )
+    )
     rows = [
         ("champion", el("span", str(model.champion), cls="mono")),
         ("in force", f"for {age(reign.promoted_at, now)}, since {moment(reign.promoted_at)}, {came}"),
         ("drift from the original", _cumulative(view, model)),
-        ("error budget", f"{counted(model.attempts, 'measurement')} since then; the next one is attempt {model.attempts + 1}"),
+        (
+            "error budget",
+            f"{counted(model.attempts, 'measurement')} since then; the next one is attempt {model.attempts + 1}",
+        ),
     ]
     markup.show(markup.facts(rows))
     past = list(enumerate(model.history))[::-1]
@@ -52,7 +74,9 @@ def _model(view: View, model: ModelRow, person: Person | None) -> None:
                 markup.show(_reign(view, model, index, now))
             reachable = _reachable(model, held.digest)
             with right:
-                first = next(i for i in reversed(range(len(model.history))) if model.history[i].digest == held.digest)
+                first = next(
+                    i for i in reversed(range(len(model.history))) if model.history[i].digest == held.digest
+                )
                 if not current and reachable and first == index and st.button(
                     "Roll back…", key=f"rollback-{model.name}-{index}", disabled=person is None
                 ):  # fmt: skip

@@ -53,7 +53,7 @@ def _compared_models(champion: str, candidate: str) -> Comparison:
 
 def compared(series: Series) -> list[tuple[str, ...]]:
     """Means of every column that both models have, and on how many items the candidate does better or worse."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, mine in sorted(series.columns.items()):
         stem = name.removesuffix("_candidate")
         other = series.columns.get(f"{stem}_champion")
@@ -75,7 +75,10 @@ def _recipe(view: View, row: ProposalRow) -> Html:
     parent = next((p for p in made if p.bundle == row.proposal.champion), None)
     mine = {**row.proposal.recipe, "seed": str(row.proposal.seed), "technique": row.technique}
     theirs = {**parent.recipe, "seed": str(parent.seed), "technique": parent.technique} if parent else {}
-    rows = [(el("b", item["key"]), item["before"] or "–", item["after"] or "–") for item in changed_settings(theirs, mine)]
+    rows = [
+        (el("b", item["key"]), item["before"] or "–", item["after"] or "–")
+        for item in changed_settings(theirs, mine)
+    ]
     if not rows:
         return el("p", "The same recipe and the same seed.", cls="soft")
     return markup.table(("Setting", "Champion" if parent else "Champion (a base)", "Candidate"), rows)
@@ -83,11 +86,20 @@ def _recipe(view: View, row: ProposalRow) -> Html:
 
 def _weights(comparison: Comparison) -> None:
     moved, count = comparison.moved, comparison.tensors
-    far = f"moved by {comparison.relative:.3%} of their norm" if comparison.relative is not None else "not compared"
-    markup.show(markup.eyebrow("Weights", f"{len(moved)} of {counted(count, 'tensor')} changed · together {far}"))
+    far = (
+        f"moved by {comparison.relative:.3%} of their norm"
+        if comparison.relative is not None
+        else "not compared"
+    )
+    markup.show(
+        markup.eyebrow("Weights", f"{len(moved)} of {counted(count, 'tensor')} changed · together {far}")
+    )
     if moved:
         widest = max((m.relative for m in moved if math.isfinite(m.relative)), default=0.0) or 1.0
-        rows = [(el("span", m.name, cls="mono"), _relative(m.relative), _bar(m.relative / widest)) for m in moved[:TENSORS_SHOWN]]
+        rows = [
+            (el("span", m.name, cls="mono"), _relative(m.relative), _bar(m.relative / widest))
+            for m in moved[:TENSORS_SHOWN]
+        ]
         markup.show(markup.table(("Tensor", "Moved by", "Against the farthest"), rows, cls="moved"))
     for note in comparison.notes:
         markup.show(el("p", one_line(note, 300), cls="dim"))

@@ -45,7 +45,9 @@ def samples(row: ProposalRow) -> None:
     """What both models produced for the same prompts, side by side, as plain text."""
     found = measurements(row)
     if found is None or not found.samples:
-        markup.show(markup.empty("No samples.", "The measurement kept none; the rules are all there is to go by."))
+        markup.show(
+            markup.empty("No samples.", "The measurement kept none; the rules are all there is to go by.")
+        )
         return
     differing = sum(sample.champion != sample.candidate for sample in found.samples)
     markup.show(markup.eyebrow(
@@ -59,9 +61,10 @@ def samples(row: ProposalRow) -> None:
 def _pair(index: int, count: int, sample: Sample) -> Html:
     before, after = marked(sample.champion, sample.candidate)
     same = " · identical" if sample.champion == sample.candidate else ""
+    title = _caption(f"Prompt {index} of {count} · {sample.suite}", sample.prompt)
     return el(
         "div",
-        el("div", _caption(f"Prompt {index} of {count} · {sample.suite}", sample.prompt), el("pre", cut(sample.prompt)), cls="prompt"),
+        el("div", title, el("pre", cut(sample.prompt)), cls="prompt"),
         el("div", _caption("Champion", sample.champion), el("pre", before)),
         el("div", _caption(f"Candidate{same}", sample.candidate), el("pre", after)),
         cls="pair",
@@ -69,7 +72,11 @@ def _pair(index: int, count: int, sample: Sample) -> Html:
 
 
 def _caption(title: str, body: str) -> Html:
-    length = f"{len(body):,} characters" if len(body) <= MAX_SHOWN_CHARS else f"{MAX_SHOWN_CHARS:,} of {len(body):,} characters"
+    length = (
+        f"{len(body):,} characters"
+        if len(body) <= MAX_SHOWN_CHARS
+        else f"{MAX_SHOWN_CHARS:,} of {len(body):,} characters"
+    )
     return el("h4", el("span", title), el("span", length))
 
 
@@ -102,8 +109,14 @@ def data(row: ProposalRow) -> None:
     total = facts.get("data.records", "")
     source = "claimed by who submitted it" if row.proposal.submitted else "as mounted for the learner"
     markup.show(markup.eyebrow("Training records", source))
-    counts = [(name.removeprefix("data.").replace("_", " "), value) for name, value in sorted(facts.items()) if name.startswith("data.")]
-    rows = [(label, f"{value} of {total}" if total and label != "records" else value) for label, value in counts]
+    counts = [
+        (name.removeprefix("data.").replace("_", " "), value)
+        for name, value in sorted(facts.items())
+        if name.startswith("data.")
+    ]
+    rows = [
+        (label, f"{value} of {total}" if total and label != "records" else value) for label, value in counts
+    ]
     markup.show(markup.facts([*rows, ("digest", el("span", str(row.proposal.data), cls="mono"))]))
     lines = {} if row.proposal.submitted else _records(str(row.proposal.data))
     flagged = found.flagged if found else {}
@@ -111,12 +124,14 @@ def data(row: ProposalRow) -> None:
         if where:
             shown = f"{len(where)}" if len(where) <= FLAGGED_SHOWN else f"{FLAGGED_SHOWN} of {len(where)}"
             markup.show(markup.eyebrow(f"Flagged: {name.removeprefix('data.').replace('_', ' ')}", shown))
-            markup.show(markup.table(("Record", "Text"), [_flagged(place, lines) for place in where[:FLAGGED_SHOWN]]))
+            markup.show(
+                markup.table(("Record", "Text"), [_flagged(place, lines) for place in where[:FLAGGED_SHOWN]])
+            )
     if lines:
         first = list(lines.items())[:RECORDS_SHOWN]
         markup.show(markup.eyebrow("First records", f"{len(first)} of {len(lines):,}"))
         for place, body in first:
-            markup.show(el("div", one_line(place, 80), cls="dim", style="font-size:12px"))
+            markup.show(el("div", one_line(place, 80), cls="dim fine"))
             st.code(cut(body), language=None, wrap_lines=True)
 
 
@@ -129,7 +144,11 @@ def _flagged(place: str, lines: dict[str, str]) -> tuple[Html, Html]:
 def _records(address: str) -> dict[str, str]:
     """The mounted records by ``train.jsonl:LINE``; empty where they are gone or not text."""
     try:
-        raw = session.console().workspace.store.get_bytes(Digest.parse(address), limit=MAX_DATA_BYTES).decode("utf-8")
+        raw = (
+            session.console()
+            .workspace.store.get_bytes(Digest.parse(address), limit=MAX_DATA_BYTES)
+            .decode("utf-8")
+        )
     except (InterlockError, UnicodeError):
         return {}
     records = {}

@@ -21,9 +21,17 @@ from ui.console import markup, session
 from ui.console.markup import el
 from ui.presenters import counted, log_fields, moment, plain, record_fields
 
-LAZY_FROM = 2000
+GRID_ROWS = 2000
 FORGET_S = 600.0
-COLUMNS = {"seq": "No.", "time": "Time (UTC)", "by": "By", "record": "Record", "about": "About", "summary": "What", "leaf": "Leaf"}
+COLUMNS = {
+    "seq": "No.",
+    "time": "Time (UTC)",
+    "by": "By",
+    "record": "Record",
+    "about": "About",
+    "summary": "What",
+    "leaf": "Leaf",
+}
 
 
 @dataclass
@@ -45,7 +53,9 @@ class _Rows:
                 fields = log_fields(entry, lambda key: names.get(key, key), view.text)
                 fields["time"] = fields["time"][:19].replace("T", " ")
                 fields["leaf"] = fields["leaf"][:16]
-                self.rows.append({key: plain(value) if isinstance(value, str) else value for key, value in fields.items()})
+                self.rows.append(
+                    {key: plain(value) if isinstance(value, str) else value for key, value in fields.items()}
+                )
             return self.rows[::-1]
 
 
@@ -59,16 +69,23 @@ def page() -> None:
     workspace = session.console().workspace
     with session.view() as view:
         size = view.snapshot.size
-        markup.show(el(
-            "div", el("h1", "Decision log"),
-            el("div", el("span", counted(size, "record")), el("span", view.snapshot.origin, cls="mono"), cls="under"), cls="head",
-        ))  # fmt: skip
+        under = el(
+            "div",
+            el("span", counted(size, "record")),
+            el("span", view.snapshot.origin, cls="mono"),
+            cls="under",
+        )
+        markup.show(el("div", el("h1", "Decision log"), under, cls="head"))
         _state(size)
         rows = _rows(str(workspace.path)).up_to(view)
     with st.container(horizontal=True, gap="small", vertical_alignment="bottom"):
         wanted = st.text_input("Filter", placeholder="Filter: proposal, person, record …", key="q", bind="query-params",
                                live=True, label_visibility="collapsed", width=340)  # fmt: skip
-        if st.button("Verify with artifacts", icon=":material/fact_check:", help="Also reads every champion and every measurement"):
+        if st.button(
+            "Verify with artifacts",
+            icon=":material/fact_check:",
+            help="Also reads every champion and every measurement",
+        ):
             st.session_state["full-check"] = _full_check()
         st.download_button("Export", data=_export, file_name="decision-log.jsonl", mime="application/jsonl",
                            on_click="ignore", icon=":material/download:")  # fmt: skip
@@ -86,7 +103,13 @@ def page() -> None:
 def _state(size: int) -> None:
     result, current = session.console().watch.result(size)
     if result is None or (result.ok and not current):
-        markup.show(markup.notice("muted", "Verifying the whole log …", "Tree, signatures, references, checkpoints and every table."))
+        markup.show(
+            markup.notice(
+                "muted",
+                "Verifying the whole log …",
+                "Tree, signatures, references, checkpoints and every table.",
+            )
+        )
     elif not result.ok:
         where = f"Record {result.index}: " if result.index is not None else ""
         markup.show(markup.notice("bad", "The log does not hold.", f"{where}{result.reason}"))
@@ -98,32 +121,32 @@ def _state(size: int) -> None:
             ", key of the first root ", el("span", keys, cls="mono"),
         )  # fmt: skip
         inner = el("div", el("strong", "The log holds."), body)
-        markup.show(el("div", el("i", "✓", cls="gl", aria_hidden="true"), inner, cls="notice good", role="status"))
+        markup.show(
+            el("div", el("i", "✓", cls="gl", aria_hidden="true"), inner, cls="notice good", role="status")
+        )
 
 
 def _full_check() -> markup.Html:
     workspace = session.console().workspace
     with st.spinner("Reading every champion and every measurement …"), workspace.log.read() as snapshot:
         try:
-            result = verify_log(snapshot, project, artifacts=_artifact)
+            result = verify_log(snapshot, project, artifacts=workspace.store.verify)
         except InterlockError as error:
             return markup.notice("bad", "The log does not hold.", str(error))
     if not result.ok:
         where = f"Record {result.index}: " if result.index is not None else ""
         return markup.notice("bad", "The log does not hold.", f"{where}{result.reason}")
-    return markup.notice("good", "The log and its artifacts hold.", f"{counted(result.entries, 'record')}, checked at {moment(session.now())}.")
-
-
-def _artifact(digest: Any) -> None:
-    store = session.console().workspace.store
-    data = store.get_bytes(digest)
-    if data.startswith(b'[{"path"'):
-        store.verify_tree(digest)
+    return markup.notice(
+        "good",
+        "The log and its artifacts hold.",
+        f"{counted(result.entries, 'record')}, checked at {moment(session.now())}.",
+    )
 
 
 def _grid(rows: list[dict[str, Any]], total: int) -> None:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
+    matching, rows = len(rows), rows[:GRID_ROWS]
     frame = pd.DataFrame([{title: row[key] for key, title in COLUMNS.items()} for row in rows])
     config = {
         "No.": st.column_config.NumberColumn(width=60, format="%d"),
@@ -139,13 +162,16 @@ def _grid(rows: list[dict[str, Any]], total: int) -> None:
         frame, hide_index=True, row_height=30, height=height, column_config=config, key=f"grid-{len(rows)}",
         on_select="rerun", selection_mode="single-row", alt="The records of the decision log, newest first",
     )  # fmt: skip
-    if len(rows) != total:
-        markup.show(el("p", f"{len(rows):,} of {total:,} records", cls="dim", style="font-size:12px"))
+    if matching > len(rows):
+        older = f"the newest {len(rows):,} of {matching:,}; filter to find older ones, export to have all"
+        markup.show(el("p", older, cls="dim fine"))
+    elif matching != total:
+        markup.show(el("p", f"{matching:,} of {total:,} records", cls="dim fine"))
     picked = event["selection"]["rows"] if event else []
     if picked and picked[0] < len(rows):
         _record(int(rows[picked[0]]["seq"]))
     else:
-        markup.show(el("p", "Select a row to see its record, its signatures and its proof.", cls="dim", style="font-size:12.5px"))
+        markup.show(el("p", "Select a row to see its record, its signatures and its proof.", cls="dim fine"))
 
 
 def _record(seq: int) -> None:
@@ -166,7 +192,12 @@ def _record(seq: int) -> None:
         ("rests on", ", ".join(f"record {item['seq']}" for item in fields["references"]) or "nothing earlier"),
         ("inclusion proof", f"{held}: {counted(len(proof), 'hash', 'hashes')} to the root over {counted(size, 'record')}"),
     ]))  # fmt: skip
-    st.code(plain(json.dumps(fields["body"], indent=2, ensure_ascii=False)), language=None, wrap_lines=True, height=420)
+    st.code(
+        plain(json.dumps(fields["body"], indent=2, ensure_ascii=False)),
+        language=None,
+        wrap_lines=True,
+        height=420,
+    )
 
 
 def _export() -> bytes:

@@ -15,14 +15,23 @@ from ui.console.markup import Html, el
 from ui.console.views import approvals, diff, evidence, provenance, queue, rules, signing
 from ui.presenters import age, finding_sentence, headline, one_line, worst_first
 
-PARTS = {"Rules": "findings", "Diff": "diff", "Samples": "samples", "Data": "data", "Provenance": "provenance"}
+PARTS = {
+    "Rules": "findings",
+    "Diff": "diff",
+    "Samples": "samples",
+    "Data": "data",
+    "Provenance": "provenance",
+}
 """Tab → what the decision record calls it when somebody has seen it."""
 
 _NEXT = {
     State.PROPOSED: ("Not measured yet.", "The loop measures it next; `interlock measure` does so by hand."),
     State.MEASURING: ("Being measured.", "An isolated job compares it with the champion on private items."),
     State.JUDGED: ("Measured, not judged yet.", "The gate judges it with its next tick."),
-    State.STALE: ("Stale.", "The champion changed since this was measured; `interlock measure` measures it again."),
+    State.STALE: (
+        "Stale.",
+        "The champion changed since this was measured; `interlock measure` measures it again.",
+    ),
     State.FAILED: ("The job failed.", "There is nothing to decide. The end of its log is below."),
 }
 
@@ -35,7 +44,9 @@ def page() -> None:
             _show(view, view.proposal(proposal_id))
     except UnknownNameError:
         markup.show(markup.empty("No such proposal.", f"There is none called {one_line(proposal_id, 40)}."))
-        st.page_link(st.session_state["pages"]["queue"], label="Back to the queue", icon=":material/arrow_back:")
+        st.page_link(
+            st.session_state["pages"]["queue"], label="Back to the queue", icon=":material/arrow_back:"
+        )
 
 
 def _show(view: View, row: ProposalRow) -> None:
@@ -84,16 +95,27 @@ def _why(view: View, row: ProposalRow) -> Html:
     if row.verdict is None or row.state not in (State.AWAITING_APPROVAL, State.APPROVED, State.BLOCKED):
         title, then = _NEXT.get(row.state, (queue.mark_of(row).word + ".", row.note))
         reason = one_line(queue.reason_of(row), 400)
-        return el("div", title if row.failure is None else reason, el("small", one_line(then, 300)), cls=f"why {tone}")
+        return el(
+            "div",
+            title if row.failure is None else reason,
+            el("small", one_line(then, 300)),
+            cls=f"why {tone}",
+        )
     if row.verdict.kind is VerdictKind.ELIGIBLE:
         gain = queue.gain_finding(row)
         more = finding_sentence(gain, row.verdict.confidence) if gain else ""
         return el("div", headline(row.verdict), el("small", more) if more else None, cls=f"why {tone}")
     worst = worst_first(row.verdict.findings)
-    effect = "Nobody can approve this: " if row.verdict.kind is VerdictKind.BLOCKED else "This needs more people: "
+    effect = (
+        "Nobody can approve this: " if row.verdict.kind is VerdictKind.BLOCKED else "This needs more people: "
+    )
     said, rule = headline(row.verdict), worst[0].rule if worst else ""
     rest = said.removeprefix(rule) if rule else said
-    why = f"Why there is a limit: {_rationale(view, rule)}" if _rationale(view, rule) else (worst[0].message if worst else "")
+    why = (
+        f"Why there is a limit: {_rationale(view, rule)}"
+        if _rationale(view, rule)
+        else (worst[0].message if worst else "")
+    )
     lead = [effect, el("b", rule), rest] if rest != said else [effect, said]
     return el("div", *lead, el("small", one_line(why, 500)), cls=f"why {tone}")
 
@@ -106,7 +128,9 @@ def _rationale(view: View, rule: str) -> str:
 
 def _actions(view: View, row: ProposalRow, standing: Standing | None, person: Person | None) -> None:
     binding = standings.binding_of(view.snapshot.tables, row)
-    voted = person is not None and any(v.person == person.id and v.action is Action.APPROVE for v in row.votes)
+    voted = person is not None and any(
+        v.person == person.id and v.action is Action.APPROVE for v in row.votes
+    )
     with st.container(horizontal=True, horizontal_alignment="right", gap="small", key="actions"):
         _neighbours(view, row)
         if binding is None:
@@ -117,7 +141,9 @@ def _actions(view: View, row: ProposalRow, standing: Standing | None, person: Pe
             if st.button("Withdraw…", key="withdraw"):
                 signing.open_dialog(approvals.ask(view, row, standing, person, Action.WITHDRAW))
             return
-        ready = standing is not None and not approvals.obstacles(view, row, standing, person, _seen(person, row))
+        ready = standing is not None and not approvals.obstacles(
+            view, row, standing, person, _seen(person, row)
+        )
         if st.button("Approve…", key="approve", type="primary", shortcut="a", disabled=not ready):
             signing.open_dialog(approvals.ask(view, row, standing, person, Action.APPROVE))
 

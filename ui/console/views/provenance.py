@@ -58,8 +58,10 @@ def show(view: View, row: ProposalRow) -> None:
 
 def _records(view: View, row: ProposalRow) -> list[tuple[str, ...]]:
     positions = [("proposal", row.proposal_seq), ("evidence", row.evidence_seq), ("verdict", row.verdict_seq)]
-    positions += [(f"{vote.action.value}, {one_line(view.name_of(vote.person), 60)}", vote.seq) for vote in row.votes]
-    rows = []
+    positions += [
+        (f"{vote.action.value}, {one_line(view.name_of(vote.person), 60)}", vote.seq) for vote in row.votes
+    ]
+    rows: list[tuple[str, ...]] = []
     for name, seq in positions:
         if seq >= 0:
             entry = view.snapshot.entry(seq)

@@ -20,6 +20,7 @@ from ui.presenters import (
     Mark,
     age,
     finding_mark,
+    finding_sentence,
     headline,
     number,
     one_line,
@@ -31,6 +32,7 @@ REFRESH_S = 4.0
 PAGE = 25
 UNDER_WAY = (State.PROPOSED, State.MEASURING, State.JUDGED)
 WAITING = (State.AWAITING_APPROVAL, State.APPROVED)
+_OPEN_OUTCOMES = (Outcome.FAIL, Outcome.ERROR, Outcome.INCONCLUSIVE)
 FILTERS = ("Open", "Blocked", "Decided", "All")
 
 
@@ -104,20 +106,31 @@ def _stats(items: Sequence[Item], moment: str) -> Html:
         (str(sum(item.row.state is State.BLOCKED for item in items)), "blocked by policy"),
         (str(sum(bool(item.row.promoted_at) for item in items)), "promoted"),
     )
-    cells = [el("div", el("b", value), el("span", word), cls="zero" if value == "0" else "") for value, word in figures]
+    cells = [
+        el("div", el("b", value), el("span", word), cls="zero" if value == "0" else "")
+        for value, word in figures
+    ]
     return el("div", *cells, cls="stat")
 
 
 def _filters(models: Sequence[str]) -> tuple[str, str]:
     with st.container(horizontal=True, gap="medium", vertical_alignment="center"):
         chosen = st.segmented_control(
-            "Show", FILTERS, default="Open", required=True, key="v", bind="query-params", label_visibility="collapsed"
+            "Show",
+            FILTERS,
+            default="Open",
+            required=True,
+            key="v",
+            bind="query-params",
+            label_visibility="collapsed",
         )
         model = ""
         if len(models) > 1:
             # Names of models are checked against a strict pattern; they are safe as labels.
             every = "All models"
-            picked = st.selectbox("Model", [every, *models], key="model", label_visibility="collapsed", width=180)
+            picked = st.selectbox(
+                "Model", [every, *models], key="model", label_visibility="collapsed", width=180
+            )
             model = "" if picked in (None, every) else str(picked)
     return str(chosen or "Open"), model
 
@@ -147,16 +160,28 @@ def _group(title: str, note: str, items: list[Item], moment: str, *, headed: boo
     count = str(len(items)) if items else ""
     markup.show(el("div", el("h2", title), el("span", f"{count} · {note}" if count else note), cls="group"))
     if not items:
-        markup.show(markup.empty("Nothing here.", "What arrives appears by itself; the loop's progress is at the left."))
+        markup.show(
+            markup.empty(
+                "Nothing here.", "What arrives appears by itself; the loop's progress is at the left."
+            )
+        )
         return
     limit_key = f"shown-{title}"
     limit = int(st.session_state.get(limit_key, PAGE))
     head = ("Verdict", "Proposal", "Deciding rule", "Against its limit", "Gain", "Signatures", "Age")
     with st.container(key=f"list-{title.lower().replace(' ', '-')}", gap=None):
-        markup.show(el("div", *(el("div", name if headed else "") for name in head), cls="qr top" if headed else "qr top bare"))
+        markup.show(
+            el(
+                "div",
+                *(el("div", name if headed else "") for name in head),
+                cls="qr top" if headed else "qr top bare",
+            )
+        )
         for item in items[:limit]:
             _row(item, moment)
-    if len(items) > limit and st.button(f"Show {min(PAGE, len(items) - limit)} more", key=f"more-{title}", type="tertiary"):
+    if len(items) > limit and st.button(
+        f"Show {min(PAGE, len(items) - limit)} more", key=f"more-{title}", type="tertiary"
+    ):
         st.session_state[limit_key] = limit + PAGE
         st.rerun(scope="fragment")
 
@@ -173,12 +198,11 @@ def _row(item: Item, moment: str) -> None:
 def _cells(item: Item, moment: str) -> Html:
     row, decisive = item.row, decisive_finding(item.row)
     name = el("div", el("b", row.id), el("small", one_line(f"{row.model} · {row.technique}", 80)), cls="cell")
-    said = one_line(reason_of(row), 400)
     return el(
         "div",
         markup.mark(mark_of(row)),
         name,
-        el("div", said, cls="cell reason", title=said),
+        _reason(row, decisive),
         el("div", markup.plot(decisive) if decisive else None, cls="cell plotcell"),
         el("div", gain_of(row), cls="cell"),
         el("div", signatures(item.standing, row), cls="cell"),
@@ -217,6 +241,22 @@ def gain_of(row: ProposalRow) -> Html:
     sign = "+" if finding.observed > 0 else ""
     tone = finding_mark(finding).tone
     return el("span", f"{sign}{number(finding.observed)}", cls="nowrap" if tone == "good" else "nowrap dim")
+
+
+def _reason(row: ProposalRow, decisive: Finding | None) -> Html:
+    """The deciding rule and what it saw; the whole sentence on hover."""
+    whole = one_line(reason_of(row), 400)
+    if decisive is None or row.verdict is None or row.state not in (*WAITING, State.BLOCKED):
+        return el("div", whole, cls="cell reason", title=whole)
+    # The first part of the sentence: rule, observed value, interval, limit. Level, n and line are on the page.
+    seen = finding_sentence(decisive).split(" · ", maxsplit=1)[0].removeprefix(decisive.rule)
+    others = sum(f.outcome in _OPEN_OUTCOMES and not f.shadow for f in row.verdict.findings) - 1
+    if row.verdict.kind is VerdictKind.ELIGIBLE:
+        return el(
+            "div", el("span", f"{whole} ", cls="dim"), decisive.rule, seen, cls="cell reason", title=whole
+        )
+    more = el("span", f" and {others} more", cls="dim") if others > 0 else None
+    return el("div", el("b", decisive.rule), seen, more, cls="cell reason", title=whole)
 
 
 def reason_of(row: ProposalRow) -> str:

@@ -20,7 +20,9 @@ def show_open() -> None:
         if not waiting:
             return
         moment, person = session.now(), session.person_in(view)
-        markup.show(el("div", el("h2", "Requests"), el("span", f"{len(waiting)} · need more signatures"), cls="group"))
+        markup.show(
+            el("div", el("h2", "Requests"), el("span", f"{len(waiting)} · need more signatures"), cls="group")
+        )
         for row in waiting:
             tally = standing.tally_request(view.snapshot.tables, row, moment)
             signed = ", ".join(view.name_of(vote.person) for vote in row.votes)
@@ -46,7 +48,11 @@ def ask_for(view: View, row: RequestRow) -> signing.Ask:
     if row.policy is not None:
         bound.append(("policy bytes", str(row.policy.digest)))
     if row.waiver is not None:
-        bound += [("rule", row.waiver.rule), ("bundle", str(row.waiver.bundle)), ("ends", row.waiver.expires_at)]
+        bound += [
+            ("rule", row.waiver.rule),
+            ("bundle", str(row.waiver.bundle)),
+            ("ends", row.waiver.expires_at),
+        ]
     return signing.Ask(
         action=row.action, target=row.target, title=f"Sign {row.id}", verb="Sign", bound=tuple(bound),
         consequence="With the last signature that it needs, this takes effect at once.",

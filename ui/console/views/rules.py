@@ -24,13 +24,15 @@ def show(row: ProposalRow) -> None:
     applied = [f for f in worst_first(verdict.findings) if f.outcome is not Outcome.SKIPPED]
     skipped = [f for f in verdict.findings if f.outcome is Outcome.SKIPPED]
     failed = sum(f.outcome in _FAILED and not f.shadow for f in applied)
-    note = f"{counted(failed, 'rule')} of {len(applied)} not passed" if failed else f"all {len(applied)} passed"
+    note = (
+        f"{counted(failed, 'rule')} of {len(applied)} not passed" if failed else f"all {len(applied)} passed"
+    )
     markup.show(markup.eyebrow("Rules", note))
     markup.show(_table(applied, verdict.confidence))
     markup.show(el(
         "p", f"Each rule is tested at {100 * verdict.confidence:.4g} % confidence: attempt {verdict.attempt} since the "
         "last promotion, by the error budget. On the plot the vertical line is the limit and the safe side is left of "
-        "it; the bar is the interval, the dot the observed value.", cls="dim", style="font-size:12px",
+        "it; the bar is the interval, the dot the observed value.", cls="dim fine",
     ))  # fmt: skip
     if skipped:
         with st.expander(f"{counted(len(skipped), 'rule does', 'rules do')} not apply to this proposal"):
@@ -50,11 +52,26 @@ def _cells(finding: Finding) -> tuple[Html, ...]:
     quiet = "quiet" if finding.outcome is Outcome.PASS or finding.shadow else ""
     # What passed takes one line; what did not says more.
     small = None if quiet else el("small", _what(finding))
-    name = el("span", el("b", finding.rule, title=f"{finding.check}: {_what(finding)}"), small, _message(finding), cls=quiet)
+    name = el(
+        "span",
+        el("b", finding.rule, title=f"{finding.check}: {_what(finding)}"),
+        small,
+        _message(finding),
+        cls=quiet,
+    )
     if finding.observed is None:
         dash = el("span", "–", cls="dim")
         limit = _limit(finding)
-        return markup.mark(finding_mark(finding)), name, dash, dash, markup.plot(finding), limit, dash, _source(finding)
+        return (
+            markup.mark(finding_mark(finding)),
+            name,
+            dash,
+            dash,
+            markup.plot(finding),
+            limit,
+            dash,
+            _source(finding),
+        )
     return (
         markup.mark(finding_mark(finding)),
         name,

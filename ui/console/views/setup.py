@@ -18,6 +18,7 @@ from guardrails.errors import DeniedError, InterlockError, InvalidInputError, Us
 from guardrails.records import Role, Surface
 from ui.console import markup, session
 from ui.console.markup import el
+from ui.console.views import sidebar
 from ui.presenters import one_line
 from ui.setup import (
     MIN_PASSPHRASE_CHARS,
@@ -61,9 +62,15 @@ def is_local() -> bool:
 def frame(workspace: Workspace) -> None:
     """The sidebar of a workspace without people."""
     with st.sidebar:
-        name = el("div", el("b", "Interlock"), el("small", workspace.path.name))
-        markup.show(el("div", el("span", cls="logo", aria_hidden="true"), name, cls="brand"))
-        markup.show(el("p", "Not set up. Nothing runs, and nobody can decide anything yet.", cls="dim", style="font-size:12.5px"))
+        markup.show(sidebar.brand(workspace.path))
+        markup.show(
+            el(
+                "p",
+                "Not set up. Nothing runs, and nobody can decide anything yet.",
+                cls="dim",
+                style="font-size:12.5px",
+            )
+        )
 
 
 def page() -> None:
@@ -93,11 +100,15 @@ def _form(workspace: Workspace) -> None:
         ("3", "the activation of policies/default.yaml and the adoption of every configured base model, signed too"),
     ], cls="steps"))  # fmt: skip
     with st.form("setup", border=False):
-        token = st.text_input("Set-up token, from the terminal", key="setup-token", autocomplete="off", type="password")
+        token = st.text_input(
+            "Set-up token, from the terminal", key="setup-token", autocomplete="off", type="password"
+        )
         name = st.text_input("Your name", key="setup-name", max_chars=80, autocomplete="off")
         first = st.text_input("Passphrase", type="password", key="setup-pass", autocomplete="new-password",
                               help=f"At least {MIN_PASSPHRASE_CHARS} characters. It cannot be recovered.")  # fmt: skip
-        again = st.text_input("Passphrase, once more", type="password", key="setup-again", autocomplete="new-password")
+        again = st.text_input(
+            "Passphrase, once more", type="password", key="setup-again", autocomplete="new-password"
+        )
         if not st.form_submit_button("Create key and set up", type="primary"):
             return
     try:
@@ -136,7 +147,7 @@ def _work(workspace: Workspace, key: PersonKey, job: Job) -> None:
         complete(workspace, key, runner, Surface.CONSOLE, report)
     except InterlockError as error:
         job.error = str(error)
-    except Exception as error:  # noqa: BLE001 - a thread's exception is shown to nobody else
+    except Exception as error:  # a thread's exception is shown to nobody else
         job.error = f"{type(error).__name__} while {job.stage}"
     finally:
         runner.shutdown()
@@ -147,7 +158,8 @@ def _work(workspace: Workspace, key: PersonKey, job: Job) -> None:
 def _progress() -> None:
     job = _job[0]
     if job.error:
-        markup.show(markup.notice("bad", "Set-up stopped.", f"{job.error}. What was signed stays; going on does what is still missing."))
+        kept = "What was signed stays; going on does what is still missing."
+        markup.show(markup.notice("bad", "Set-up stopped.", f"{job.error}. {kept}"))
         if st.button("Go on to the console", type="primary"):
             _leave()
         return
@@ -155,8 +167,11 @@ def _progress() -> None:
         st.progress(min(max(job.share, 0.0), 1.0))
         markup.show(el("p", one_line(f"{job.stage[:1].upper()}{job.stage[1:]} …", 200), cls="soft"))
         return
-    markup.show(markup.notice("good", "Set up.", "Keep the root key's fingerprint (interlock init prints it, the log page shows it), "
-                              "and add a second root, so that one lost key does not end this workspace."))  # fmt: skip
+    then = (
+        "Keep the fingerprint of your key (the log page shows it) outside this workspace, and add a second root, "
+        "so that one lost key does not end it."
+    )
+    markup.show(markup.notice("good", "Set up.", then))
     if st.button("Open the queue", type="primary"):
         _leave()
 
@@ -174,12 +189,16 @@ def incomplete(workspace: Workspace) -> None:
     if _job and not _job[0].done:
         markup.show(markup.notice("muted", "Set-up is under way.", one_line(_job[0].stage, 200)))
         return
-    markup.show(markup.notice("caution", "Set-up is not complete.", "A policy or the base of a model is missing, so the loop waits."))
+    missing = "A policy or the base of a model is missing, so the loop waits."
+    markup.show(markup.notice("caution", "Set-up is not complete.", missing))
     with session.view() as view:
         person = session.person_in(view)
     if person is None or Role.ROOT not in person.roles or not is_local():
         return
-    with st.form("complete", border=False, clear_on_submit=True), st.container(horizontal=True, vertical_alignment="bottom"):
+    with (
+        st.form("complete", border=False, clear_on_submit=True),
+        st.container(horizontal=True, vertical_alignment="bottom"),
+    ):
         passphrase = st.text_input("Passphrase of your key", type="password", autocomplete="off", width=260)
         if not st.form_submit_button("Sign what is missing"):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -31,7 +32,7 @@ def show(pages: Mapping[str, Any]) -> None:
     """Draw the sidebar."""
     with st.sidebar:
         workspace = session.console().workspace.path
-        markup.show(_brand(workspace.name or str(workspace)))
+        markup.show(brand(workspace))
         with st.container(key="pages"):
             st.page_link(pages["queue"], icon=":material/inbox:", width="stretch")
             st.page_link(pages["champions"], icon=":material/trophy:", width="stretch")
@@ -43,8 +44,10 @@ def show(pages: Mapping[str, Any]) -> None:
             _brake(view)
 
 
-def _brand(workspace: str) -> Html:
-    name = el("div", el("b", "Interlock"), el("small", workspace, title=workspace))
+def brand(workspace: Path) -> Html:
+    """The mark, the name, and which workspace this is."""
+    folder = workspace.parent if workspace.name == ".interlock" else workspace
+    name = el("div", el("b", "Interlock"), el("small", folder.name or str(folder), title=str(workspace)))
     return el("div", el("span", cls="logo", aria_hidden="true"), name, cls="brand")
 
 
@@ -69,7 +72,11 @@ def _live() -> None:
 
 
 def _item(tone: str, title: str, *lines: str | None, live: bool = False) -> Html:
-    body = el("div", el("b", title), *(el("small", line) if not isinstance(line, Html) else line for line in lines if line))
+    body = el(
+        "div",
+        el("b", title),
+        *(el("small", line) if not isinstance(line, Html) else line for line in lines if line),
+    )
     return el("div", el("i"), body, cls=f"item {tone} {'live' if live else ''}")
 
 
@@ -92,8 +99,12 @@ def _log(size: int) -> Html:
         where = f"record {result.index}: " if result.index is not None else ""
         return _item("bad", "Log does not hold", f"{where}{result.reason}")
     if not current:
-        return _item("muted", "Verifying the log …", f"{result.entries:,} of {counted(size, 'record')} verified")
-    root = el("small", f"{counted(result.entries, 'record')} · root ", el("span", result.root[:10], cls="mono"))
+        return _item(
+            "muted", "Verifying the log …", f"{result.entries:,} of {counted(size, 'record')} verified"
+        )
+    root = el(
+        "small", f"{counted(result.entries, 'record')} · root ", el("span", result.root[:10], cls="mono")
+    )
     return _item("good", "Log verified", root)
 
 
@@ -111,15 +122,19 @@ def _who(view: View) -> None:
         st.rerun()
     if chosen:
         roles = ", ".join(role.value for role in chosen.roles)
-        markup.show(el("p", f"{roles} · each signature needs your passphrase", cls="dim", style="font-size:11.5px"))
+        markup.show(el("p", f"{roles} · each signature needs your passphrase", cls="dim fine"))
 
 
 def _brake(view: View) -> None:
     person = session.person_in(view)
     if view.halted_by is None:
-        if st.button("Halt…", key="halt", icon=":material/pause_circle:", width="stretch", disabled=person is None):
+        if st.button(
+            "Halt…", key="halt", icon=":material/pause_circle:", width="stretch", disabled=person is None
+        ):
             signing.open_dialog(_halt_ask(view, Action.HALT))
-    elif st.button("Resume…", key="resume", icon=":material/play_circle:", width="stretch", disabled=person is None):
+    elif st.button(
+        "Resume…", key="resume", icon=":material/play_circle:", width="stretch", disabled=person is None
+    ):
         signing.open_dialog(_halt_ask(view, Action.RESUME))
 
 

@@ -16,6 +16,7 @@ from guardrails.errors import InterlockError, StaleError
 from guardrails.gate import MAX_REASON_CHARS, Intention, Receipt
 from guardrails.ledger import standing
 from guardrails.ledger.rows import RequestRow
+from guardrails.policy import QuorumRule
 from guardrails.records import Action, Binding, ModelKind, PolicySource, Role, Surface, Waiver
 from guardrails.view import View
 from ui.console import markup, session
@@ -57,7 +58,7 @@ def roles_of_request(view: View, row: RequestRow) -> tuple[Role, ...]:
     return _roles_of(standing.request_rules(view.snapshot.tables, row))
 
 
-def _roles_of(rules: tuple[standing.QuorumRule, ...]) -> tuple[Role, ...]:
+def _roles_of(rules: tuple[QuorumRule, ...]) -> tuple[Role, ...]:
     return tuple(dict.fromkeys(role for rule in rules for role in rule.roles))
 
 
@@ -79,7 +80,11 @@ def _dialog(ask: Ask) -> None:
     roles = [role for role in ask.roles if role in person.roles]
     if not roles:
         wanted = " or ".join(ask.roles) or "nobody"
-        markup.show(markup.notice("caution", f"{one_line(name, 60)} cannot sign this.", f"It needs the role {wanted}."))
+        markup.show(
+            markup.notice(
+                "caution", f"{one_line(name, 60)} cannot sign this.", f"It needs the role {wanted}."
+            )
+        )
         return
     if st.session_state.get("sign-stale"):
         _stale()
@@ -99,7 +104,8 @@ def _dialog(ask: Ask) -> None:
         )
         error = markup_slot()
         submitted = st.form_submit_button(ask.verb, type="primary")
-    markup.show(el("p", f"Signed as {one_line(name, 60)}, with your own key. The record can be checked with ssh-keygen.", cls="dim", style="font-size:12px"))
+    by = f"Signed as {one_line(name, 60)}, with your own key. The record can be checked with ssh-keygen."
+    markup.show(el("p", by, cls="dim fine"))
     if submitted:
         _submit(ask, person.id, Role(role), reason or "", passphrase or "")
     if message := st.session_state.get("sign-error"):
@@ -120,7 +126,10 @@ def _submit(ask: Ask, person: str, role: Role, reason: str, passphrase: str) -> 
     st.session_state["sign-attempt"] += 1
     st.session_state.pop("sign-error", None)
     if not reason.strip():
-        st.session_state["sign-error"] = ("A reason is needed.", "It goes into the decision log, for whoever asks later.")
+        st.session_state["sign-error"] = (
+            "A reason is needed.",
+            "It goes into the decision log, for whoever asks later.",
+        )
         st.rerun(scope="fragment")
     wish = Intention(
         ask.action, ask.target, person, role, reason, ask.surface, viewed=ask.viewed, digest=ask.digest,
@@ -154,7 +163,9 @@ def receipt_notice(receipt: Receipt) -> Html:
     word = session.ACTION_WORDS[receipt.action]
     tone = "caution" if receipt.action in (Action.REJECT, Action.HALT) else "good"
     body = el(
-        "p", f"{receipt.effect} · record {receipt.record.seq} · ", el("span", f"sha256:{receipt.record.sha256}", cls="mono")
+        "p",
+        f"{receipt.effect} · record {receipt.record.seq} · ",
+        el("span", f"sha256:{receipt.record.sha256}", cls="mono"),
     )
     glyph = el("i", {"good": "✓"}.get(tone, "▲"), cls="gl", aria_hidden="true")
     inner = el("div", el("strong", f"{word} of {receipt.target} recorded."), body)
