@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from guardrails.gate import Intention
 from guardrails.ledger import standing
 from guardrails.records import Action, Finding, Outcome, Role, Severity, State, Surface
 from guardrails.view import view_of
-from ui.console import markup, session
+from ui.console import markup, serve, session
 from ui.console.views import evidence
 
 VIEWED = ("findings", "samples", "provenance")
@@ -260,3 +261,23 @@ def test_a_loop_that_died_is_not_shown_as_running(made: Made, pid: object, expec
     assert session.loop_state().state == "running"
     os.utime(path, (0, 0))
     assert session.loop_state().state == expected
+
+
+# --- starting --------------------------------------------------------------------------------
+
+
+def test_a_directory_that_is_no_workspace_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve.main(["--workspace", str(tmp_path), "--port", "0"]) == 2
+    assert "not an Interlock workspace" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_an_error_not_another_port(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve.main(["--workspace", str(tmp_path), "--port", str(port)]) == 2
+    assert f"port {port}" in capsys.readouterr().err
+    assert serve.main(["--workspace", str(tmp_path), "--port", "99999"]) == 2
