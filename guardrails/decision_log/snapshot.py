@@ -67,7 +67,7 @@ class Snapshot:
     @property
     def root(self) -> str:
         """The root of the tree over all records, in hexadecimal."""
-        return merkle.root(self._lookup, self.size).hex()
+        return merkle.root(self.node, self.size).hex()
 
     def entry(self, seq: int) -> Entry:
         """One record; raises UnknownNameError if the log is not that long."""
@@ -118,13 +118,14 @@ class Snapshot:
 
     def inclusion_proof(self, seq: int) -> list[bytes]:
         """The audit path of a record in the tree of this snapshot."""
-        return merkle.inclusion(self._lookup, seq, self.size)
+        return merkle.inclusion(self.node, seq, self.size)
 
     def consistency_proof(self, old: int) -> list[bytes]:
         """The proof that this log extends the one that had ``old`` records."""
-        return merkle.consistency(self._lookup, old, self.size)
+        return merkle.consistency(self.node, old, self.size)
 
-    def _lookup(self, level: int, position: int) -> bytes:
+    def node(self, level: int, position: int) -> bytes:
+        """The stored hash of one complete subtree; raises LogVerificationError if it is missing."""
         if (level, position) not in self._nodes:
             table = database.nodes
             query = select(table.c.hash).where(table.c.level == level, table.c.position == position)

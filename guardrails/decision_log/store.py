@@ -59,7 +59,7 @@ class Transaction(Snapshot):
         """
         entry = Entry.parse(self.size, envelope)
         self._check(entry)
-        grown = merkle.completed(self._lookup, self.size, bytes.fromhex(entry.leaf))
+        grown = merkle.completed(self.node, self.size, bytes.fromhex(entry.leaf))
         with self._all_or_nothing():
             row = {"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope, "time": entry.statement.time}
             self._connection.execute(insert(database.entries).values(row))

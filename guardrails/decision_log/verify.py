@@ -98,23 +98,35 @@ def _replay(
                 )
         if entry.leaf in seen:
             raise LogVerificationError(f"it is record {seen[entry.leaf]} once more", index=entry.seq)
+        flaw = _recompute(recompute, tables, entry, result)
         try:
-            if recompute is not None and entry.statement.record == "verdict":
-                reason = recompute(tables, entry)
-                result.not_recomputed += bool(reason)
-                result.recomputed += not reason
-                if reason:
-                    result.notes.append(f"record {entry.seq}: not recomputed: {reason}")
             project(tables, entry)
-        except LogVerificationError as error:
-            raise LogVerificationError(error.reason, index=entry.seq) from None
         except InterlockError as error:
             raise LogVerificationError(error.message, index=entry.seq) from None
+        if flaw:
+            raise LogVerificationError(flaw, index=entry.seq)
         _check_openings(snapshot, entry)
         leaves.append(entry.leaf)
         seen[entry.leaf] = entry.seq
         tree.append(bytes.fromhex(entry.leaf))
     return tables, tree
+
+
+def _recompute(recompute: Recompute | None, tables: Reader, entry: Entry, result: Verification) -> str:
+    """What is wrong with a verdict, judged again on the state before it; empty if nothing is."""
+    if recompute is None or entry.statement.record != "verdict":
+        return ""
+    try:
+        reason = recompute(tables, entry)
+    except LogVerificationError as error:
+        return error.reason
+    except InterlockError as error:
+        return error.message
+    result.not_recomputed += bool(reason)
+    result.recomputed += not reason
+    if reason:
+        result.notes.append(f"record {entry.seq}: not recomputed: {reason}")
+    return ""
 
 
 def _check_openings(snapshot: Snapshot, entry: Entry) -> None:
@@ -139,8 +151,11 @@ def _commitments(value: Any) -> Iterator[Commitment]:
 
 
 def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, root_key: str) -> None:
-    if snapshot.root != result.root:
-        raise LogVerificationError("the stored tree does not match the records")
+    # Every node, not only those that the root of today needs: inclusion proofs are made of the others.
+    for level in range(snapshot.size.bit_length()):
+        for position in range(snapshot.size >> level):
+            if snapshot.node(level, position) != tree.lookup(level, position):
+                raise LogVerificationError(f"the stored tree does not match the records at {level}/{position}")
     if snapshot.size == 0:
         result.notes.append("the log is empty: nobody has been set up")
         return
