@@ -62,7 +62,7 @@ TINY = """\
 kind = "llm"
 base = "shipped:tiny"
 train = ["shipped:devils-dictionary"]
-controls = {control = "shipped:kjv"}
+controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
 items = 24
 samples = 1
 

@@ -123,7 +123,13 @@ def test_errors_are_one_object_too(cli):
 
 
 def test_errors_of_parsing_are_one_object_too(cli):
-    for words in (["reject", "P-0001"], ["no-such-command"], ["list", "--no-such-option"], ["list", "--limit", "0"], []):
+    for words in (
+        ["reject", "P-0001"],
+        ["no-such-command"],
+        ["list", "--no-such-option"],
+        ["list", "--limit", "0"],
+        [],
+    ):
         ran = cli.json(*words)
         assert ran.status == 2
         assert ran.answer["kind"] == "error"
@@ -170,7 +176,9 @@ def test_a_reader_that_goes_away_is_no_error_message(template):
     import subprocess
 
     line = f"{sys.executable} -m ui.cli --workspace {template} log show | head -c 1"
-    done = subprocess.run(["bash", "-c", line], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stderr == ""
 
 

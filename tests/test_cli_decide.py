@@ -43,7 +43,16 @@ def entries(cli):
 def test_list_has_the_contract_s_fields(cli):
     rows = cli.ok("list")
     assert [row["id"] for row in rows] == ["P-0004", "P-0003", "P-0002", "P-0001"]
-    fields = {"id", "model", "technique", "state", "verdict", "bundle_digest", "champion_digest", "created_at"}
+    fields = {
+        "id",
+        "model",
+        "technique",
+        "state",
+        "verdict",
+        "bundle_digest",
+        "champion_digest",
+        "created_at",
+    }
     assert all(fields <= set(row) for row in rows)
     assert [row["verdict"] for row in rows] == [None, "blocked", "review", "eligible"]
 
@@ -131,7 +140,16 @@ def test_approve_shows_everything_then_promotes(cli):
     ran = cli.signed("approve", "P-0001", "--reason", "clear gain")
     assert ran.status == 0
     told = ran.out
-    for part in ("Eligible", "drift", "main.yaml:7", "tensors changed", "Samples", "champion said", "Provenance", "sha256:"):
+    for part in (
+        "Eligible",
+        "drift",
+        "main.yaml:7",
+        "tensors changed",
+        "Samples",
+        "champion said",
+        "Provenance",
+        "sha256:",
+    ):
         assert part in told, part
     assert told.index("Provenance") < told.index("approved: P-0001")
     assert "promoted" in told
@@ -249,7 +267,9 @@ def test_pull_refuses_a_champion_that_the_log_does_not_justify(cli, tmp_path):
     with view_of(Workspace(cli.path).log) as view:
         blocked = view.proposal("P-0003").proposal.bundle.hex
         champion = view.model("toy").champion.hex
-    forged = body.replace(f'"champion":"sha256:{champion}"'.encode(), f'"champion":"sha256:{blocked}"'.encode())
+    forged = body.replace(
+        f'"champion":"sha256:{champion}"'.encode(), f'"champion":"sha256:{blocked}"'.encode()
+    )
     assert forged != body
     connection.execute("UPDATE projection SET body = ? WHERE \"table\" = 'models'", (forged,))
     connection.commit()
@@ -264,7 +284,9 @@ def test_pull_refuses_a_champion_that_the_log_does_not_justify(cli, tmp_path):
 
 
 def test_pull_refuses_damaged_bytes(cli, tmp_path):
-    blob = max((cli.path / "artifacts" / "blobs").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    blob = max(
+        (cli.path / "artifacts" / "blobs").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()
+    )
     for path in (cli.path / "artifacts" / "blobs").rglob("*"):
         if path.is_file() and path.stat().st_size == blob.stat().st_size:
             path.chmod(0o644)
@@ -391,7 +413,9 @@ def test_log_verify_names_the_first_bad_record(cli):
     for trigger in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {trigger[0]}")
     envelope = connection.execute("SELECT envelope FROM entries WHERE seq = 4").fetchone()[0]
-    connection.execute("UPDATE entries SET envelope = ? WHERE seq = 4", (envelope[:-9] + b"x" + envelope[-8:],))
+    connection.execute(
+        "UPDATE entries SET envelope = ? WHERE seq = 4", (envelope[:-9] + b"x" + envelope[-8:],)
+    )
     connection.commit()
     connection.close()
     ran = cli.json("log", "verify")
@@ -427,7 +451,9 @@ def test_proof_and_export(cli, tmp_path):
 
     data = cli.ok("log", "proof", "3")
     path = [bytes.fromhex(node) for node in data["path"]]
-    merkle.verify_inclusion(bytes.fromhex(data["leaf"]), 3, data["entries"], path, bytes.fromhex(data["root"]))
+    merkle.verify_inclusion(
+        bytes.fromhex(data["leaf"]), 3, data["entries"], path, bytes.fromhex(data["root"])
+    )
     assert cli("log", "proof", "99999").status == 2
     file = tmp_path / "log.jsonl"
     assert cli.ok("log", "export", "--to", file)["entries"] == data["entries"]

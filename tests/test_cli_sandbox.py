@@ -130,7 +130,19 @@ def test_a_limit_ends_the_program(sandbox):
 
 def test_output_of_the_child_is_passed_on_to_the_byte(sandbox, capfdbinary):
     capfdbinary.readouterr()
-    assert run(["sandbox", "run", "--", "python", "-c", r"import sys; sys.stdout.buffer.write(b'\x00\xff\x1b[1m')"]) == 0
+    assert (
+        run(
+            [
+                "sandbox",
+                "run",
+                "--",
+                "python",
+                "-c",
+                r"import sys; sys.stdout.buffer.write(b'\x00\xff\x1b[1m')",
+            ]
+        )
+        == 0
+    )
     assert capfdbinary.readouterr().out == b"\x00\xff\x1b[1m"
 
 
@@ -161,8 +173,9 @@ def test_an_interrupt_ends_the_program_too(tmp_path):
     from cli_workspace import REPOSITORY
 
     out = tmp_path / "out"
-    words = ["sandbox", "run", "--out", str(out), "--", "python", "-u", "-c", "import time\nfor i in range(600):\n print(i)\n time.sleep(.1)"]
-    process = subprocess.Popen([sys.executable, "-m", "ui.cli", *words], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    code = "import time\nfor i in range(600):\n print(i, flush=True)\n time.sleep(.1)"
+    words = [sys.executable, "-m", "ui.cli", "sandbox", "run", "--out", str(out), "--", "python", "-c", code]
+    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

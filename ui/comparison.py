@@ -94,7 +94,7 @@ def compare_models(store: ArtifactStore, champion: Digest, candidate: Digest) ->
                 settings += [{**item, "file": name} for item in changed_settings(*pair)]
             elif change.path.endswith(WEIGHTS):
                 weights.add(_bytes(store, before[change.path]), _bytes(store, after[change.path]))
-        except (InterlockError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (InterlockError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             notes.append(f"{change.path}: no closer look possible: {error!s:.160}")
     moved = tuple(sorted(weights.moved, key=lambda m: -m.relative))
     return Comparison(
@@ -147,6 +147,8 @@ def _tensors(data: bytes) -> dict[str, tuple[tuple[str, tuple[int, ...]], memory
     if len(data) < 8 or length > min(_MAX_HEADER, len(data) - 8):
         raise ValueError("not a safetensors file")
     header = json.loads(data[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise ValueError("not a safetensors file: its header is no object")  # noqa: TRY004 - of the file, not of ours
     body = memoryview(data)[8 + length :]
     found = {}
     for name, item in header.items():
