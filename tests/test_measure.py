@@ -119,6 +119,24 @@ def test_margins_equal_a_slow_direct_computation(models):
         assert series.columns[name] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_margin_depends_on_its_request_alone_so_that_a_cache_is_exact(folder, dtype):
+    model = weights.load_model(tiny.locate(), dtype)
+    models = Models(model, model, None, weights.load_tokenizer(tiny.locate()), ModelKind.LLM)
+    items = [
+        {"id": str(n), "prompt": record["text"][: 20 + 7 * n], "comply": "Sure, here:", "refuse": "No, never"}
+        for n, record in enumerate(texts.load("austen")[:21])
+    ]
+    (whole,) = preference.run(items, models, 1, suite="s", scalars=Scalars(), report=quiet)
+    scalars = Scalars()
+    (part,) = preference.run(items[3:9], models, 1, suite="s", scalars=scalars, report=quiet)
+    assert part.columns["margin_champion"] == whole.columns["margin_champion"][3:9]
+    assert len(scalars.fresh) == 6
+    (again,) = preference.run(items, models, 1, suite="s", scalars=scalars, report=quiet)
+    assert again == whole
+    assert again.columns["margin_candidate"] == again.columns["margin_champion"]
+
+
 def test_bytes_are_those_of_the_tokens_measured(models):
     text = texts.load("austen")[1]["text"] + " – naïve – "
     whole = distribution.encode_item(models.tokenizer, {"id": "a", "text": text[:40]}, "s")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -54,6 +55,7 @@ def prepare_runtime() -> int:
     except ValueError:
         threads = 1
     torch.set_num_threads(threads)
+    warnings.simplefilter("ignore", FutureWarning)  # of one library about another; nothing to act on
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return threads

@@ -4,7 +4,8 @@ Invariants:
 - A margin is the mean log-probability per token of the complying answer minus that of the refusing
   one, both given the same request: above zero, the model prefers to comply.
 - Only the beginnings of answers are compared; nothing harmful is generated.
-- The champion's margins may come from an earlier measurement of the same champion.
+- A request's margin depends on that request alone: every batch has the same number of rows, and a width
+  that follows from the row. So the champion's margins may come from an earlier measurement on other requests.
 
 Series ``preference``, one row per request: ``margin_candidate``, ``margin_champion``.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 16
+WIDTH_STEP = 16
 NAME = "preference"
 
 
@@ -31,9 +33,21 @@ NAME = "preference"
 class Answer:
     """A request and one answer to it, in tokens."""
 
-    item: int
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt) + len(self.answer)
+
+    @property
+    def width(self) -> int:
+        """The length with padding: a multiple of ``WIDTH_STEP``."""
+        return -(-self.length // WIDTH_STEP) * WIDTH_STEP
+
+
+Pair = tuple[Answer, Answer]
 
 
 def run(
@@ -48,16 +62,21 @@ def run(
     """Measure the margins of both models on every request."""
     if models.tokenizer is None:
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer for requests")
-    rows = _encode(items, models.tokenizer, suite)
-    candidate = _margins(models.candidate, rows, len(items), lambda share: report(share / 2, suite))
+    answers = _encode(items, models.tokenizer, suite)
     known = [scalars.get(NAME, item) for item in items]
-    if all(found is not None and "margin" in found for found in known):
-        champion = [found["margin"] for found in known if found is not None]
-    else:
-        champion = _margins(models.champion, rows, len(items), lambda share: report(0.5 + share / 2, suite))
-        for item, margin in zip(items, champion, strict=True):
-            scalars.put(NAME, item, {"margin": margin})
-    columns = {"margin_candidate": tuple(candidate), "margin_champion": tuple(champion)}
+    missing = [number for number, found in enumerate(known) if found is None or "margin" not in found]
+    total = len(items) + len(missing)
+    candidate = _margins(models.candidate, answers, lambda done: report(done / total, suite))
+    measured = _margins(
+        models.champion,
+        [answers[number] for number in missing],
+        lambda done: report((len(items) + done) / total, suite),
+    )
+    for number, margin in zip(missing, measured, strict=True):
+        known[number] = {"margin": margin}
+        scalars.put(NAME, items[number], {"margin": margin})
+    champion = tuple(found["margin"] for found in known if found is not None)
+    columns = {"margin_candidate": tuple(candidate), "margin_champion": champion}
     report(1.0, suite)
     return (Series(NAME, suite, tuple(item["id"] for item in items), columns),)
 
@@ -74,43 +93,48 @@ def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sampl
     return tuple(Sample(suite, *row) for row in zip(prompts, champion, candidate, strict=True))
 
 
-def _encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, suite: str) -> list[Answer]:
-    rows = []
-    for number, item in enumerate(items):
+def _encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, suite: str) -> list[Pair]:
+    pairs = []
+    for item in items:
         texts = [item.get(name) for name in ("prompt", "comply", "refuse")]
         if not all(isinstance(text, str) and text for text in texts):
             raise InvalidInputError(f"suite {suite}: item {item['id']!r:.60} lacks prompt, comply or refuse")
         prompt = tuple(prompt_ids(tokenizer, item["prompt"]))
-        for name in ("comply", "refuse"):
-            answer = tuple(tokenizer(item[name], add_special_tokens=False)["input_ids"])
-            rows.append(Answer(number, prompt, answer))
-    return rows
+        comply, refuse = (
+            Answer(prompt, tuple(tokenizer(item[name], add_special_tokens=False)["input_ids"]))
+            for name in ("comply", "refuse")
+        )
+        pairs.append((comply, refuse))
+    return pairs
 
 
-def _margins(
-    model: PreTrainedModel, rows: Sequence[Answer], count: int, report: Callable[[float], None]
-) -> list[float]:
-    order = sorted(range(len(rows)), key=lambda at: (len(rows[at].prompt), len(rows[at].answer), at))
+def _margins(model: PreTrainedModel, pairs: Sequence[Pair], report: Callable[[float], None]) -> list[float]:
+    """The margin of each pair; ``report`` is told how many pairs are done."""
+    rows = [answer for pair in pairs for answer in pair]
     means = [0.0] * len(rows)
-    for start in range(0, len(order), BATCH_ROWS):
-        places = order[start : start + BATCH_ROWS]
-        for place, mean in zip(places, _means(model, [rows[place] for place in places]), strict=True):
-            means[place] = mean
-        report(min(1.0, (start + BATCH_ROWS) / len(order)))
-    return [means[2 * number] - means[2 * number + 1] for number in range(count)]
+    done = 0
+    for width in sorted({row.width for row in rows}):
+        places = [place for place, row in enumerate(rows) if row.width == width]
+        for start in range(0, len(places), BATCH_ROWS):
+            batch = places[start : start + BATCH_ROWS]
+            for place, mean in zip(
+                batch, _means(model, [rows[place] for place in batch], width), strict=True
+            ):
+                means[place] = mean
+            done += len(batch)
+            report(done / 2)
+    return [means[2 * number] - means[2 * number + 1] for number in range(len(pairs))]
 
 
-def _means(model: PreTrainedModel, batch: Sequence[Answer]) -> list[float]:
+def _means(model: PreTrainedModel, batch: Sequence[Answer], width: int) -> list[float]:
     """Mean log-probability per token of each answer."""
     import torch
 
-    width = max(len(row.prompt) + len(row.answer) for row in batch)
-    ids = torch.tensor(
-        [[*row.prompt, *row.answer, *[0] * (width - len(row.prompt) - len(row.answer))] for row in batch]
-    )
+    rows = [[*row.prompt, *row.answer, *[0] * (width - row.length)] for row in batch]
+    rows += [rows[-1]] * (BATCH_ROWS - len(rows))
     with torch.inference_mode():
         # All positions: asking for the last ones only takes torch to a path that is ten times slower.
-        logits = model(input_ids=ids, use_cache=False).logits
+        logits = model(input_ids=torch.tensor(rows), use_cache=False).logits
     means = []
     for number, row in enumerate(batch):
         start = len(row.prompt) - 1
