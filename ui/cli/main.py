@@ -33,9 +33,9 @@ _SECTIONS = {
         "up": ("ui.cli.start", "Set up if needed, run the loop, open the console."),
         "init": ("ui.cli.start", "Make a workspace, and its first operator."),
         "doctor": ("ui.cli.doctor", "Check this machine and this workspace."),
-        "config": ("ui.cli.start", "Show the configuration."),
+        "config": ("ui.cli.settings", "Show the configuration."),
         "model": ("ui.cli.models", "Add, list and show models."),
-        "pull": ("ui.cli.models", "Write a verified copy of a champion."),
+        "pull": ("ui.cli.pull", "Write a verified copy of a champion."),
     },
     "Propose and measure": {
         "propose": ("ui.cli.jobs", "Train a candidate in isolation, measure and judge it."),
@@ -71,7 +71,7 @@ _SECTIONS = {
     "Tools": {
         "sandbox": ("ui.cli.isolation", "Check the isolation, or run a program in it."),
         "console": ("ui.cli.start", "Open the console in the browser."),
-        "completion": ("ui.cli.start", "Print a script that completes commands in a shell."),
+        "completion": ("ui.cli.settings", "Print a script that completes commands in a shell."),
     },
 }
 
