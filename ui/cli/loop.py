@@ -70,7 +70,7 @@ def run_loop(
 
             def tell(event: Event) -> None:
                 text = f"{event.model} · {event.text}" if event.model else event.text
-                if event.kind == "stage":
+                if event.kind == "stage" and (event.share > 0 or ": " in event.text):
                     report(text, event.share)
                 elif event.kind == "problem":
                     session.output.warn(text)

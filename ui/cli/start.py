@@ -202,8 +202,8 @@ def _console(session: Session, port: int) -> Iterator[Callable[[], bool]]:
         str(port),
     ]
     session.output.note("starting the console")
-    # Its output goes to standard error: standard output is for results.
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
+    # It prints its address again; what goes wrong it says on standard error, which it shares with us.
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _START_S
         while not _answers(port):
