@@ -33,11 +33,12 @@ def marked_state(row: ProposalRow) -> Text:
 def draw_title(console: Console, row: ProposalRow, now: str) -> None:
     """Id, verdict, state, model, technique and age on one line."""
     state = presenters.STATE_MARKS[row.state].word
-    parts = [heading(row.id)]
-    if row.verdict:
-        parts.append(marked(presenters.verdict_mark(row.verdict)))
-    tail = f"· {state} · {row.model} · {row.technique} · {presenters.age(row.created_at, now)} old"
-    console.print(line(*parts, tail))
+    mark = presenters.verdict_mark(row.verdict)
+    parts = [heading(row.id), *([marked(mark)] if row.verdict else [])]
+    since = presenters.age(row.created_at, now)
+    rest = [state] if state != mark.word else []
+    rest += [row.model, row.technique, since if since == "just now" else f"{since} old"]
+    console.print(line(*parts, "· " + " · ".join(rest)))
 
 
 def draw_findings(console: Console, verdict: Verdict) -> None:

@@ -60,7 +60,7 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
         else:
             cells = [
                 (
-                    row.id, row.model, row.technique, drawing.marked_state(row), presenters.one_line(why, 140),
+                    row.id, row.model, row.technique, drawing.marked_state(row), presenters.one_line(why, 240),
                     presenters.age(row.created_at, now),
                 )
                 for row, why in zip(rows, whys, strict=True)
@@ -118,6 +118,8 @@ def next_step(view: View, row: ProposalRow, now: str) -> str:
         return f"{wait} · {presenters.headline(row.verdict)}"
     if row.verdict is not None and row.state in (State.BLOCKED, State.JUDGED):
         return presenters.headline(row.verdict)
+    if row.state in (State.PROPOSED, State.STALE, State.EXPIRED):
+        return f"{row.note} · measure it: interlock measure {row.id}".removeprefix(" · ")
     return row.note
 
 
