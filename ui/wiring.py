@@ -104,10 +104,8 @@ def create_workspace(path: Path) -> Workspace:
     except OSError as error:
         raise UsageError(f"cannot create {path}: {error.strerror}") from None
     for name in SERVICES:
-        if not (path / "keys" / f"{name}.pem").exists():
-            ServiceKey.generate().save(path / "keys" / f"{name}.pem")
-    if not (path / "keys" / "items.secret").exists():
-        _write_secret(path / "keys" / "items.secret", secrets.token_bytes(32))
+        _place(path / "keys" / f"{name}.pem", ServiceKey.generate().save)
+    _place(path / "keys" / "items.secret", lambda file: _write_secret(file, secrets.token_bytes(32)))
     workspace = Workspace(path.resolve())
     try:
         workspace.log.close()
@@ -143,6 +141,16 @@ def open_bench(workspace: Workspace, runner: Runner) -> Bench:
     cache.mkdir(exist_ok=True)
     levels.require(minimum, cache=cache)
     return Bench(workspace.gate, runner, workspace.path, workspace.secret, minimum)
+
+
+def _place(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file that is not there yet, whole or not at all: an interrupted creation leaves no half key."""
+    if path.exists():
+        return
+    incoming = path.with_name(f"{path.name}.new")
+    incoming.unlink(missing_ok=True)
+    write(incoming)
+    incoming.replace(path)
 
 
 def _write_secret(path: Path, data: bytes) -> None:
