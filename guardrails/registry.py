@@ -50,9 +50,9 @@ class ArtifactStore:
     # --- blobs ---------------------------------------------------------------------------
 
     def put_bytes(self, data: bytes) -> Digest:
-        """Store bytes; returns their address. Storing the same bytes again is free."""
+        """Store bytes; returns their address. Storing the same bytes again heals a damaged blob."""
         address = digest(data)
-        if not self._blob(address).exists():
+        if not self._is_whole(address):
             with self._incoming() as path:
                 path.write_bytes(data)
                 self._publish(path, address)
@@ -146,6 +146,12 @@ class ArtifactStore:
 
     def _blob(self, address: Digest) -> Path:
         return self.root / "blobs" / address.hex[:2] / address.hex
+
+    def _is_whole(self, address: Digest) -> bool:
+        try:
+            return digest_file(self._blob(address)) == address
+        except OSError:
+            return False
 
     def _verified_blob(self, entry: TreeEntry) -> None:
         path = self._blob(Digest(entry.sha256))
