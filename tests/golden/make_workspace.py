@@ -156,6 +156,8 @@ def main() -> int:
         shutil.rmtree(FOLDER / scratch, ignore_errors=True)
     expected = FOLDER.with_suffix(".json")
     expected.write_text(json.dumps(told(FOLDER), indent=1) + "\n", encoding="utf-8")
+    for side in ("log.db-wal", "log.db-shm"):
+        (FOLDER / side).unlink(missing_ok=True)
     return 0
 
 
