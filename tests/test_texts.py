@@ -12,6 +12,8 @@ from guardrails.canonical import digest
 from guardrails.errors import InvalidInputError, UnknownNameError
 from sandbox import texts
 from sandbox.texts.extract import unwrap
+from sandbox.worker.data import Line
+from sandbox.worker.probes.records_quality import RUN, overlapping, words
 
 NAMES = ("austen", "devils_dictionary", "kjv")
 
@@ -50,6 +52,20 @@ def test_known_passages_are_there():
     assert kjv["genesis-1-1"] == "In the beginning God created the heaven and the earth."
     assert kjv["psalms-23-1"] == "The LORD is my shepherd; I shall not want."
     assert texts.load("austen")[0]["text"].startswith("Sir Walter Elliot, of Kellynch Hall")
+
+
+def test_no_two_entries_share_so_much_that_one_gives_the_other_away():
+    """However the dictionary is split into records to learn and items to measure, they do not overlap."""
+    entries = texts.load("devils_dictionary")
+    owner: dict[tuple[str, ...], str] = {}
+    for entry in entries:
+        spoken = words(entry["text"])
+        for start in range(len(spoken) - RUN + 1):
+            assert owner.setdefault(tuple(spoken[start : start + RUN]), entry["id"]) == entry["id"]
+    again = [*entries, {**entries[0], "id": "again"}]  # positive control
+    assert [line.place for line in overlapping([Line(e["id"], e) for e in again[1:]], entries[:1])] == [
+        "again"
+    ]
 
 
 def test_a_changed_text_is_refused(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ DEVIL = Path("/usr/share/dictd/devil")
 AUSTEN = Path("/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb")
 KJV_RANGES = ("gen1:1-gen50:26", "psa1:1-psa150:6", "pro1:1-pro31:31")
 KJV_BOOKS = {"Ge": "genesis", "Psa": "psalms", "Prv": "proverbs"}
+LEFT_OUT = ("arrest",)  # quotes the line that SABBATH quotes: split apart, one would give the other away
 _DICTD_DIGITS = {
     digit: value
     for value, digit in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
@@ -66,7 +67,8 @@ def devil() -> Iterator[tuple[str, str]]:
         seen.add(text)
         name = re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-")
         used[name] = used.get(name, 0) + 1
-        yield (name if used[name] == 1 else f"{name}-{used[name]}"), text
+        if name not in LEFT_OUT:
+            yield (name if used[name] == 1 else f"{name}-{used[name]}"), text
 
 
 def _number(digits: str) -> int:
