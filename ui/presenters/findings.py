@@ -1,0 +1,112 @@
+"""Findings as sentences: which rule, what was observed, in which interval, against which limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from guardrails.records import (
+    Finding,
+    Outcome,
+    Severity,
+    Verdict,
+    VerdictKind,
+)
+from ui.presenters.texts import counted, finite, interval, number, one_line, plain
+
+_CONDITION = re.compile(r"(?:(?P<bound>upper|lower) )?(?P<op><=|>=|==|<|>) (?P<value>[-+0-9.eE]+)")
+_HOLDING = {"<": "is below", "<=": "is within", ">": "is above", ">=": "reaches", "==": "is"}
+_MISSING = {"<": "exceeds", "<=": "exceeds", ">": "is not above", ">=": "does not reach", "==": "is not"}
+_UNCLEAR = {"<": "is not clearly below", "<=": "is not clearly within"} | dict.fromkeys(
+    (">", ">="), "is not clearly above"
+)
+
+
+def limit_value(condition: str) -> float | None:
+    """The number in a pass condition such as ``upper < 0.15``; None where it has none."""
+    match = _CONDITION.fullmatch(condition.strip())
+    try:
+        return finite(float(match["value"])) if match else None
+    except ValueError:
+        return None
+
+
+def condition(text: str) -> str:
+    """A pass condition with its number written for people; any other text as it is."""
+    value = limit_value(text)
+    match = _CONDITION.fullmatch(text.strip())
+    if value is None or match is None:
+        return plain(text)
+    return " ".join(part for part in (match["bound"], match["op"], number(value)) if part)
+
+
+def finding_sentence(finding: Finding, confidence: float | None = None) -> str:
+    """What one rule saw, in one line.
+
+    Like ``drift.output 0.184 [0.171, 0.198] exceeds 0.15 (review) · 95 % · n = 220 · default.yaml:31``.
+    """
+    parts = [_observation(finding)]
+    if confidence is not None and finding.lower is not None:
+        parts.append(f"{100 * confidence:.4g} %")
+    if finding.n is not None:
+        parts.append(f"n = {finding.n:,}")
+    if finding.source:
+        parts.append(finding.source)
+    return " · ".join(parts)
+
+
+def _observation(finding: Finding) -> str:
+    rule = plain(finding.rule)
+    match = _CONDITION.fullmatch(finding.limit.strip())
+    if finding.observed is None or match is None or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
+        return f"{rule}: {one_line(finding.message) or finding.outcome.value}"
+    seen = " ".join(
+        part for part in (number(finding.observed), interval(finding.lower, finding.upper)) if part
+    )
+    limit = number(float(match["value"]))
+    if finding.outcome is Outcome.PASS:
+        return f"{rule} {seen} {_HOLDING[match['op']]} {limit}"
+    effect = "waived, would fail" if finding.waived else finding.severity.value
+    if finding.outcome is Outcome.INCONCLUSIVE:
+        return f"{rule} {seen} against {limit}: inconclusive, {one_line(finding.message)} ({effect})"
+    return (
+        f"{rule} {seen} {_failing(match['op'], finding.observed, float(match['value']))} {limit} ({effect})"
+    )
+
+
+def _failing(op: str, observed: float, limit: float) -> str:
+    """The value itself misses the limit, or only the end of its interval does: these are not the same."""
+    met = {"<": observed < limit, "<=": observed <= limit, ">": observed > limit, ">=": observed >= limit}
+    return _UNCLEAR[op] if met.get(op) else _MISSING[op]
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings by what they do to the verdict: blocking, review, warnings, passes, skipped, not binding."""
+    rank = {Outcome.ERROR: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 2, Outcome.WARN: 4, Outcome.PASS: 5}
+
+    def order(finding: Finding) -> tuple[int, int, int]:
+        softer = finding.severity is not Severity.BLOCK or finding.waived
+        return int(finding.shadow), rank.get(finding.outcome, 6), int(softer)
+
+    return sorted(findings, key=order)
+
+
+def headline(verdict: Verdict | None) -> str:
+    """One sentence: why the verdict is what it is."""
+    if verdict is None:
+        return "Not judged yet."
+    if verdict.kind is VerdictKind.ELIGIBLE:
+        binding = [finding for finding in verdict.findings if not finding.shadow]
+        applied = [finding for finding in binding if finding.outcome is not Outcome.SKIPPED]
+        warnings = sum(finding.outcome is Outcome.WARN for finding in applied)
+        extra = f", {counted(warnings, 'warning')}" if warnings else ""
+        return f"{counted(len(applied) - warnings, 'rule')} passed{extra}."
+    decisive = worst_first(finding for finding in verdict.findings if not finding.shadow)
+    if not decisive:
+        return "No rule was applied."
+    more = sum(1 for finding in decisive[1:] if finding.outcome not in _HARMLESS)
+    tail = f", and {counted(more, 'further finding')}" if more else ""
+    return finding_sentence(decisive[0], verdict.confidence) + tail
+
+
+_HARMLESS = (Outcome.PASS, Outcome.SKIPPED, Outcome.WARN)
