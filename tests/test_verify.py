@@ -27,6 +27,7 @@ from guardrails.records import (
     Decision,
     Promotion,
     Role,
+    Rollback,
     Roster,
     State,
     Surface,
@@ -496,6 +497,71 @@ def test_the_gate_alone_cannot_approve(copy):
     """With the gate's key: a note that the quorum is complete, then the promotion."""
     copy.append(Transition("P-0006", State.APPROVED, "quorum complete"), promotion(copy))
     refused(copy.verify(), "its quorum is not newly complete", len(copy.site.kinds()))
+
+
+def test_a_rollback_that_does_not_say_what_follows_from_the_log(folder):
+    site = Site(folder / "site")
+    base = site.model().champion
+    first = site.promoted()
+    top = site.model().champion
+    draft = site.draft("ada", Action.ROLLBACK, MODEL, digest=base)
+    site.inject(seal(draft.payload, site.people["ada"].key))  # signed; what follows is left to the attacker
+    (asked,) = [request for request in site.requests() if request.action is Action.ROLLBACK]
+    honest = Rollback(asked.id, MODEL, base, top, (asked.votes[0].record,), (first,), False)
+    for number, (forged, reason) in enumerate(
+        (
+            (replace(honest, decisions=()), "does not name the decisions"),
+            (replace(honest, quarantined=()), "list of quarantined proposals"),
+            (replace(honest, sole_person=True), "misstates whether one person"),
+            (replace(honest, bundle=top), "champion or target changed"),
+            (replace(honest, previous=base), "champion or target changed"),
+            (replace(honest, request="R-0001"), "no rollback of toy was asked for"),
+            (replace(honest, request="R-0099"), "no rollback of toy was asked for"),
+            (replace(honest, model="other"), "there is no model other"),
+        )
+    ):
+        copied = Copy(site, folder / f"copy-{number}")
+        copied.append(forged)
+        refused(copied.verify(), reason, len(site.kinds()))
+    site.inject(site.sealed(honest, site.services["gate"]))
+    assert site.verify().ok, "the control: the honest record"
+    assert site.model().champion == base
+    again = Copy(site, folder / "again")
+    again.append(honest)
+    refused(again.verify(), "carried out already")
+
+
+def test_a_rollback_without_a_quorum(folder):
+    site = Site(folder / "site", source=policy(rollback="{quorum: 2, roles: [operator, safety]}"))
+    base = site.model().champion
+    first = site.promoted()
+    request = site.rollback("ada", base).request
+    (asked,) = [row for row in site.requests() if row.id == request]
+    forged = Rollback(request, MODEL, base, site.model().champion, (asked.votes[0].record,), (first,), False)
+    copied = Copy(site, folder / "copy")
+    assert copied.verify().ok
+    copied.append(forged)
+    refused(copied.verify(), "the quorum is not complete: 1 more signature")
+
+
+def test_a_verdict_about_other_evidence_policies_or_attempts(folder):
+    site = Site(folder / "site")
+    proposal = site.judged()
+    verdict = site.row(proposal).verdict
+    for number, (forged, reason) in enumerate(
+        (
+            (replace(verdict, evidence=canonical.digest(b"other")), "about other evidence"),
+            (replace(verdict, attempt=7), "attempt 7, but this evidence is attempt 1"),
+            (replace(verdict, policies={}), "not the ones judged by"),
+            (replace(verdict, policies={"main": str(canonical.digest(b"?"))}), "not the ones judged by"),
+            (replace(verdict, proposal="P-0099"), "there is no proposal P-0099"),
+        )
+    ):
+        copied = Copy(site, folder / f"copy-{number}")
+        copied.append(forged)
+        refused(copied.verify(recompute=None), reason, len(site.kinds()))
+    site.inject(site.sealed(verdict, site.services["gate"]))
+    assert site.verify().ok, "the control: the same verdict once more"
 
 
 def test_a_clock_turned_back(copy):
