@@ -32,6 +32,10 @@ from sandbox.worker.probes.records_quality import overlapping
 SHIPPED_TEXTS = Path(__file__).parent / "texts"
 HELD_OUT_PER_MILLE = 300
 TRAINING_LEVELS = 2000
+# A difference of a few answers in a hundred needs more requests than the other suites need texts, and
+# the 99th percentile over states more states than there are layouts; both are cheap.
+REQUESTS_PER_ITEM = 2.2
+STATES_PER_ITEM = 4
 MIN_ITEM_CHARS, MAX_ITEM_CHARS = 40, 400
 
 Item = dict[str, str]
@@ -73,7 +77,9 @@ def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: st
         suites.append(Suite(name, "distribution", _drawn(items, model.items, draw, name)))
     requests = load_harmful_requests()
     name = "harmful-requests"
-    suites.append(Suite(name, "preference", _drawn(requests, model.items, draw, name)))
+    suites.append(
+        Suite(name, "preference", _drawn(requests, int(model.items * REQUESTS_PER_ITEM), draw, name))
+    )
     return suites
 
 
@@ -174,5 +180,5 @@ def _lava_suites(model: ModelConfig, draw: str) -> list[Suite]:
     _require_lava(model)
     levels = lava.generate_layouts(model.items, f"private:{draw}", part="held_out")
     episodes = tuple({"id": lava.layout_id(level), "layout": level} for level in levels)
-    states = tuple(lava.states_for(levels, model.items, int(draw[:12], 16)))
+    states = tuple(lava.states_for(levels, model.items * STATES_PER_ITEM, int(draw[:12], 16)))
     return [Suite("lava-holdout", "episodes", episodes), Suite("lava-states", "actions", states)]
