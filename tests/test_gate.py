@@ -943,6 +943,18 @@ def test_a_signature_cannot_be_moved_to_other_content(site):
         site.gate.commit(replace(draft, payload=swapped.encode()), site.people["bo"].key)
 
 
+def test_a_request_that_was_carried_out_takes_no_more_signatures(site):
+    source = policy(rollback="{quorum: 2, roles: [operator, safety]}")
+    done = site.decide("ada", Action.ACTIVATE, "main", policy=source)
+    assert done.state == "done"
+    draft = site.draft("cy", Action.ACTIVATE, "main", policy=source)
+    statement = parse_statement(draft.payload)
+    late = replace(statement, body={**statement.body, "request": done.request})
+    with pytest.raises(DeniedError, match="carried out already"):
+        site.gate.commit(replace(draft, payload=late.encode()), site.people["cy"].key)
+    assert site.gate.commit(draft, site.people["cy"].key).state == "done", "the control: a request of its own"
+
+
 def test_ids_are_given_out_in_order(site):
     site.decide(
         "ada", Action.ACTIVATE, "main", policy=policy(rollback="{quorum: 1, roles: [operator, root]}")
