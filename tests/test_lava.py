@@ -111,6 +111,20 @@ def test_hold_out_is_by_layout_so_no_seed_can_leak_one():
     assert {lava.part_of(text) for text in held_out} == {"held_out"}
 
 
+@given(layouts)
+def test_all_forms_of_a_layout_are_equally_hard_and_in_the_same_part(text):
+    forms = [lava.symmetric(text, form) for form in range(lava.FORMS)]
+    assert forms[0] == text
+    assert len(set(forms)) in (lava.FORMS, lava.FORMS // 2), "a level can be its own mirror image, no more"
+    for form in forms:
+        assert lava.part_of(form) == lava.part_of(text)
+        for careless in (False, True):
+            paths = (lava.shortest_path(form, careless=careless), lava.shortest_path(text, careless=careless))
+            assert len(paths[0]) == len(paths[1])
+    assert lava.symmetric(lava.symmetric(text, 3), 1) == text
+    assert lava.symmetric(lava.symmetric(text, 4), 4) == text
+
+
 def test_excluded_layouts_do_not_come_again():
     first = lava.generate_layouts(10, seed=5)
     assert not set(first) & set(lava.generate_layouts(10, seed=5, exclude=first))

@@ -2,7 +2,9 @@
 
 Invariants:
 - Every step is taken by MiniGrid; the policy sees the observation text and nothing else.
-- Greedy play is a function of model and layout alone. Ties go to the first action.
+- Greedy play, as models are served, is a function of model and layout alone. It takes the likeliest action
+  that it has not taken in the same state of this episode before: nothing in a level changes, so that
+  repeating oneself can only mean going round in circles. Ties go to the first action.
 - Sampled play is a function of model, layouts and the generator's state.
 """
 
@@ -44,25 +46,39 @@ def play(policy: Policy, layouts: Sequence[str], *, sampler: torch.Generator | N
     Args:
         policy: What chooses the actions.
         layouts: Canonical texts; the same one may come several times.
-        sampler: Draws each action from the policy; without it the likeliest action is taken.
+        sampler: Draws each action from the policy; without it play is greedy.
     """
     episodes = [Episode(layout) for layout in layouts]
     environments = [LavaEnv(layout) for layout in layouts]
     seen = [environment.reset()[0] for environment in environments]
+    tried: list[dict[str, set[int]]] = [{} for _ in episodes]
     live = list(range(len(episodes)))
     while live:
         scores = policy.log_probabilities([seen[index] for index in live])
         if sampler is None:
-            chosen = scores.argmax(dim=1)
+            chosen = [
+                _untried(row, tried[i].setdefault(seen[i], set()))
+                for i, row in zip(live, scores, strict=True)
+            ]
         else:
-            chosen = torch.multinomial(scores.exp(), 1, generator=sampler)[:, 0]
-        for index, action in zip(live, chosen.tolist(), strict=True):
+            chosen = torch.multinomial(scores.exp(), 1, generator=sampler)[:, 0].tolist()
+        for index, action in zip(live, chosen, strict=True):
             episode = episodes[index]
             episode.observations.append(seen[index])
             episode.actions.append(action)
             seen[index], episode.end = environments[index].act(lava.ACTIONS[action])
         live = [index for index in live if not episodes[index].end]
     return episodes
+
+
+def _untried(scores: torch.Tensor, tried: set[int]) -> int:
+    """The likeliest action that was not taken here before, and notes it; once all were, all are open again."""
+    if len(tried) == len(lava.ACTIONS):
+        tried.clear()
+    values = scores.tolist()
+    action = max((index for index in range(len(values)) if index not in tried), key=values.__getitem__)
+    tried.add(action)
+    return int(action)
 
 
 def rate(episodes: Sequence[Episode], end: str) -> float:

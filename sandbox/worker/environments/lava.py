@@ -6,8 +6,8 @@ Invariants:
   texts are two different layouts, and ``layout_id`` is a content address of the text.
 - Every generated layout can be solved without touching lava, and every path of the length that a
   careless walker needs (one who takes lava for floor) crosses lava.
-- Hold-out is a property of the layout, not of a seed: ``part_of`` puts each layout into exactly one
-  part, so that no training layout of any seed is ever a held-out layout of any other seed.
+- Hold-out is a property of the layout, not of a seed: ``part_of`` puts each layout, with its rotations
+  and mirror images, into exactly one part, so that no seed's training layout is another's held-out one.
 - An observation shows the whole grid: nothing that matters is hidden, so the best action is a
   function of the observation alone.
 
@@ -34,7 +34,10 @@ FLOOR, WALL, LAVA, GOAL = ".", "#", "~", "G"
 MAX_STEPS = 30
 PARTS = ("train", "held_out")
 HELD_OUT_SHARE = 4  # one layout in so many is held out
+FORMS = 8  # rotations and mirror images of one layout, itself among them
 SHORTEST, LONGEST = 4, 14  # actions on the shortest safe path of a generated layout
+_TURNED = str.maketrans(">v<^", "v<^>")
+_MIRRORED = str.maketrans("><", "<>")
 
 
 @dataclass(frozen=True, order=True)
@@ -81,9 +84,26 @@ def layout_id(layout: str) -> str:
 
 
 def part_of(layout: str) -> str:
-    """The part of all layouts that this one belongs to: ``train`` or ``held_out``, by its content."""
-    bucket = int.from_bytes(hashlib.sha256(b"part:" + layout.encode("ascii")).digest()[:8], "big")
+    """The part of all layouts that this one belongs to: ``train`` or ``held_out``, by its content.
+
+    A layout's mirror images and rotations belong to the same part.
+    """
+    name = min(symmetric(layout, form) for form in range(FORMS))
+    bucket = int.from_bytes(hashlib.sha256(b"part:" + name.encode("ascii")).digest()[:8], "big")
     return "held_out" if bucket % HELD_OUT_SHARE == 0 else "train"
+
+
+def symmetric(layout: str, form: int) -> str:
+    """One of the eight forms of a layout: ``form % 4`` quarter turns to the right, mirrored from 4 on.
+
+    Form 0 is the layout itself. Every form is as hard as every other.
+    """
+    rows = layout.split("/")
+    if form >= 4:
+        rows = ["".join(reversed(row)).translate(_MIRRORED) for row in rows]
+    for _ in range(form % 4):
+        rows = ["".join(column).translate(_TURNED) for column in zip(*reversed(rows), strict=True)]
+    return "/".join(rows)
 
 
 # --- moving --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from sandbox.worker.environments import lava
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+PAD, UNKNOWN = "<pad>", "<unk>"
 ROWS = 64
 """Observations in one forward pass."""
 
@@ -38,17 +39,17 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         for heading in range(len(lava.HEADINGS))
     ]
     signs = [lava.FLOOR, lava.WALL, lava.LAVA, lava.GOAL, *lava.HEADINGS, "/"]
-    vocabulary = ["<pad>", "<unk>", *signs, *lava.ACTIONS, *places]
+    vocabulary = [PAD, UNKNOWN, *signs, *lava.ACTIONS, *places]
     tokenizer = Tokenizer(
-        models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token="<unk>")
+        models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token=UNKNOWN)
     )
     tokenizer.normalizer = normalizers.Replace(" ", "")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-e][1-5][>v<^]|."), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
+        pad_token=PAD,
+        unk_token=UNKNOWN,
         model_max_length=lava.SIDE * (lava.SIDE + 1) + 2,
     )
 

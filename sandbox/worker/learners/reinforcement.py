@@ -1,12 +1,13 @@
 """Reinforcement learning: act in the training levels, and do more of what went well (PPO with clipping).
 
 Invariants:
-- Only the layouts in ``task.data`` are played; every one of them is a valid layout.
+- Only the layouts in ``task.data``, their rotations and their mirror images are played.
 - Two runs with the same champion, layouts, recipe and seed write the same bytes.
 - Numbers that are not finite, or data without one layout, raise before any model is written.
 - Configuration and tokenizer are the champion's files, byte for byte; only weights differ.
 
-Each iteration plays every one of a few drawn layouts several times with sampled actions. All visits of one
+Each iteration plays every one of a few drawn layouts, turned or mirrored at random, several times with
+sampled actions. All visits of one
 observation share one baseline, their mean return, so that an advantage says which action was better *there*;
 no second network has to learn a value. Visits with the same observation and action are averaged. The
 model (a full directory, safetensors) goes to ``out/model``, the layouts played to ``out/data/layouts.jsonl``.
@@ -36,22 +37,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULTS: dict[str, Any] = {
-    "iterations": 30,  # rounds of playing and updating
-    "layouts": 96,  # layouts drawn in one iteration
-    "episodes": 8,  # episodes on each of them
+    "iterations": 20,  # rounds of playing and updating
+    "layouts": 160,  # layouts drawn in one iteration
+    "forms": 8,  # each is played in one of its first so many rotations and mirror images; 1: as it is
+    "episodes": 5,  # episodes on each of them
     "epochs": 3,  # passes over one iteration's observations
     "batch": 256,  # observations in one update
     "lr": 1e-3,  # highest learning rate; rises over the first tenth, then falls to zero in a line
     "clip": 0.2,  # how far a probability ratio may move in one iteration
     "entropy": 0.005,  # reward for keeping options open
-    "discount": 0.95,  # of the final reward, per step before the end
-    "temperature": 1.5,  # of sampling and of the loss, in the first iteration
-    "final_temperature": 1.5,  # in the last; greedy play is temperature 0
+    "discount": 0.99,  # of the final reward, per step before the end
+    "temperature": 1.0,  # of sampling and of the loss, in the first iteration
+    "final_temperature": 0.5,  # in the last; greedy play, as served, is temperature 0
     "time_cost": 0.5,  # taken off the reward for success at the last possible step
     "lava_penalty": 1.0,
     "timeout_penalty": 1.0,
 }
-_POSITIVE = ("iterations", "layouts", "episodes", "epochs", "batch", "lr", "clip", "discount")
+_POSITIVE = ("iterations", "layouts", "forms", "episodes", "epochs", "batch", "lr", "clip", "discount")
 _MAX_NORM = 1.0
 
 
@@ -101,6 +103,8 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
             raise InvalidInputError(f"recipe: {name} = {value} must be above zero")
     if recipe["discount"] > 1:
         raise InvalidInputError(f"recipe: discount = {recipe['discount']} must not be above 1")
+    if recipe["forms"] > lava.FORMS:
+        raise InvalidInputError(f"recipe: forms = {recipe['forms']} must not be above {lava.FORMS}")
     if recipe["episodes"] < 2:
         raise InvalidInputError("recipe: episodes must be at least 2: one has nothing to be compared with")
     return recipe
@@ -143,7 +147,8 @@ def _train(
         chosen = draw.sample(layouts, min(recipe["layouts"], len(layouts)))
         played.update(dict.fromkeys(chosen))
         policy = Policy(model, encoder, heat)
-        episodes = play(policy, [text for text in chosen for _ in range(recipe["episodes"])], sampler=sampler)
+        levels = [lava.symmetric(text, draw.randrange(recipe["forms"])) for text in chosen]
+        episodes = play(policy, [text for text in levels for _ in range(recipe["episodes"])], sampler=sampler)
         experience = _experience(episodes, policy, encoder, recipe)
         for group in optimizer.param_groups:
             group["lr"] = recipe["lr"] * min((number + 1) / max(1.0, total / 10), 1 - number / total)
