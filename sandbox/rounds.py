@@ -203,7 +203,8 @@ def _run(
             wall_s=limits.wall_s, cpu_s=limits.cpu_s, memory_bytes=limits.memory_bytes,
             processes=limits.processes, output_bytes=limits.disk_bytes, scratch_bytes=limits.disk_bytes,
         ),
-        env={"OMP_NUM_THREADS": str(model.threads)},
+        # Waiting threads sleep: spinning ones slow a busy machine down several times.
+        env={"OMP_NUM_THREADS": str(model.threads), "OMP_WAIT_POLICY": "PASSIVE"},
     )  # fmt: skip
     outcome = _wait(bench, spec, stage, report)
     if outcome.killed or outcome.exit != 0:
