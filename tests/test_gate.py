@@ -19,6 +19,7 @@ from fakes import (
     MODEL,
     PASSING,
     REVIEWABLE,
+    SECRET,
     UNMEASURED,
     Human,
     Site,
@@ -39,10 +40,11 @@ from guardrails.errors import (
     UnknownNameError,
     UsageError,
 )
+from guardrails.gate import Gate
 from guardrails.ledger.requests import WORKSPACE
 from guardrails.ledger.rows import Workspace, read
 from guardrails.records import Action, Promotion, Role, State, Surface, Waiver
-from guardrails.registry import ArtifactError
+from guardrails.registry import ArtifactError, ArtifactStore
 
 
 @pytest.fixture
@@ -706,6 +708,27 @@ def test_a_verdict_on_other_evidence_is_stale(site):
     site.measure(proposal)
     with pytest.raises(StaleError, match="other evidence"):
         site.inject(site.sealed(verdict, site.services["gate"]))
+
+
+def test_evidence_that_is_replaced_while_it_is_read_is_not_judged(site):
+    proposal = site.propose()
+    site.measure(proposal, BLOCKED)
+
+    class Interrupted(ArtifactStore):
+        """A store that is slow enough for somebody else to measure again meanwhile."""
+
+        def get_bytes(self, address, **limits):
+            data = super().get_bytes(address, **limits)
+            if site.row(proposal).evidence.measurements == address == blocked:
+                site.measure(proposal, PASSING)
+            return data
+
+    blocked = site.row(proposal).evidence.measurements
+    gate = Gate(site.log, Interrupted(site.store.root), site.services, SECRET, site.clock)
+    with pytest.raises(StaleError, match="measured again meanwhile"):
+        gate.judge(proposal)
+    assert site.state(proposal) == "judged"
+    assert gate.judge(proposal) == "awaiting_approval"
 
 
 def test_text_of_a_job_is_made_safe_to_show(site):

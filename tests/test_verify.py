@@ -385,6 +385,17 @@ def test_a_verdict_signed_by_the_wrong_service(copy):
     refused(copy.verify(), "verdict: not signed by the gate service", seq)
 
 
+@pytest.mark.parametrize("record", ["verdict", "decision"])
+def test_a_signature_under_another_key_id(copy, record):
+    """The same signature in another envelope would be another record: a way to hand things in twice."""
+    seq = copy.find(record)
+    envelopes = copy.envelopes()
+    envelope = open_envelope(envelopes[seq])
+    renamed = replace(envelope, signatures=(replace(envelope.signatures[0], keyid="somebody"),))
+    copy.rewrite([*envelopes[:seq], renamed.encode()])
+    refused(copy.verify(), "signed by", seq)
+
+
 def test_evidence_signed_by_the_learner(copy):
     seq = copy.find("evidence")
     copy.rewrite(copy.remade(seq, lambda s: s, copy.site.services["learner"]))
@@ -542,6 +553,19 @@ def test_a_rollback_without_a_quorum(folder):
     assert copied.verify().ok
     copied.append(forged)
     refused(copied.verify(), "the quorum is not complete: 1 more signature")
+
+
+def test_a_rollback_signed_under_a_former_roster(folder):
+    site = Site(folder / "site")
+    base, first = site.model().champion, site.promoted()
+    draft = site.draft("ada", Action.ROLLBACK, MODEL, digest=base)
+    site.inject(seal(draft.payload, site.people["ada"].key))
+    site.enrol()
+    asked = site.requests()[-1]
+    late = Rollback(asked.id, MODEL, base, site.model().champion, (asked.votes[0].record,), (first,), False)
+    assert site.verify().ok
+    site.inject(site.sealed(late, site.services["gate"]), projection=lambda tables, entry: None)
+    refused(site.verify(), "the quorum is not complete")
 
 
 def test_a_verdict_about_other_evidence_policies_or_attempts(folder):
