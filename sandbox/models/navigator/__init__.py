@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WEIGHTS_SHA256 = "d6fc3e984fc25a7ed02f4d51c3eb7d4d4b3b7beb55563759f74376ee1e8bc0fe"
+WEIGHTS_SHA256 = "1f594528473659c4ee6286b74b624b46ada6b10ccb5ace6d7e41f4deb8c370c6"
 FILES = (
     "config.json",
     "generation_config.json",
