@@ -422,7 +422,9 @@ class Gate:
             row.id, row.model, row.proposal.bundle, model.champion, stands.decisions, stands.tally.sole_person,
         )  # fmt: skip
         references = [_reference(row.verdict_seq, row.verdict_record)]
-        references += [_reference(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions]
+        references += [
+            _reference(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions
+        ]
         self._append(tx, promotion, {"bundle": promotion.bundle, "previous": promotion.previous}, references)
 
     def _append(

@@ -327,7 +327,9 @@ class Site:
     ) -> None:
         """Record what a measurement yielded."""
         data = canonical.encode(encode_record(measured))
-        self.gate.record_evidence(order, data, "evaluator-1", "strict", Compute(1.0, float(cpu_s), 1, 1, "test"))
+        self.gate.record_evidence(
+            order, data, "evaluator-1", "strict", Compute(1.0, float(cpu_s), 1, 1, "test")
+        )
 
     def judged(self, measured: Measurements = PASSING, content: str = "", **fields: Any) -> str:
         """A proposal that was measured and judged."""

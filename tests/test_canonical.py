@@ -18,7 +18,9 @@ ASCII = st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=8)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 SCALARS = TEXT | st.booleans() | st.integers(-MAX_INTEGER, MAX_INTEGER)
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ASCII, inner, max_size=4), max_leaves=20
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ASCII, inner, max_size=4),
+    max_leaves=20,
 )
 
 
@@ -90,7 +92,19 @@ def test_a_changed_byte_is_refused_or_another_value(value, data):
 
 @pytest.mark.parametrize(
     "value",
-    [None, 1.5, float("nan"), b"bytes", {1: "x"}, {"ä": 1}, MAX_INTEGER + 1, -MAX_INTEGER - 1, "\ud800", {"a": None}, {1}],
+    [
+        None,
+        1.5,
+        float("nan"),
+        b"bytes",
+        {1: "x"},
+        {"ä": 1},
+        MAX_INTEGER + 1,
+        -MAX_INTEGER - 1,
+        "\ud800",
+        {"a": None},
+        {1},
+    ],
 )
 def test_what_no_record_may_hold_is_refused(value):
     with pytest.raises(RecordError):

@@ -122,7 +122,9 @@ def test_errors_carry_the_documented_exit_statuses(site):
         site.gate.commit(stale, site.people["ada"].key)
     assert caught.value.exit_status == 6
     with pytest.raises(DeniedError) as denied:
-        site.decide("bo", Action.ADOPT, "other", digest=site.bundle("base"), kind=site.row(proposal).proposal.kind)
+        site.decide(
+            "bo", Action.ADOPT, "other", digest=site.bundle("base"), kind=site.row(proposal).proposal.kind
+        )
     assert denied.value.exit_status == 6
     halt(site)
     with pytest.raises(HaltedError) as halted:
@@ -534,9 +536,7 @@ def test_a_new_policy_makes_decisions_void_and_the_tick_judges_again(site):
     proposal = site.judged(REVIEWABLE)
     site.approve("ada", proposal)
     draft = site.draft("bo", Action.APPROVE, proposal)
-    site.activate(
-        policy(coolDown="1m")
-    )
+    site.activate(policy(coolDown="1m"))
     with pytest.raises(StaleError, match="changed"):
         site.gate.commit(draft, site.people["bo"].key)
     with pytest.raises(StaleError, match="tick"):

@@ -51,7 +51,9 @@ def test_it_is_listed_as_it_was(workspace):
         assert {row.id: row.state.value for row in view.proposals()} == EXPECTED["states"]
         assert {row.name: str(row.champion) for row in view.models()} == EXPECTED["champions"]
         assert {row.name: str(row.source.digest) for row in view.policies()} == EXPECTED["policies"]
-        assert {name: [role.value for role in person.roles] for person, name in view.people()} == EXPECTED["people"]
+        assert {name: [role.value for role in person.roles] for person, name in view.people()} == EXPECTED[
+            "people"
+        ]
         assert [entry.statement.record for entry in view.snapshot.entries()] == EXPECTED["records"]
         for request in view.requests():
             for vote in request.votes:

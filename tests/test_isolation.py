@@ -635,7 +635,7 @@ def test_an_installation_below_tmp_works_and_sees_nothing_else_of_tmp(tmp_path):
         (packages / "here.pth").write_text("\n".join([str(root), *sites]) + "\n", encoding="utf-8")
         program = (
             "import os, sys; from pathlib import Path; from sandbox.isolation import levels, spec;"
-            "out = Path(sys.argv[1]); job = spec.JobSpec(('python', '-c', 'import os; print(os.listdir(\"/tmp\"))'),"
+            "out = Path(sys.argv[1]); job = spec.JobSpec(('python', '-c', 'import os; print(sorted(os.listdir(\"/tmp\")))'),"
             " (), out / 'out', out / 'log.txt'); done = levels.run_job(job, 'strict');"
             "print(done.exit, done.log_tail)"
         )
@@ -644,6 +644,6 @@ def test_an_installation_below_tmp_works_and_sees_nothing_else_of_tmp(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("0 "), done.stdout
         assert elsewhere.name in done.stdout
-        assert str(os.listdir("/tmp")) not in done.stdout
+        assert str(sorted(p.name for p in Path("/tmp").iterdir())) not in done.stdout
     finally:
         shutil.rmtree(elsewhere)

@@ -148,7 +148,11 @@ class Oracle:
         votes = [records[leaf]["body"] for leaf in body["decisions"]]
         assert votes
         for vote in votes:
-            assert (vote["action"], vote["target"], vote["digest"]) == ("rollback", body["model"], body["bundle"])
+            assert (vote["action"], vote["target"], vote["digest"]) == (
+                "rollback",
+                body["model"],
+                body["bundle"],
+            )
             assert {"operator", "safety"} & set(self.person(vote["person"])["roles"])
         self.champions[body["model"]] = body["bundle"]
         self.rollbacks += 1
@@ -162,7 +166,9 @@ class Oracle:
             if not key["revoked"]:
                 try:
                     verify_person(
-                        key["public"], pae(PAYLOAD_TYPE, entry.statement.encode()), entry.signatures[0].signature
+                        key["public"],
+                        pae(PAYLOAD_TYPE, entry.statement.encode()),
+                        entry.signatures[0].signature,
                     )
                 except InterlockError:
                     continue

@@ -115,7 +115,13 @@ def test_what_is_no_object_is_no_record(data):
 def test_booleans_are_not_numbers_and_numbers_are_not_floats():
     good = encode_record(Compute(1.0, 2.0, 3, 4, "test"))
     assert decode_record(Compute, good) == Compute(1.0, 2.0, 3, 4, "test")
-    for change in ({"memory_bytes": True}, {"wall_s": 1.0}, {"wall_s": 1}, {"wall_s": "1"}, {"memory_bytes": "3"}):
+    for change in (
+        {"memory_bytes": True},
+        {"wall_s": 1.0},
+        {"wall_s": 1},
+        {"wall_s": "1"},
+        {"memory_bytes": "3"},
+    ):
         with pytest.raises(RecordError):
             decode_record(Compute, {**good, **change})
 

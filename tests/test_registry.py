@@ -19,7 +19,9 @@ from guardrails.errors import InterlockError, RecordError
 from guardrails.registry import ArtifactError, ArtifactStore, TreeEntry, decode_manifest, encode_manifest
 
 SHA = digest(b"x").hex
-names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), min_size=1, max_size=6)
+names = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), min_size=1, max_size=6
+)
 paths = st.lists(names.filter(lambda name: name not in (".", "..")), min_size=1, max_size=3).map("/".join)
 
 
@@ -36,7 +38,12 @@ def tree(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-FILES = {"proposal.json": b"{}", "model/config.json": b"{1}", "model/model.safetensors": b"w" * 5000, "data/a.jsonl": b""}
+FILES = {
+    "proposal.json": b"{}",
+    "model/config.json": b"{1}",
+    "model/model.safetensors": b"w" * 5000,
+    "data/a.jsonl": b"",
+}
 
 
 # --- blobs ---------------------------------------------------------------------------------
@@ -94,7 +101,9 @@ def test_a_tree_comes_back_with_its_names(store, folder):
     store.verify_tree(address)
     store.verify(address)
     store.checkout(address, folder / "out")
-    assert {str(p.relative_to(folder / "out")): p.read_bytes() for p in (folder / "out").rglob("*") if p.is_file()} == FILES
+    assert {
+        str(p.relative_to(folder / "out")): p.read_bytes() for p in (folder / "out").rglob("*") if p.is_file()
+    } == FILES
     store.checkout(address, folder / "model", below="model")
     assert sorted(p.name for p in (folder / "model").iterdir()) == ["config.json", "model.safetensors"]
     with pytest.raises(ArtifactError, match="nothing below mode"):
@@ -104,7 +113,9 @@ def test_a_tree_comes_back_with_its_names(store, folder):
 def test_names_and_contents_are_bound(store, folder):
     one = store.put_tree(tree(folder / "one", {"a": b"1", "b": b"2"}))
     assert store.put_tree(tree(folder / "same", {"b": b"2", "a": b"1"})) == one
-    for name, other in enumerate(({"a": b"2", "b": b"1"}, {"a": b"1", "c": b"2"}, {"a": b"12", "b": b""}, {"a": b"1"})):
+    for name, other in enumerate(
+        ({"a": b"2", "b": b"1"}, {"a": b"1", "c": b"2"}, {"a": b"12", "b": b""}, {"a": b"1"})
+    ):
         assert store.put_tree(tree(folder / f"other-{name}", other)) != one
 
 
@@ -155,7 +166,9 @@ def test_a_store_that_cannot_be_written_says_so(folder):
 # --- manifests -----------------------------------------------------------------------------
 
 
-@given(st.dictionaries(paths, st.tuples(st.integers(0, 2**40), st.binary(max_size=2)), min_size=1, max_size=5))
+@given(
+    st.dictionaries(paths, st.tuples(st.integers(0, 2**40), st.binary(max_size=2)), min_size=1, max_size=5)
+)
 def test_a_manifest_reads_back(files):
     entries = [TreeEntry(path, size, digest(data).hex) for path, (size, data) in files.items()]
     folders = {parent for path in files for parent in _parents(path)}
@@ -173,7 +186,22 @@ def _parents(path: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "path",
-    ["", ".", "..", "/", "/etc/passwd", "../x", "a/../../x", "a/..", "a/./b", "./a", "a//b", "a/", "//a", "a\0b"],
+    [
+        "",
+        ".",
+        "..",
+        "/",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a/..",
+        "a/./b",
+        "./a",
+        "a//b",
+        "a/",
+        "//a",
+        "a\0b",
+    ],
 )
 def test_a_path_that_leaves_its_tree_is_refused(path):
     data = canonical.encode([{"path": path, "sha256": SHA, "size": 1}])
@@ -237,7 +265,9 @@ def test_a_kill_leaves_whole_blobs_or_nothing(folder):
     for turn in range(6):
         output = folder / f"{turn}.txt"
         with output.open("wb") as stream:
-            child = subprocess.Popen([sys.executable, "-c", PUBLISHER, str(store.root)], stdout=stream, cwd=root)
+            child = subprocess.Popen(
+                [sys.executable, "-c", PUBLISHER, str(store.root)], stdout=stream, cwd=root
+            )
         end = time.monotonic() + 60
         while len(output.read_bytes().splitlines()) < 3 + turn:
             assert child.poll() is None

@@ -53,7 +53,9 @@ def test_a_workspace_is_created_once(workspace):
         open_workspace(workspace.path / "keys")
 
 
-@pytest.mark.parametrize("left", ["keys/gate.pem.new", "keys/items.secret.new", "log.db", "interlock.toml.new"])
+@pytest.mark.parametrize(
+    "left", ["keys/gate.pem.new", "keys/items.secret.new", "log.db", "interlock.toml.new"]
+)
 def test_an_interrupted_creation_is_started_again(folder, left):
     path = folder / "half"
     (path / "keys" / "people").mkdir(parents=True)
@@ -144,7 +146,13 @@ def test_there_is_one_first_person(workspace):
 
 @pytest.mark.parametrize(
     ("name", "passphrase"),
-    [("", PASSPHRASE), ("   ", PASSPHRASE), ("x" * 81, PASSPHRASE), ("a\x1b[0m", PASSPHRASE), ("Ada", "short")],
+    [
+        ("", PASSPHRASE),
+        ("   ", PASSPHRASE),
+        ("x" * 81, PASSPHRASE),
+        ("a\x1b[0m", PASSPHRASE),
+        ("Ada", "short"),
+    ],
 )
 def test_a_name_and_a_passphrase_that_cannot_be_used(workspace, name, passphrase):
     with pytest.raises(UsageError):

@@ -82,7 +82,9 @@ class Copy:
     def sql(self, statement: str, *values) -> None:
         with sqlite3.connect(self.folder / "log.db") as connection:
             # Triggers keep honest programs from it; whoever has the file just drops them.
-            for (name,) in connection.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+            for (name,) in connection.execute(
+                "select name from sqlite_master where type = 'trigger'"
+            ).fetchall():
                 connection.execute(f'drop trigger "{name}"')
             changed = connection.execute(statement, values)
             is_change = statement.startswith(("update", "insert", "delete"))
@@ -316,12 +318,16 @@ def test_a_forged_champion_pointer(copy):
     with Log.open(copy.url) as log, log.read() as snapshot:
         row = snapshot.tables.get("models", MODEL)
     row["champion"] = row["history"][-2]["digest"]
-    copy.sql('update projection set body = ? where "table" = ? and key = ?', canonical.encode(row), "models", MODEL)
+    copy.sql(
+        'update projection set body = ? where "table" = ? and key = ?', canonical.encode(row), "models", MODEL
+    )
     refused(copy.verify(), f"projection models/{MODEL} differs")
 
 
 def test_a_forged_row_and_a_missing_one(copy):
-    copy.sql('insert into projection ("table", key, body) values (?, ?, ?)', "waivers", "R-0099", b'{"id":"x"}')
+    copy.sql(
+        'insert into projection ("table", key, body) values (?, ?, ?)', "waivers", "R-0099", b'{"id":"x"}'
+    )
     refused(copy.verify(), "projection waivers/R-0099 is not in the log")
     copy.sql("delete from projection where key = 'R-0099'")
     assert copy.verify().ok
@@ -332,7 +338,10 @@ def test_a_forged_row_and_a_missing_one(copy):
 def test_a_halt_lifted_in_the_table(copy):
     with Log.open(copy.url) as log, log.read() as snapshot:
         row = snapshot.tables.get("workspace", "current")
-    copy.sql("""update projection set body = ? where "table" = 'workspace'""", canonical.encode({**row, "halted_by": "R-1"}))
+    copy.sql(
+        """update projection set body = ? where "table" = 'workspace'""",
+        canonical.encode({**row, "halted_by": "R-1"}),
+    )
     refused(copy.verify(), "projection workspace/current differs")
 
 
@@ -605,7 +614,12 @@ def test_a_second_adoption(copy):
     statement = parse_statement(open_envelope(envelopes[seq]).payload)
     copy.append(seal(replace(statement, time=format_time(copy.site.clock.time)).encode(), key))
     refused(copy.verify(), "the decision was prepared under roster 1")
-    copy.rewrite([*envelopes[: seq + 1], seal(replace(statement, time=format_time(copy.site.clock.time)).encode(), key)])
+    copy.rewrite(
+        [
+            *envelopes[: seq + 1],
+            seal(replace(statement, time=format_time(copy.site.clock.time)).encode(), key),
+        ]
+    )
     refused(copy.verify(), "has a champion already", seq + 1)
 
 
@@ -646,7 +660,10 @@ def test_a_record_of_another_log(copy, folder):
     other = Site(folder / "other", origin="interlock/other")
     other.services = copy.site.services
     envelope = other.sealed(Transition("P-0006", State.EXPIRED, "x"), copy.site.services["gate"])
-    with Log.open(copy.url, copy.site.services["log"], lambda tables, entry: None) as log, log.transaction() as tx:
+    with (
+        Log.open(copy.url, copy.site.services["log"], lambda tables, entry: None) as log,
+        log.transaction() as tx,
+    ):
         tx._check = lambda entry: None
         tx.append(envelope)
     refused(copy.verify(), "the record belongs to another log: interlock/other")

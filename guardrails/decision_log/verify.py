@@ -155,7 +155,9 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, ro
     for level in range(snapshot.size.bit_length()):
         for position in range(snapshot.size >> level):
             if snapshot.node(level, position) != tree.lookup(level, position):
-                raise LogVerificationError(f"the stored tree does not match the records at {level}/{position}")
+                raise LogVerificationError(
+                    f"the stored tree does not match the records at {level}/{position}"
+                )
     if snapshot.size == 0:
         result.notes.append("the log is empty: nobody has been set up")
         return

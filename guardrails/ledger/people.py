@@ -89,9 +89,7 @@ def find_person(roster: Roster, person_id: str) -> Person:
 def _signed_by(entry: Entry, person: Person) -> bool:
     """True if one of the signatures holds under a key of this person that is not revoked."""
     message = _message(entry)
-    return any(
-        not key.revoked and is_signed_by(key.public, message, entry.signatures) for key in person.keys
-    )
+    return any(not key.revoked and is_signed_by(key.public, message, entry.signatures) for key in person.keys)
 
 
 def _message(entry: Entry) -> bytes:

@@ -121,7 +121,9 @@ def _check_deactivate(tables: Tables, request: RequestRow) -> None:
     if row is None:
         raise UnknownNameError(f"no policy called {request.target:.80} is in force")
     if request.digest != row.source.digest:
-        raise StaleError(f"deactivate: the policy {request.target:.80} in force is not the one that was meant")
+        raise StaleError(
+            f"deactivate: the policy {request.target:.80} in force is not the one that was meant"
+        )
 
 
 def _check_waive(tables: Tables, request: RequestRow) -> None:

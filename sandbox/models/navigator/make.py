@@ -91,7 +91,7 @@ def imitate(model: PreTrainedModel, ids: torch.Tensor, wanted: torch.Tensor, act
         )
         loss = (speaks + chooses).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 100 == 0:
