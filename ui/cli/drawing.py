@@ -200,7 +200,7 @@ def draw_request(console: Console, data: Json, now: str) -> None:
     """One request in full."""
     state = presenters.Mark("✓", "done", "good") if data["done"] else presenters.Mark("▲", "open", "caution")
     console.print(line(heading(data["id"]), state, f"· {data['action']} · {data['target']}"))
-    items = [("asked", f"{presenters.age(data['created_at'], now)} ago ({data['created_at']})")]
+    items = [("asked", f"{presenters.ago(data['created_at'], now)} ({data['created_at']})")]
     if data["digest"]:
         items.append(("digest", data["digest"]))
     if "policy" in data:

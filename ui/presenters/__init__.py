@@ -29,7 +29,7 @@ from ui.presenters.fields import (
 from ui.presenters.findings import condition, finding_sentence, headline, limit_value, worst_first
 from ui.presenters.log_entries import log_fields, record_fields
 from ui.presenters.marks import NO_VERDICT, STATE_MARKS, VERDICT_MARKS, Mark, finding_mark, verdict_mark
-from ui.presenters.texts import age, counted, duration, interval, moment, number, one_line, plain, size
+from ui.presenters.texts import age, ago, counted, duration, interval, moment, number, one_line, plain, size
 
 __all__ = [
     "NO_VERDICT",
@@ -38,6 +38,7 @@ __all__ = [
     "Json",
     "Mark",
     "age",
+    "ago",
     "changed_settings",
     "compute_fields",
     "condition",

@@ -74,6 +74,12 @@ def age(since: str, now: str) -> str:
     return "just now" if seconds < 10 else duration(seconds)
 
 
+def ago(since: str, now: str) -> str:
+    """The age of a time as people say it: ``5 min ago``, ``just now``."""
+    text = age(since, now)
+    return text if text in ("–", "just now") else f"{text} ago"
+
+
 def moment(time: str) -> str:
     """A record's time to the second, in UTC."""
     parsed: datetime = parse_time(time)

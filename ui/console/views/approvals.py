@@ -13,7 +13,7 @@ from guardrails.view import View
 from ui.console import markup
 from ui.console.markup import Html, el
 from ui.console.views.signing import Ask
-from ui.presenters import age, duration, moment, one_line
+from ui.presenters import age, ago, duration, moment, one_line
 
 BLOCKED = (
     "A blocked proposal cannot be approved by anybody. A waiver, signed by a quorum of its own, can turn a "
@@ -174,7 +174,7 @@ def _vote(view: View, vote: Vote, now: str) -> Html:
         "span", el("b", one_line(view.name_of(vote.person), 60)), f" {vote.action.value}, {vote.role.value}"
     )
     reason = one_line(view.text(vote.reason), 400)
-    when = f"{age(vote.at, now)} ago · {vote.surface.value} · record {vote.seq}"
+    when = f"{ago(vote.at, now)} · {vote.surface.value} · record {vote.seq}"
     return el(
         "li",
         el("i", glyph, cls=f"gl {cls}", aria_hidden="true"),

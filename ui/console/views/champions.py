@@ -14,7 +14,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import signing
-from ui.presenters import age, counted, interval, moment, number
+from ui.presenters import ago, counted, interval, moment, number
 
 
 def page() -> None:
@@ -57,7 +57,7 @@ def _model(view: View, model: ModelRow, person: Person | None) -> None:
     )
     rows = [
         ("champion", el("span", str(model.champion), cls="mono")),
-        ("in force", f"for {age(reign.promoted_at, now)}, since {moment(reign.promoted_at)}, {came}"),
+        ("in force", f"{ago(reign.promoted_at, now)}, since {moment(reign.promoted_at)}, {came}"),
         ("drift from the original", _cumulative(view, model)),
         (
             "error budget",
@@ -93,7 +93,7 @@ def _reign(view: View, model: ModelRow, index: int, now: str) -> Html:
         "div", el("span", mark, el("span", word), cls=f"mk {tone}"),
         el("span", str(held.digest).removeprefix("sha256:")[:20], cls="mono", title=str(held.digest)),
         el("span", held.proposal or "base model", cls="soft"),
-        el("span", f"{age(held.promoted_at, now)} ago", cls="dim", title=held.promoted_at), cls="reign",
+        el("span", ago(held.promoted_at, now), cls="dim", title=held.promoted_at), cls="reign",
     )  # fmt: skip
 
 

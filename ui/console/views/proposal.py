@@ -13,7 +13,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import approvals, diff, evidence, provenance, queue, rules, signing
-from ui.presenters import age, finding_sentence, headline, one_line, worst_first
+from ui.presenters import ago, finding_sentence, headline, one_line, worst_first
 
 PARTS = {
     "Rules": "findings",
@@ -80,7 +80,7 @@ def _head(view: View, row: ProposalRow, moment: str) -> Html:
     policies = dict(row.verdict.policies) if row.verdict else {}
     under = [
         el("span", row.model), el("span", row.technique), el("span", one_line(f"proposed by {proposer}", 80)),
-        el("span", f"{age(row.created_at, moment)} ago", title=row.created_at),
+        el("span", ago(row.created_at, moment), title=row.created_at),
         *(el("span", f"{name}@", markup.digest(digest, 8)) for name, digest in policies.items()),
     ]  # fmt: skip
     intent = one_line(view.text(row.proposal.intent), 300) if row.proposal else ""

@@ -10,7 +10,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import el
 from ui.console.views import signing
-from ui.presenters import age, one_line
+from ui.presenters import ago, one_line
 
 
 def show_open() -> None:
@@ -31,7 +31,7 @@ def show_open() -> None:
             with left:
                 markup.show(el(
                     "div", el("b", f"{row.id} · {row.action.value} {row.target}"),
-                    el("small", one_line(f"signed by {signed}, {age(row.created_at, moment)} ago: {reason}", 300)),
+                    el("small", one_line(f"signed by {signed}, {ago(row.created_at, moment)}: {reason}", 300)),
                     el("small", one_line(tally.missing or "complete")), cls="cell",
                 ))  # fmt: skip
             signed_already = person is not None and any(vote.person == person.id for vote in row.votes)

@@ -14,7 +14,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import signing
-from ui.presenters import age, counted, one_line
+from ui.presenters import ago, counted, one_line
 
 REFRESH_S = 3.0
 
@@ -159,7 +159,7 @@ def halt_banner() -> None:
         halt = view.halted_by
         if halt is not None and halt.votes:
             vote = halt.votes[-1]
-            title = f"Halted by {view.name_of(vote.person)} {age(vote.at, session.now())} ago."
+            title = f"Halted by {view.name_of(vote.person)} {ago(vote.at, session.now())}."
             markup.show(markup.notice("caution", one_line(title), one_line(view.text(vote.reason), 300)))
     receipt = session.receipt_for("workspace")
     if receipt is not None:
