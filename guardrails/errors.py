@@ -139,8 +139,14 @@ class NotMeasuredError(InterlockError):
 
 
 class JobFailedError(InterlockError):
-    """An isolated job was killed, crashed or wrote nothing usable; ``log_tail`` is its last output."""
+    """An isolated job was killed, crashed or wrote nothing usable.
 
-    def __init__(self, message: str, *, log_tail: str = "", hint: str = "") -> None:
+    ``log_tail`` is its last output; ``compute`` what it used (``records.Compute``), None if unknown.
+    """
+
+    def __init__(
+        self, message: str, *, log_tail: str = "", hint: str = "", compute: object | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.log_tail = log_tail
+        self.compute = compute

@@ -218,11 +218,12 @@ class Gate:
         self, model: str, stage: str, technique: str, error: InterlockError, proposal_id: str = ""
     ) -> str:
         """Append the record of a job that failed; returns the id under which it is listed."""
-        tail = error.log_tail if isinstance(error, JobFailedError) else ""
+        tail, compute = (error.log_tail, error.compute) if isinstance(error, JobFailedError) else ("", None)
         with self.log.transaction() as tx:
             failure = Failure(
                 proposal_id or self._next_id(tx, "P"), model, stage, technique,
                 _printable(error.message)[:1000], _printable(tail)[-MAX_LOG_TAIL:],
+                compute if isinstance(compute, Compute) else None,
             )  # fmt: skip
             self._append(tx, failure, {"failure": _digest(failure)})
             return failure.id

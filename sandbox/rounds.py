@@ -210,7 +210,11 @@ def _run(
     if outcome.killed or outcome.exit != 0:
         reason = outcome.killed or f"exit status {outcome.exit}"
         last = outcome.log_tail.strip().splitlines()[-1:] or ["no output"]
-        raise JobFailedError(f"{stage} job ended: {reason}: {last[0][:300]}", log_tail=outcome.log_tail)
+        raise JobFailedError(
+            f"{stage} job ended: {reason}: {last[0][:300]}",
+            log_tail=outcome.log_tail,
+            compute=outcome.compute,
+        )
     report(stage, 1.0)
     return outcome
 

@@ -106,6 +106,7 @@ def test_a_learner_that_fails_leaves_a_record_and_no_proposal(site):
     assert row.state is State.FAILED
     assert row.proposal is None
     assert row.failure.reason
+    assert row.failure.compute.cpu_s > 0
 
 
 def test_an_unknown_technique_is_a_recorded_failure(site):
