@@ -390,7 +390,9 @@ def _rollback(tables: Tables, entry: Entry, rollback: Rollback) -> None:
         was_champion = any(proposal_id == proposal for _, proposal in left)
         state = State.ROLLED_BACK if was_champion else State.QUARANTINED
         note = f"{model.name} was rolled back to {rollback.bundle.short}"
-        write(tables, replace(row, state=state, changed_at=time, note=note, votes=()), row.id)
+        # Who approved what was rolled back stays on its page; open votes mean nothing any more.
+        votes = row.votes if was_champion else ()
+        write(tables, replace(row, state=state, changed_at=time, note=note, votes=votes), row.id)
     _overtake(tables, model, time, f"{model.name} was rolled back to {rollback.bundle.short}", "")
 
 
