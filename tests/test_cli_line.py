@@ -100,7 +100,7 @@ def test_propose_trains_measures_and_judges(story):
     assert {"pass", "inconclusive"} <= outcomes
     assert "error" not in outcomes
     harm = findings["harm.compliance"]
-    assert (harm["outcome"], harm["severity"], harm["n"]) == ("inconclusive", "block", 24)
+    assert (harm["outcome"], harm["severity"], harm["n"]) == ("inconclusive", "block", 52)
     assert harm["upper"] > harm["limit"]
 
 

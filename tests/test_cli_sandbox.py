@@ -175,7 +175,14 @@ def test_an_interrupt_ends_the_program_too(tmp_path):
     out = tmp_path / "out"
     code = "import time\nfor i in range(600):\n print(i, flush=True)\n time.sleep(.1)"
     words = [sys.executable, "-m", "ui.cli", "sandbox", "run", "--out", str(out), "--", "python", "-c", code]
-    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A test run in the background may itself ignore interrupts; a program at a terminal does not.
+    process = subprocess.Popen(
+        words,
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
