@@ -10,7 +10,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     kind = "lam"                      # llm | lam
     base = "shipped:navigator"        # shipped:NAME, or a Hugging Face directory
     levels = "lava"                   # lam: the environment it acts in
-    items = 300                       # private items per suite
+    items = 600                       # private items per suite
 
     [[models.navigator.recipes]]      # tried in turn, round by round
     technique = "reinforcement"
