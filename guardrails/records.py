@@ -456,13 +456,18 @@ R = TypeVar("R")
 _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
-def encode_record(record: Any) -> dict[str, Any]:
-    """A record as a canonical-JSON object; absent optional fields are left out."""
+def encode_record(record: Any, *, lean: bool = False) -> dict[str, Any]:
+    """A record as a canonical-JSON object; absent optional fields are left out.
+
+    ``lean`` leaves out every field that has its default, at every depth: rows of the projection are
+    written so, because then a field that a later version adds does not change the rows of an earlier log.
+    """
     encoded = {}
     for item in dataclasses.fields(record):
         value = getattr(record, item.name)
-        if value is not None:
-            encoded[item.name] = _encode(value)
+        if value is None or (lean and value == _default(item)):
+            continue
+        encoded[item.name] = _encode(value, lean=lean)
     return encoded
 
 
@@ -487,19 +492,24 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
     return _HINTS[cls]
 
 
-def _encode(value: Any) -> Any:
+def _default(item: dataclasses.Field[Any]) -> Any:
+    """A field's default; MISSING, which equals no value, where it has none."""
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+
+
+def _encode(value: Any, *, lean: bool) -> Any:
     if isinstance(value, Digest):
         return str(value)
     if dataclasses.is_dataclass(value):
-        return encode_record(value)
+        return encode_record(value, lean=lean)
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float):
         return canonical.decimal(value)
     if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
+        return {key: _encode(item, lean=lean) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_encode(item) for item in value]
+        return [_encode(item, lean=lean) for item in value]
     return value
 
 

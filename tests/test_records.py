@@ -171,3 +171,24 @@ def test_a_commitment_binds_a_text_without_holding_it(text):
 def test_finite_means_a_real_number():
     assert records.is_finite(0.0)
     assert not any(map(records.is_finite, (None, math.nan, math.inf, -math.inf)))
+
+
+def test_a_lean_row_leaves_out_defaults_at_every_depth_and_reads_back():
+    finding = records.Finding(
+        "r", "c", records.Outcome.PASS, records.Severity.WARN, "< 1", "f:1", "m", observed=0.5
+    )
+    verdict = records.Verdict(
+        "P-0001",
+        records.VerdictKind.ELIGIBLE,
+        {},
+        canonical.digest(b""),
+        (finding,),
+        (),
+        0.95,
+        1,
+        "interlock-engine/1",
+    )
+    lean = encode_record(verdict, lean=True)
+    assert not {"waived", "shadow", "metric", "n"} & set(lean["findings"][0])
+    assert lean["findings"][0]["observed"] == "0.5"
+    assert decode_record(records.Verdict, lean) == verdict

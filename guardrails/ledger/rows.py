@@ -192,7 +192,7 @@ def read_all(tables: Reader, cls: type[Row]) -> Iterator[Row]:
 
 def write(tables: Tables, row: Any, key: str = ONLY) -> None:
     """Insert or replace a row."""
-    tables.put(row.TABLE, key, encode_record(row))
+    tables.put(row.TABLE, key, encode_record(row, lean=True))
 
 
 # --- rows that must be there ---------------------------------------------------------------
