@@ -16,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from guardrails import canonical
 from guardrails.canonical import Digest
+from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.envelope import (
     Reference,
     Signer,
@@ -31,19 +32,17 @@ from guardrails.decision_log.envelope import (
     seal,
 )
 from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
+from guardrails.decisions import MAX_REASON_CHARS, Draft, Intention, Receipt, digest_of, prepare, reference_to
 from guardrails.errors import (
     DeniedError,
     InterlockError,
     JobFailedError,
     RecordError,
     StaleError,
-    UnknownNameError,
-    UsageError,
 )
 from guardrails.ledger import judging, standing, transitions
-from guardrails.ledger.people import SERVICE_OF, find_person
+from guardrails.ledger.people import SERVICE_OF
 from guardrails.ledger.rows import (
-    PolicyRow,
     ProposalRow,
     RequestRow,
     Workspace,
@@ -64,24 +63,17 @@ from guardrails.records import (
     Measurements,
     ModelKind,
     Opening,
-    PolicySource,
     Promotion,
     Proposal,
-    Role,
     Rollback,
     Roster,
     State,
-    Surface,
     Transition,
     Verdict,
-    Waiver,
-    decode_record,
-    encode_record,
     open_text,
 )
 from guardrails.registry import ArtifactError, ArtifactStore
 
-MAX_REASON_CHARS = 2000
 MAX_LOG_TAIL = 4000
 
 
@@ -120,45 +112,6 @@ class MeasurementOrder:
     seed: int
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A decision ready to be signed: the exact payload, and what opens its commitments."""
-
-    decision: Decision
-    payload: bytes
-    openings: tuple[Opening, ...]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of a signed decision. ``record`` is its position and leaf; ``effect`` what it caused."""
-
-    action: Action
-    target: str
-    request: str
-    record: Reference
-    state: str
-    effect: str
-
-
-@dataclass(frozen=True)
-class Intention:
-    """What a person wants to decide, before it is bound to the state of the workspace."""
-
-    action: Action
-    target: str
-    person: str
-    role: Role
-    reason: str
-    surface: Surface
-    viewed: tuple[str, ...] = ()
-    digest: Digest | None = None
-    policy: PolicySource | None = None
-    waiver: Waiver | None = None
-    kind: ModelKind | None = None
-    labels: dict[str, str] = field(default_factory=dict)
-
-
 def utc_now() -> datetime:
     """The machine's clock."""
     return datetime.now(UTC)
@@ -182,7 +135,7 @@ class Gate:
     def record_roster(self, roster: Roster, signer: Signer, names: Iterable[Opening]) -> Reference:
         """Append a roster signed by a root; the first one founds the workspace."""
         with self.log.transaction() as tx:
-            statement = self._statement(tx, roster, {"roster": _digest(roster)}, ())
+            statement = self._statement(tx, roster, {"roster": digest_of(roster)}, ())
             return tx.append(seal(statement.encode(), signer), names).reference
 
     # --- what the loop reports -----------------------------------------------------------
@@ -225,7 +178,7 @@ class Gate:
                 _printable(error.message)[:1000], _printable(tail)[-MAX_LOG_TAIL:],
                 compute if isinstance(compute, Compute) else None,
             )  # fmt: skip
-            self._append(tx, failure, {"failure": _digest(failure)})
+            self._append(tx, failure, {"failure": digest_of(failure)})
             return failure.id
 
     def begin_measurement(self, proposal_id: str) -> MeasurementOrder:
@@ -257,7 +210,7 @@ class Gate:
         with self.log.transaction() as tx:
             row = require_proposal(tx.tables, order.proposal)
             subjects = {"bundle": order.bundle, "champion": order.champion, "measurements": address}
-            references = [_reference(row.proposal_seq, row.proposal_record)]
+            references = [reference_to(row.proposal_seq, row.proposal_record)]
             return self._append(tx, evidence, subjects, references).reference
 
     # --- verdicts ------------------------------------------------------------------------
@@ -276,9 +229,9 @@ class Gate:
             row = require_proposal(tx.tables, proposal_id)
             verdict = judging.judge(tx.tables, row, measurements, now, intact=intact)
             references = [
-                _reference(row.proposal_seq, row.proposal_record), _reference(row.evidence_seq, row.evidence_record),
+                reference_to(row.proposal_seq, row.proposal_record), reference_to(row.evidence_seq, row.evidence_record),
             ]  # fmt: skip
-            subjects = {"evidence": verdict.evidence, "verdict": _digest(verdict)}
+            subjects = {"evidence": verdict.evidence, "verdict": digest_of(verdict)}
             self._append(tx, verdict, subjects, references, now=now)
             return require_proposal(tx.tables, proposal_id).state.value
 
@@ -296,22 +249,8 @@ class Gate:
 
     def draft(self, wish: Intention) -> Draft:
         """Bind what a person wants to decide to the state of now, as the bytes that they will sign."""
-        reason = " ".join(wish.reason.split())
-        if not reason or len(reason) > MAX_REASON_CHARS:
-            raise UsageError(f"a reason of 1 to {MAX_REASON_CHARS} characters is needed")
-        opening = open_text(reason)
         with self.log.read() as snapshot:
-            roster = require_roster(snapshot.tables)
-            find_person(roster, wish.person)
-            decision = Decision(
-                action=wish.action, target=wish.target, person=wish.person, role=wish.role,
-                reason=opening.commitment(), surface=wish.surface, viewed=wish.viewed, roster=roster.version,
-                request="", digest=wish.digest, policy=wish.policy, waiver=wish.waiver, kind=wish.kind,
-                labels=wish.labels,
-            )  # fmt: skip
-            decision, subjects, references = _bound(snapshot, decision)
-            statement = self._statement(snapshot, decision, subjects, references)
-        return Draft(decision, statement.encode(), (opening,))
+            return prepare(snapshot, wish, self._now())
 
     def commit(self, draft: Draft, signer: Signer) -> Receipt:
         """Sign a draft and append it; with the last signature needed, what it permits happens at once."""
@@ -410,7 +349,7 @@ class Gate:
             tuple(vote.record for vote in request.votes), quarantined, tally.sole_person,
         )  # fmt: skip
         self.store.verify_tree(request.digest)
-        references = [_reference(vote.seq, vote.record) for vote in request.votes]
+        references = [reference_to(vote.seq, vote.record) for vote in request.votes]
         self._append(tx, rollback, {"bundle": request.digest, "previous": model.champion}, references)
         return "rolled_back", f"{model.name} is back at {request.digest.short}"
 
@@ -422,9 +361,9 @@ class Gate:
         promotion = Promotion(
             row.id, row.model, row.proposal.bundle, model.champion, stands.decisions, stands.tally.sole_person,
         )  # fmt: skip
-        references = [_reference(row.verdict_seq, row.verdict_record)]
+        references = [reference_to(row.verdict_seq, row.verdict_record)]
         references += [
-            _reference(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions
+            reference_to(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions
         ]
         self._append(tx, promotion, {"bundle": promotion.bundle, "previous": promotion.previous}, references)
 
@@ -464,52 +403,6 @@ class Gate:
             raise DeniedError(
                 f"{row.id}: the champion in the artifact store is damaged; a promotion could not be rolled back"
             )
-
-
-def _bound(
-    snapshot: Snapshot, decision: Decision
-) -> tuple[Decision, dict[str, Digest], tuple[Reference, ...]]:
-    """The decision with its request id and binding, what it is about, and what it rests on."""
-    tables = snapshot.tables
-    if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
-        row = require_proposal(tables, decision.target)
-        binding = standing.binding_of(tables, row)
-        if binding is None or row.verdict_record is None:
-            raise DeniedError(f"{row.id} is {row.state}: there is nothing to {decision.action}")
-        decision = replace(decision, request=row.id, binding=binding)
-        references = (_reference(row.verdict_seq, row.verdict_record),)
-        return decision, {"bundle": binding.bundle, "verdict": binding.verdict}, references
-    if decision.action is Action.DEACTIVATE:
-        policy = read(tables, PolicyRow, decision.target)
-        if policy is None:
-            raise UnknownNameError(f"no policy called {decision.target:.80} is in force")
-        decision = replace(decision, digest=policy.source.digest)
-    if decision.action is Action.ADOPT:
-        if decision.digest is None:
-            raise UsageError("adopt needs the digest of a base model")
-        return replace(decision, request=decision.target), {"bundle": decision.digest}, ()
-    wanted = (decision.action, decision.target, decision.digest, decision.policy, decision.waiver)
-    for request in read_all(tables, RequestRow):
-        if not request.done and wanted == (
-            request.action, request.target, request.digest, request.policy, request.waiver,
-        ):  # fmt: skip
-            return replace(decision, request=request.id), {"request": _digest(request)}, ()
-    workspace = read(tables, Workspace)
-    if workspace is None:
-        raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
-    decision = replace(decision, request=workspace.next_id("R"))
-    subject = decision.digest or (decision.policy.digest if decision.policy else None)
-    return decision, {decision.action.value: subject or _digest(decision)}, ()
-
-
-def _digest(record: Any) -> Digest:
-    return canonical.digest(canonical.encode(encode_record(record)))
-
-
-def _reference(seq: int, record: Digest | None) -> Reference:
-    if record is None:
-        raise StaleError("a record that this rests on is not in the log")
-    return Reference(seq, record.hex)
 
 
 def _subject_of(row: ProposalRow) -> dict[str, Digest]:

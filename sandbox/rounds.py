@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from guardrails.canonical import Digest, digest, encode, parse
+from guardrails.codec import decode_record
 from guardrails.errors import (
     BundleError,
     DeniedError,
@@ -36,7 +37,7 @@ from guardrails.errors import (
     RecordError,
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
-from guardrails.records import Compute, Measurements, decode_record
+from guardrails.records import Compute, Measurements
 from sandbox import suites
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, collect

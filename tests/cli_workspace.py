@@ -20,18 +20,10 @@ from console_fixture import write_safetensors
 
 from guardrails import canonical
 from guardrails.canonical import digest
-from guardrails.gate import Intention, Submission
-from guardrails.records import (
-    Action,
-    Compute,
-    Measurements,
-    ModelKind,
-    Role,
-    Roster,
-    Sample,
-    Surface,
-    encode_record,
-)
+from guardrails.codec import encode_record
+from guardrails.decisions import Intention
+from guardrails.gate import Submission
+from guardrails.records import Action, Compute, Measurements, ModelKind, Role, Roster, Sample, Surface
 from guardrails.view import view_of
 from ui.setup import found, new_person
 from ui.wiring import Workspace, create_workspace

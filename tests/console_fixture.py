@@ -16,22 +16,13 @@ from pathlib import Path
 
 from guardrails import canonical
 from guardrails.canonical import Digest, digest
+from guardrails.codec import encode_record
 from guardrails.decision_log.keys import PersonKey
+from guardrails.decisions import Intention
 from guardrails.errors import JobFailedError
-from guardrails.gate import Intention, MeasurementOrder, Submission
+from guardrails.gate import MeasurementOrder, Submission
 from guardrails.policy import load_policy
-from guardrails.records import (
-    Action,
-    Compute,
-    Measurements,
-    ModelKind,
-    Role,
-    Roster,
-    Sample,
-    Series,
-    Surface,
-    encode_record,
-)
+from guardrails.records import Action, Compute, Measurements, ModelKind, Role, Roster, Sample, Series, Surface
 from ui.setup import DEFAULT_POLICY, found, new_person
 from ui.wiring import Workspace, create_workspace
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from fakes import PASSING, VIEWED, measurements
 
 from guardrails import canonical
+from guardrails.codec import encode_record
 from guardrails.decision_log.keys import PersonKey
-from guardrails.gate import Gate, Intention, Submission
-from guardrails.records import Action, Compute, Role, Surface, encode_record
+from guardrails.decisions import Intention
+from guardrails.gate import Gate, Submission
+from guardrails.records import Action, Compute, Role, Surface
 from guardrails.view import view_of
 from ui.wiring import open_workspace
 

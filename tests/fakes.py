@@ -16,11 +16,13 @@ from typing import Any
 
 from guardrails import canonical
 from guardrails.canonical import Digest
+from guardrails.codec import encode_record
 from guardrails.decision_log.envelope import Reference, Statement, format_time, seal
 from guardrails.decision_log.keys import PersonKey, ServiceKey
 from guardrails.decision_log.store import Log
 from guardrails.decision_log.verify import Verification, verify_log
-from guardrails.gate import Draft, Gate, Intention, MeasurementOrder, Receipt, Submission
+from guardrails.decisions import Draft, Intention, Receipt
+from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.ledger import project
 from guardrails.ledger.judging import recomputer
 from guardrails.ledger.people import SERVICES
@@ -38,7 +40,6 @@ from guardrails.records import (
     Roster,
     Series,
     Surface,
-    encode_record,
     open_text,
 )
 from guardrails.registry import ArtifactStore

@@ -6,7 +6,7 @@ import fakes
 import pytest
 from cli_workspace import SAMPLED, Cli, Made, copy_of
 
-from guardrails.records import decode_record
+from guardrails.codec import decode_record
 from guardrails.view import view_of
 from ui.wiring import Workspace
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from guardrails.canonical import digest
 from guardrails.decision_log.store import Log
+from guardrails.decisions import Intention
 from guardrails.errors import DeniedError, StaleError
-from guardrails.gate import Intention
 from guardrails.ledger import standing
 from guardrails.records import Action, Finding, Outcome, Role, Severity, State, Surface
 from guardrails.view import view_of

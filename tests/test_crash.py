@@ -21,9 +21,10 @@ from fakes import PASSING, VIEWED, policy, verify
 
 from guardrails import canonical
 from guardrails.canonical import digest
+from guardrails.codec import encode_record
 from guardrails.decision_log.keys import PersonKey
-from guardrails.gate import Intention
-from guardrails.records import Action, ModelKind, Role, Surface, encode_record
+from guardrails.decisions import Intention
+from guardrails.records import Action, ModelKind, Role, Surface
 from guardrails.view import view_of
 from ui import setup
 from ui.wiring import create_workspace, open_workspace

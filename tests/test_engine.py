@@ -24,19 +24,10 @@ from policy_cases import (
 )
 
 from guardrails import canonical
+from guardrails.codec import decode_record, encode_record
 from guardrails.policy import LoadedPolicy, Require, Rule
 from guardrails.policy.model import Stated
-from guardrails.records import (
-    ModelKind,
-    Outcome,
-    Series,
-    Severity,
-    Verdict,
-    VerdictKind,
-    Waiver,
-    decode_record,
-    encode_record,
-)
+from guardrails.records import ModelKind, Outcome, Series, Severity, Verdict, VerdictKind, Waiver
 from guardrails.statistics import Estimate
 
 ELIGIBLE, REVIEW, BLOCKED = VerdictKind.ELIGIBLE, VerdictKind.REVIEW, VerdictKind.BLOCKED

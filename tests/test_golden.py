@@ -10,8 +10,8 @@ import pytest
 from fakes import verify
 
 from guardrails.decision_log.keys import PersonKey
+from guardrails.decisions import Intention
 from guardrails.engine import ENGINE
-from guardrails.gate import Intention
 from guardrails.records import Action, Surface
 from guardrails.view import ERASED, view_of
 from ui.wiring import open_workspace

@@ -23,8 +23,9 @@ from tiny_models import (
 )
 
 from guardrails.canonical import parse
+from guardrails.codec import decode_record
 from guardrails.errors import InvalidInputError
-from guardrails.records import Measurements, ModelKind, decode_record
+from guardrails.records import Measurements, ModelKind
 from sandbox import texts
 from sandbox.models import tiny
 from sandbox.worker import weights

@@ -15,18 +15,10 @@ from hypothesis import strategies as st
 
 from guardrails import canonical, records
 from guardrails.canonical import Digest
+from guardrails.codec import decode_record, encode_record
 from guardrails.errors import RecordError
 from guardrails.ledger import rows
-from guardrails.records import (
-    Commitment,
-    Compute,
-    Measurements,
-    Opening,
-    Series,
-    decode_record,
-    encode_record,
-    open_text,
-)
+from guardrails.records import Commitment, Compute, Measurements, Opening, Series, open_text
 
 RECORDS = [
     records.Proposal, records.Failure, records.Measurements, records.Evidence, records.Finding, records.Verdict,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from guardrails.decision_log.keys import PersonKey
+from guardrails.decisions import Intention
 from guardrails.errors import BundleError, DeniedError, HaltedError, JobFailedError
-from guardrails.gate import Intention
 from guardrails.records import Action, Role, State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds

@@ -8,8 +8,8 @@ import pytest
 from fakes import verify
 
 from guardrails.decision_log.keys import PersonKey, ServiceKey
+from guardrails.decisions import Intention
 from guardrails.errors import DeniedError, InterlockError, UsageError
-from guardrails.gate import Intention
 from guardrails.ledger.people import SERVICES
 from guardrails.records import Action, Role, Surface
 from guardrails.view import view_of

@@ -17,8 +17,8 @@ from pathlib import Path
 from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import Signer
 from guardrails.decision_log.keys import KDF_ROUNDS, PersonKey, person_keyid
+from guardrails.decisions import Intention
 from guardrails.errors import DeniedError, UsageError
-from guardrails.gate import Intention
 from guardrails.policy import load_policy
 from guardrails.records import Action, Key, ModelKind, Opening, Person, Role, Roster, Surface, open_text
 from guardrails.view import view_of

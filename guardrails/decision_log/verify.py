@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guardrails.canonical import Digest
+from guardrails.codec import decode_record
 from guardrails.decision_log import checkpoint as checkpoints
 from guardrails.decision_log import merkle
 from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
@@ -26,7 +27,7 @@ from guardrails.decision_log.keys import is_signed_by, person_keyid
 from guardrails.decision_log.store import Entry, Project, Snapshot
 from guardrails.decision_log.tables import MemoryTables, Reader
 from guardrails.errors import InterlockError, LogVerificationError
-from guardrails.records import Commitment, Role, Roster, decode_record
+from guardrails.records import Commitment, Role, Roster
 
 Recompute = Callable[[Reader, Entry], str]
 """Recomputes one verdict from the state before it; returns a reason why it could not, or an empty text."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from guardrails import canonical, engine
 from guardrails.canonical import Digest
 from guardrails.checks.compute import compute_facts
+from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader
@@ -17,7 +18,7 @@ from guardrails.errors import DeniedError, InterlockError, LogVerificationError
 from guardrails.ledger import standing
 from guardrails.ledger.rows import PolicyRow, ProposalRow, read_all, require_model, require_proposal
 from guardrails.policy import LoadedPolicy, Subject
-from guardrails.records import Measurements, Verdict, decode_record, encode_record
+from guardrails.records import Measurements, Verdict
 from guardrails.registry import ArtifactStore
 
 INTACT_FACT = "integrity.digest_matches"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from guardrails.canonical import Digest
+from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.tables import Reader, Tables
 from guardrails.errors import DeniedError, HaltedError, StaleError, UnknownNameError
 from guardrails.records import (
@@ -27,8 +28,6 @@ from guardrails.records import (
     Surface,
     Verdict,
     Waiver,
-    decode_record,
-    encode_record,
 )
 
 

@@ -18,6 +18,7 @@ from functools import lru_cache
 from guardrails import approval
 from guardrails.approval import Tally, Terms
 from guardrails.canonical import Digest
+from guardrails.codec import encode_record
 from guardrails.decision_log.envelope import format_time, parse_time
 from guardrails.decision_log.tables import Reader
 from guardrails.errors import DeniedError, StaleError
@@ -35,17 +36,7 @@ from guardrails.ledger.rows import (
     require_roster,
 )
 from guardrails.policy import Effective, Policy, QuorumRule, combine, is_tightening, matching, parse_policy
-from guardrails.records import (
-    Action,
-    Binding,
-    ModelKind,
-    PolicySource,
-    Role,
-    State,
-    VerdictKind,
-    Waiver,
-    encode_record,
-)
+from guardrails.records import Action, Binding, ModelKind, PolicySource, Role, State, VerdictKind, Waiver
 
 FOUNDING = (QuorumRule(1, (Role.OPERATOR, Role.ROOT)),)
 """Who may act while no policy is in force: set-up, and the way back from a workspace without policies."""

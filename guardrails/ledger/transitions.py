@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from guardrails.canonical import Digest
+from guardrails.codec import decode_record
 from guardrails.decision_log.keys import person_keyid
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader, Tables
@@ -59,7 +60,6 @@ from guardrails.records import (
     Transition,
     Verdict,
     VerdictKind,
-    decode_record,
 )
 
 OPEN = (State.PROPOSED, State.MEASURING, State.JUDGED, State.AWAITING_APPROVAL, State.APPROVED)

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from guardrails import canonical
+from guardrails.codec import encode_record
 from guardrails.errors import InvalidInputError, RecordError
-from guardrails.records import Measurements, ModelKind, Sample, Series, encode_record
+from guardrails.records import Measurements, ModelKind, Sample, Series
 from sandbox.worker import data, weights
 from sandbox.worker.probes import PROBES, Item, Models, Scalars, integrity, load_probe, records_quality
 from sandbox.worker.request import Field, main, report_line

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from guardrails.decision_log.envelope import format_time
 from guardrails.decision_log.keys import PersonKey
+from guardrails.decisions import Intention
 from guardrails.errors import JobFailedError
-from guardrails.gate import Intention
 from guardrails.policy import load_policy
 from guardrails.records import Action, Role, Roster, State, Surface, Waiver
 from guardrails.view import view_of

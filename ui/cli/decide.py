@@ -22,7 +22,7 @@ from ui.cli.session import Session
 from ui.cli.signing import give_receipt, offered_role, reason_and_role, request_role, sign
 
 if TYPE_CHECKING:
-    from guardrails.gate import Intention
+    from guardrails.decisions import Intention
     from guardrails.ledger.rows import ModelRow, ProposalRow
     from guardrails.policy import QuorumRule
 
@@ -110,7 +110,7 @@ def tick(session: Session) -> None:
 
 def _decide(session: Session, action: Action, proposal: str, reason: str, chosen: str | None) -> None:
     """One decision on a proposal."""
-    from guardrails.gate import Intention
+    from guardrails.decisions import Intention
 
     person = session.person()
     now = session.now()
@@ -181,7 +181,7 @@ def _request(
     digest: Digest | None = None,
 ) -> None:
     """Open a request, or sign one that asks for the same."""
-    from guardrails.gate import Intention
+    from guardrails.decisions import Intention
     from guardrails.records import Role
 
     person = session.person()
@@ -191,8 +191,8 @@ def _request(
 
 def _sign_request(session: Session, request_id: str, reason: str, chosen: str | None) -> None:
     """Add a signature to an open request, after showing it."""
+    from guardrails.decisions import Intention
     from guardrails.errors import DeniedError
-    from guardrails.gate import Intention
     from guardrails.records import Role
 
     person = session.person()

@@ -166,7 +166,7 @@ def show_(session: Session, name: str) -> None:
 @reason_and_role
 def activate(session: Session, file: Path, reason: str, role: str | None) -> None:
     """Activate a policy."""
-    from guardrails.gate import Intention
+    from guardrails.decisions import Intention
     from guardrails.policy import lint, load_policy
 
     loaded = load_policy(file)
@@ -192,7 +192,7 @@ def activate(session: Session, file: Path, reason: str, role: str | None) -> Non
 @reason_and_role
 def deactivate(session: Session, name: str, reason: str, role: str | None) -> None:
     """Deactivate a policy."""
-    from guardrails.gate import Intention
+    from guardrails.decisions import Intention
 
     person = session.person()
     with session.view() as view:
@@ -236,7 +236,7 @@ def _announce(session: Session, view: View, name: str, new: Policy | None) -> No
 @reason_and_role
 def add_(session: Session, id_: str, rule: str, until: str, reason: str, role: str | None) -> None:
     """Grant a waiver."""
-    from guardrails.gate import Intention
+    from guardrails.decisions import Intention
 
     person = session.person()
     now = session.now()

@@ -22,7 +22,7 @@ from ui.presenters import Mark
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from guardrails.gate import Draft, Intention, Receipt
+    from guardrails.decisions import Draft, Intention, Receipt
     from guardrails.policy import QuorumRule
     from guardrails.view import View
     from ui.cli.session import Session

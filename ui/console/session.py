@@ -27,8 +27,9 @@ from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import format_time
 from guardrails.decision_log.keys import PersonKey
 from guardrails.decision_log.verify import Verification, verify_log
+from guardrails.decisions import Intention, Receipt
 from guardrails.errors import DeniedError, InterlockError, InvalidInputError, StaleError
-from guardrails.gate import Intention, Receipt, utc_now
+from guardrails.gate import utc_now
 from guardrails.ledger import project
 from guardrails.records import Action, Binding, Person
 from guardrails.view import View, view_of

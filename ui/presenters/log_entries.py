@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from guardrails.codec import decode_record
 from guardrails.decision_log.snapshot import Entry
 from guardrails.errors import RecordError
 from guardrails.ledger.people import SERVICE_OF
@@ -19,7 +20,6 @@ from guardrails.records import (
     Transition,
     Verdict,
     VerdictKind,
-    decode_record,
 )
 from ui.presenters.findings import headline
 from ui.presenters.marks import verdict_mark

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from guardrails.canonical import Digest
+from guardrails.decisions import MAX_REASON_CHARS, Intention, Receipt
 from guardrails.errors import InterlockError, StaleError
-from guardrails.gate import MAX_REASON_CHARS, Intention, Receipt
 from guardrails.ledger import standing
 from guardrails.ledger.rows import RequestRow
 from guardrails.policy import QuorumRule
