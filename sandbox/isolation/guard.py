@@ -8,11 +8,15 @@ Invariants:
   on the control socket and exits with status 97.
 - The order matters: descriptors, identity, limits, Landlock, and last the filter, which refuses
   most of the calls that the steps before it needed.
+- Where the kernel can say what the filter refuses, the listener goes to the supervisor together with
+  the word that the job may begin, and nowhere else: it is closed here before the job's program starts.
+  Where it cannot, the same calls are refused and nobody hears of them.
 - It decides nothing: rules, filter and numbers come from the supervisor.
 """
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import marshal
 import os
@@ -28,6 +32,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _SECCOMP_SET_MODE_FILTER = 1
+_NEW_LISTENER, _WAIT_KILLABLE = 1 << 3, 1 << 5
 _SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_PATH_RULE = 1
@@ -53,8 +58,12 @@ def main() -> NoReturn:
         for name, act in _steps(spec, control):
             step = name
             act()
+        # Made before the filter is there: from then on a refused call would wait for the supervisor.
+        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control)
+        step = "installing the system call filter"
+        listener = _seccomp(spec["observed_filter"], spec["filter"], spec["machine"])
         step = f"starting {spec['argv'][0]}"
-        os.write(control, READY)
+        _report_ready(channel, listener)
         os.execve(spec["program"], spec["argv"], spec["env"])  # noqa: S606 - no shell is the point
     except BaseException as error:
         _fail(control, f"{step}: {type(error).__name__}: {error}")
@@ -69,7 +78,6 @@ def _steps(spec: dict[str, Any], control: int) -> list[tuple[str, Any]]:
         ("forbidding new privileges", lambda: _prctl(_PR_SET_NO_NEW_PRIVS, 1)),
         ("setting limits", lambda: _limit(spec["rlimits"])),
         ("restricting files with Landlock", lambda: _landlock(spec["landlock"], spec["landlock_needed"])),
-        ("installing the system call filter", lambda: _seccomp(spec["filter"], spec["machine"])),
     ]
 
 
@@ -147,11 +155,32 @@ def _allow(ruleset: int, path: str, access: int) -> None:
         os.close(descriptor)
 
 
-def _seccomp(instructions: bytes, machine: str) -> None:
+def _seccomp(observed: bytes, plain: bytes, machine: str) -> int:
+    """Install the filter; the listener's descriptor, or -1 where refusals cannot be observed."""
     if os.uname().machine != machine:
         raise OSError(f"the filter is for {machine}, this is {os.uname().machine}")
+    # Older kernels know no uninterrupted waiting; some know no listener, or have given theirs away.
+    for flags in (_NEW_LISTENER | _WAIT_KILLABLE, _NEW_LISTENER):
+        listener = _install(observed, machine, flags)
+        if listener >= 0:
+            return listener
+    _checked(_install(plain, machine, 0))
+    return -1
+
+
+def _install(instructions: bytes, machine: str, flags: int) -> int:
     program = _FilterProgram(len(instructions) // 8, instructions)
-    _checked(_libc.syscall(_SECCOMP_CALL[machine], _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(program)))
+    call = _SECCOMP_CALL[machine]
+    return int(_libc.syscall(call, _SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)))
+
+
+def _report_ready(channel: _socket.socket, listener: int) -> None:
+    if listener < 0:
+        channel.send(READY)
+        return
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", listener))
+    channel.sendmsg([READY], [rights])
+    os.close(listener)
 
 
 def _prctl(option: int, value: int) -> None:

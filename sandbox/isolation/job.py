@@ -33,10 +33,10 @@ from sandbox.isolation import guard, profile
 from sandbox.isolation.folders import private_folder
 from sandbox.isolation.joblog import JobLog
 from sandbox.isolation.meter import Watchdog, group_lives
+from sandbox.isolation.notify import Refusals
 from sandbox.isolation.profile import Plan
 from sandbox.isolation.spec import JobOutcome, JobSpec
 
-UNOBSERVED = "system calls: refusals are not observable from outside"
 _TICK_S = 0.05
 _START_S = 30.0
 _END_S = 10.0
@@ -53,6 +53,7 @@ def run(spec: JobSpec, level: str, should_stop: Callable[[], str]) -> JobOutcome
                 return _supervise(job, should_stop)
             finally:
                 _end(job)
+                job.refusals.close()
                 if job.plan.uid:
                     os.chown(spec.out, os.geteuid(), os.getegid())
     finally:
@@ -73,6 +74,7 @@ class _Job:
     log: JobLog
     control: socket.socket  # to the guard
     info: int  # from bwrap
+    refusals: Refusals
     process: subprocess.Popen[bytes]
     ended: int  # process descriptor of the started process
     init: int = -1  # process descriptor of the first process in the job's own process namespace
@@ -128,7 +130,8 @@ def _start(spec: JobSpec, level: str, staging: Path, log: JobLog, stack: context
         os.close(info_write)
         theirs.close()
         log.close_write_end()
-    return _Job(spec, level, plan, log, ours, info_read, process, os.pidfd_open(process.pid))
+    refusals = Refusals(os.uname().machine)
+    return _Job(spec, level, plan, log, ours, info_read, refusals, process, os.pidfd_open(process.pid))
 
 
 def _supervise(job: _Job, should_stop: Callable[[], str]) -> JobOutcome:
@@ -148,8 +151,8 @@ def _supervise(job: _Job, should_stop: Callable[[], str]) -> JobOutcome:
     usage = watchdog.usage
     compute = Compute(watchdog.wall_s, usage.cpu_s, usage.memory_bytes, usage.disk_bytes, "watchdog")
     status = None if killed else job.status
-    # The filter answers a refused call inside the kernel: nobody outside hears of it. Said, not left out.
-    denied = (UNOBSERVED,) if job.plan.guard is not None else ()
+    job.refusals.close()
+    denied = job.refusals.denied(status) if job.plan.guard is not None else ()
     return JobOutcome(status, killed, job.level, compute, denied, job.log.tail())
 
 
@@ -183,7 +186,9 @@ def _instruct(job: _Job) -> None:
         while not _readable(control.fileno(), 0) and not job.is_over() and time.monotonic() < deadline:
             job.log.pump(_TICK_S, control.fileno(), job.ended)
         if _readable(control.fileno(), 0):
-            answer = control.recv(len(guard.READY))
+            answer, listeners, _, _ = socket.recv_fds(control, len(guard.READY), 1, socket.MSG_CMSG_CLOEXEC)
+            for listener in listeners:
+                job.refusals.watch(listener)
             if answer != guard.READY:
                 answer += control.recv(8192)
     except OSError as error:

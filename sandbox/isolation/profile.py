@@ -126,6 +126,7 @@ def _guard(
         "landlock_needed": landlock.NEEDED_INSIDE_MOUNTS if namespaces else landlock.NEEDED_ALONE,
         "machine": machine,
         "filter": seccomp.compile_filter(machine, namespaces=namespaces),
+        "observed_filter": seccomp.compile_filter(machine, namespaces=namespaces, observed=True),
     }
 
 

@@ -2,6 +2,8 @@
 
 Invariants:
 - Whatever no rule allows is refused (``EPERM``); another machine's calls kill the process.
+- The observed form of a filter refuses exactly what the plain form refuses: it leaves the answer to the
+  supervisor, who hears of the call. What is allowed reaches neither.
 - The program is a pure function of machine and profile, so that a filter for a machine that is
   not at hand can be tested by running it on paper.
 - A filter sees numbers, never what a pointer points at: no rule relies on a path or a structure.
@@ -14,6 +16,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from guardrails.errors import IsolationUnavailableError
+from sandbox.isolation import refused
 from sandbox.isolation.syscalls import (
     ALLOWED,
     CHECKED,
@@ -28,6 +31,7 @@ _X32_BIT = 0x40000000
 
 _KILL = 0x80000000
 _ERRNO = 0x00050000
+_ASK = 0x7FC00000  # SECCOMP_RET_USER_NOTIF: the caller waits until the holder of the listener answers
 _ALLOW = 0x7FFF0000
 
 # Offsets in the kernel's struct seccomp_data; both machines are little-endian.
@@ -51,13 +55,14 @@ _PR_SET_PDEATHSIG = 1
 Instruction = tuple[int, int, int, int]
 
 
-def compile_filter(machine: str, *, namespaces: bool) -> bytes:
+def compile_filter(machine: str, *, namespaces: bool, observed: bool = False) -> bytes:
     """The filter's instructions as bytes.
 
     Args:
         machine: ``os.uname().machine``.
         namespaces: whether the job has mounts and process numbers of its own; if not, calls are
             refused too that would reach past what Landlock covers.
+        observed: whether refusals are left to a listener (``notify``) instead of being answered here.
 
     Raises:
         IsolationUnavailableError: there is no table for this machine.
@@ -91,7 +96,16 @@ def compile_filter(machine: str, *, namespaces: bool) -> bytes:
         else:
             program += [(_AT_LEAST, 0, 2, low), (_GREATER, 1, 0, high), _answer(_ALLOW)]
     program.append(_refusal(errno.EPERM))
+    if observed:
+        program = [_asked(instruction) for instruction in program]
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def _asked(instruction: Instruction) -> Instruction:
+    """The same instruction, but that it asks the listener where it would refuse."""
+    operation, _, _, value = instruction
+    refuses = operation == _RETURN and value & 0xFFFF0000 == _ERRNO
+    return _answer(_ASK) if refuses else instruction
 
 
 def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
@@ -105,7 +119,7 @@ def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
         # Landlock does not cover permissions: without its own mounts a job could change the host's.
         yield name, _no_bits(mode, _SET_ID_BITS) if namespaces else [_refusal(errno.EPERM)]
     yield "clone", _no_bits(0, _CLONE_REFUSED)
-    yield "ioctl", _one_of(1, _IOCTLS, errno.ENOTTY)
+    yield "ioctl", _one_of(1, _IOCTLS, getattr(errno, refused.reason("ioctl")))
     # The parent-death signal is what ends a job without namespaces when its supervisor dies.
     yield "prctl", _one_of(0, (*_PRCTLS, _PR_SET_PDEATHSIG) if namespaces else _PRCTLS, errno.EPERM)
     # 0 is the caller itself; other numbers could be other programs' where process numbers are shared.

@@ -85,12 +85,26 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
+class Denial:
+    """Something that the profile refused a job.
+
+    ``what`` is a system call's name, or a kind of access; ``answer`` the error that the job got.
+    ``count`` is how often it was refused, and None where nobody outside can know: not the same as never.
+    """
+
+    what: str
+    count: int | None
+    answer: str
+
+
+@dataclass(frozen=True)
 class JobOutcome:
     """How a job ended, as its supervisor saw it.
 
     ``exit`` is the program's status (128+n after signal n), None where the supervisor ended it;
     ``killed`` then says why: a limit's name and what was measured, or the reason given to cancel.
-    ``denied`` names what the profile refused, as far as that can be observed from outside.
+    ``denied`` is what the profile refused, and which refusals could not be observed; empty at a level
+    that refuses nothing.
     ``log_tail`` is the end of the log with control characters made visible.
     """
 
@@ -98,7 +112,7 @@ class JobOutcome:
     killed: str
     level: str
     compute: Compute
-    denied: tuple[str, ...]
+    denied: tuple[Denial, ...]
     log_tail: str
 
     @property
@@ -133,9 +147,11 @@ def spec_from_json(data: Mapping[str, Any]) -> JobSpec:
 
 def outcome_to_json(outcome: JobOutcome) -> dict[str, Any]:
     """An outcome as plain JSON values."""
-    return {**vars(outcome), "compute": dict(vars(outcome.compute)), "denied": list(outcome.denied)}
+    denied = [dict(vars(denial)) for denial in outcome.denied]
+    return {**vars(outcome), "compute": dict(vars(outcome.compute)), "denied": denied}
 
 
 def outcome_from_json(data: Mapping[str, Any]) -> JobOutcome:
     """The outcome that ``outcome_to_json`` wrote."""
-    return JobOutcome(**{**data, "compute": Compute(**data["compute"]), "denied": tuple(data["denied"])})
+    denied = tuple(Denial(**denial) for denial in data["denied"])
+    return JobOutcome(**{**data, "compute": Compute(**data["compute"]), "denied": denied})

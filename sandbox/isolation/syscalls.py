@@ -84,6 +84,9 @@ CHECKED: dict[str, Numbers] = {
     "socketpair": (53, 199), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
 }  # fmt: skip
 
+# Of these, the ones refused with another answer than ``EPERM``: "this descriptor has no such control".
+CHECKED_REFUSED_AS = {"ioctl": "ENOTTY"}
+
 # Harmless where the job has mounts and process numbers of its own; refused where it shares the host's:
 # Landlock does not cover times of files, and a new session would leave the group that is killed.
 ONLY_IN_NAMESPACES: dict[str, Numbers] = {

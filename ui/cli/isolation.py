@@ -101,7 +101,7 @@ def run(
         "level": outcome.level,
         "exit": outcome.exit,
         "killed": outcome.killed or None,
-        "denied": list(outcome.denied),
+        "denied": [dict(vars(denial)) for denial in outcome.denied],
         "usage": presenters.compute_fields(outcome.compute),
         "measured_by": outcome.compute.measured_by,
     }
