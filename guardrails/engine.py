@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,6 +50,9 @@ _OF_SEVERITY = {
 _CPU_SECONDS, _ISOLATION = "budgets.compute.cpuSecondsPerProposal", "isolation.minimum"
 _OF_WORD = {"review": VerdictKind.REVIEW, "block": VerdictKind.BLOCKED}
 
+Reading = Callable[[Rule, float], Estimate]
+"""A rule's estimate at a confidence; raises NotMeasuredError."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -58,6 +61,9 @@ class Case:
     ``facts`` are the gate's own (``compute.*`` among them) and go before the measurement's facts of
     the same name. ``waivers`` are those that the log holds in force; expiry is judged here, at
     ``now``. ``attempt`` is k: this is the k-th proposal since the last promotion, counting from 1.
+
+    ``reading`` replaces the measurements as the source of a rule's numbers: for the tests of a policy and
+    for the replay of what was found before. The gate never sets it.
     """
 
     subject: Subject
@@ -67,6 +73,7 @@ class Case:
     waivers: Sequence[Waiver]
     attempt: int
     now: datetime
+    reading: Reading | None = None
 
 
 def judge(policies: Sequence[LoadedPolicy], case: Case) -> Verdict:
@@ -150,12 +157,9 @@ class _RuleJudge:
             return error_of(rule, f"the check failed: {type(error).__name__}: {error!s:.200}")
 
     def _estimate(self, rule: Rule) -> Estimate:
-        check, measurements = CHECKS[rule.check], self.case.measurements
-        if measurements is None:
-            raise NotMeasuredError("there is no evidence")
-        facts = {k: v for k, v in measurements.facts.items() if not k.startswith(COMPUTE_PREFIX)}
-        facts |= self.case.facts
-        return check.estimate(rule.require.metric, rule.params, measurements, facts, self.confidence)
+        if self.case.reading is not None:
+            return self.case.reading(rule, self.confidence)
+        return read_measurements(rule, self.case, self.confidence)
 
     def _weigh(self, rule: Rule, estimate: Estimate) -> Judged:
         if not estimate.is_number:
@@ -215,6 +219,16 @@ class _RuleJudge:
             metric="level",
         )
         return Judged(finding, VerdictKind.BLOCKED if weak else VerdictKind.ELIGIBLE)
+
+
+def read_measurements(rule: Rule, case: Case, confidence: float) -> Estimate:
+    """What a rule's check reads from a case's measurements; raises NotMeasuredError."""
+    if case.measurements is None:
+        raise NotMeasuredError("there is no evidence")
+    facts = {k: v for k, v in case.measurements.facts.items() if not k.startswith(COMPUTE_PREFIX)}
+    facts |= case.facts
+    check = CHECKS[rule.check]
+    return check.estimate(rule.require.metric, rule.params, case.measurements, facts, confidence)
 
 
 # --- what the settings add -------------------------------------------------------------------

@@ -34,11 +34,19 @@ def judge(
     policies: list[LoadedPolicy] | None = None,
 ) -> Verdict:
     """The verdict on a proposal's evidence; ``policies`` replaces those in force (for a what-if)."""
+    case = case_of(tables, row, measurements, now, intact=intact)
+    return engine.judge(in_force(tables) if policies is None else policies, case)
+
+
+def case_of(
+    tables: Reader, row: ProposalRow, measurements: Measurements, now: str, *, intact: bool
+) -> engine.Case:
+    """All that a verdict on a proposal depends on, besides the policies."""
     if row.proposal is None or row.evidence is None or row.evidence_record is None:
         raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
     model = require_model(tables, row.model)
     facts = {**compute_facts(row.proposal.compute), INTACT_FACT: "true" if intact else "false"}
-    case = engine.Case(
+    return engine.Case(
         subject=Subject.of(row.proposal, model.labels, row.evidence),
         measurements=measurements,
         evidence=row.evidence_record,
@@ -47,7 +55,6 @@ def judge(
         attempt=row.attempt,
         now=parse_time(now),
     )
-    return engine.judge(in_force(tables) if policies is None else policies, case)
 
 
 def in_force(tables: Reader) -> list[LoadedPolicy]:

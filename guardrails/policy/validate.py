@@ -34,9 +34,7 @@ _OLD_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
 
 @cache
 def _validator() -> Any:
-    # Python's "$" also matches before a final line break, which a name must not have.
-    strict = validators.extend(Draft7Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
-    return strict(policy_schema())
+    return validator_of(policy_schema())
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
@@ -57,10 +55,19 @@ def validate(tree: Tree) -> list[Problem]:
         where = tree.key_place(("rules",))
         message = f"{len(value['rules'])} rules; at most {MAX_RULES} are allowed"
         return [where.problem(message, "split the policy")]
-    problems = []
-    for error in _validator().iter_errors(value):
-        problems.extend(_problems(tree, error))
-    return problems
+    return breaches(tree, _validator())
+
+
+def validator_of(schema: dict[str, Any]) -> Any:
+    """A validator for a schema of our own: of a policy, or of its cases."""
+    # Python's "$" also matches before a final line break, which a name must not have.
+    strict = validators.extend(Draft7Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+    return strict(schema)
+
+
+def breaches(tree: Tree, validator: Any) -> list[Problem]:
+    """Every way in which a document breaks a schema, in file order."""
+    return [problem for error in validator.iter_errors(tree.value) for problem in _problems(tree, error)]
 
 
 def _problems(tree: Tree, error: Any) -> list[Problem]:

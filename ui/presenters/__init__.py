@@ -29,6 +29,7 @@ from ui.presenters.fields import (
 from ui.presenters.findings import condition, finding_sentence, headline, limit_value, worst_first
 from ui.presenters.log_entries import log_fields, record_fields
 from ui.presenters.marks import NO_VERDICT, STATE_MARKS, VERDICT_MARKS, Mark, finding_mark, verdict_mark
+from ui.presenters.policies import problem_fields
 from ui.presenters.texts import age, ago, counted, duration, interval, moment, number, one_line, plain, size
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "one_line",
     "plain",
     "policy_fields",
+    "problem_fields",
     "proposal_fields",
     "record_fields",
     "request_fields",

@@ -1,0 +1,141 @@
+"""What is in force: show it, and sign what should be. Editing a file changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from guardrails.errors import UnknownNameError
+from guardrails.records import Action, Role, Surface
+from ui import presenters
+from ui.cli.decide import sign_request
+from ui.cli.group import add
+from ui.cli.output import empty, heading, line, pairs, show, table
+from ui.cli.policies.groups import policy
+from ui.cli.session import Session
+from ui.cli.signing import reason_and_role
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from guardrails.policy import Policy
+    from guardrails.view import View
+
+
+@add(policy, "show", help="The policies in force; or one of them, as it was signed.")
+@click.argument("name", required=False, default="")
+def show_(session: Session, name: str) -> None:
+    """Show policies in force."""
+    from guardrails.ledger.standing import policy_of
+
+    with session.view() as view:
+        rows = view.policies()
+    if not name:
+        now = session.now()
+        data = [
+            {
+                **presenters.policy_fields(row),
+                "mode": policy_of(row.source).mode,
+                "rules": len(policy_of(row.source).rules),
+            }
+            for row in rows
+        ]
+
+        def draw_all(console: Console) -> None:
+            if not rows:
+                empty(
+                    console,
+                    "No policy is in force: everything is blocked.",
+                    "interlock policy activate FILE --reason …",
+                )
+                return
+            cells = [
+                (
+                    item["name"],
+                    item["mode"],
+                    str(item["rules"]),
+                    item["digest"],
+                    presenters.age(item["activated_at"], now),
+                )
+                for item in data
+            ]
+            console.print(table(("Policy", "Mode", "Rules", "Digest", "In force"), cells, right=("Rules",)))
+
+        session.output.result("policy show", data, draw_all)
+        return
+    row = next((row for row in rows if row.name == name), None)
+    if row is None:
+        known = ", ".join(row.name for row in rows) or "none"
+        raise UnknownNameError(f"no policy called {name:.80} is in force", hint=f"in force: {known}")
+    fields = {**presenters.policy_fields(row), "texts": dict(row.source.files)}
+
+    def draw(console: Console) -> None:
+        console.print(
+            pairs([("digest", str(row.source.digest)), ("activated", f"{row.activated_at} by {row.request}")])
+        )
+        for file in row.source.order:
+            show(console, "", heading(file), line(row.source.files[file]))
+
+    session.output.result("policy show", fields, draw)
+
+
+@add(policy, "activate", help="Put a policy in force: sign its exact bytes. Loosening needs more people.")
+@click.argument("file", type=click.Path(path_type=Path))
+@reason_and_role
+def activate(session: Session, file: Path, reason: str, role: str | None) -> None:
+    """Activate a policy."""
+    from guardrails.decisions import Intention
+    from guardrails.policy import lint, load_policy
+
+    loaded = load_policy(file)
+    person = session.person()
+    with session.view() as view:
+        _announce(session, view, loaded.policy.name, loaded.policy)
+    for problem in lint(loaded.policy):
+        session.output.warn(str(problem))
+    wish = Intention(
+        Action.ACTIVATE,
+        loaded.policy.name,
+        person.id,
+        Role.OPERATOR,
+        reason,
+        Surface.CLI,
+        policy=loaded.source,
+    )
+    sign_request(session, wish, role)
+
+
+@add(policy, "deactivate", help="Take a policy out of force; that counts as loosening.")
+@click.argument("name")
+@reason_and_role
+def deactivate(session: Session, name: str, reason: str, role: str | None) -> None:
+    """Deactivate a policy."""
+    from guardrails.decisions import Intention
+
+    person = session.person()
+    with session.view() as view:
+        if name not in {row.name for row in view.policies()}:
+            known = ", ".join(row.name for row in view.policies()) or "none"
+            raise UnknownNameError(f"no policy called {name:.80} is in force", hint=f"in force: {known}")
+        _announce(session, view, name, None)
+    wish = Intention(Action.DEACTIVATE, name, person.id, Role.OPERATOR, reason, Surface.CLI)
+    sign_request(session, wish, role)
+
+
+def _announce(session: Session, view: View, name: str, new: Policy | None) -> None:
+    """Say what a change of policies would change, before anybody signs."""
+    from guardrails.ledger.standing import policy_of
+    from guardrails.policy import compare
+
+    in_force = {row.name: policy_of(row.source) for row in view.policies()}
+    others = [known for own, known in in_force.items() if own != name]
+    changes = compare(in_force.get(name), new, others)
+    for change in changes:
+        if change.loosens:
+            session.output.warn(str(change))
+        else:
+            session.output.note(str(change))
+    if not changes:
+        session.output.note(f"{name}: no rule and no setting changes")
