@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import Site, memory_folder
 from hypothesis import settings
+from postgresql_server import Server, start_server
 
 settings.register_profile("interlock", deadline=None, print_blob=True)
 settings.load_profile("interlock")
@@ -28,3 +29,11 @@ def site(folder: Path) -> Iterator[Site]:
     made = Site(folder / "site")
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Server]:
+    """A PostgreSQL server for the whole session; see ``postgresql_server`` for when it is skipped."""
+    server = start_server()
+    yield server
+    server.close()

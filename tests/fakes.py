@@ -218,14 +218,14 @@ class Site:
 
     def __init__(
         self, folder: Path, people: tuple[tuple[Any, ...], ...] = EVERYBODY, source: PolicySource | None = None,
-        *, origin: str = "interlock/test", set_up: bool = True,
+        *, origin: str = "interlock/test", set_up: bool = True, url: str = "",
     ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.clock = Clock()
         self.services = {name: ServiceKey.generate() for name in SERVICES}
         self.store = ArtifactStore(folder / "artifacts")
-        self.url = f"sqlite:///{folder / 'log.db'}"
+        self.url = url or f"sqlite:///{folder / 'log.db'}"
         Log.create(self.url, origin, self.services["log"], project).close()
         self.gate = self.open()
         self.people = {name: Human(name, *roles) for name, *roles in people}

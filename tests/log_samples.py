@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import sqlite3
+import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from guardrails.canonical import digest
@@ -69,13 +69,20 @@ def check(snapshot: Snapshot) -> list[Entry]:
     return found
 
 
-def tamper(folder: Path, *statements: str) -> None:
-    """What somebody can do who can write the file: the triggers do not stop them."""
-    connection = sqlite3.connect(folder / "log.db")
-    triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for (name,) in triggers:
-        connection.execute(f"DROP TRIGGER {name}")
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
+def tamper(url: str, *statements: str) -> None:
+    """What somebody can do who can write the database: the triggers do not stop them."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+            statements = (*(f"DROP TRIGGER {name}" for (name,) in names.all()), *statements)
+        else:
+            statements = ("SET LOCAL session_replication_role = replica", *map(_postgresql, statements))
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def _postgresql(statement: str) -> str:
+    """The same statement where bytes are written another way."""
+    statement = statement.replace("zeroblob(32)", r"'\x" + "00" * 32 + "'::bytea")
+    return re.sub(r"x'([0-9a-f]*)'", r"'\\x\1'::bytea", statement)

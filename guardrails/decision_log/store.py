@@ -20,7 +20,7 @@ from typing import Self
 from sqlalchemy import Connection, Engine, delete, insert, inspect, select
 
 from guardrails.decision_log import checkpoint as notes
-from guardrails.decision_log import database, merkle
+from guardrails.decision_log import database, merkle, succession
 from guardrails.decision_log.checkpoint import Checkpoint
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.snapshot import Entry, Snapshot, commit_to
@@ -147,7 +147,7 @@ class Log:
         engine = database.connect(url, writable=True, create=True)
         with database.transaction(engine, write=True) as connection:
             if inspect(connection).has_table(database.meta.name):
-                raise UsageError(f"{engine.url.render_as_string()} holds a decision log already")
+                raise UsageError(f"{database.place(engine)} holds a decision log already")
             database.metadata.create_all(connection)
             facts = {"origin": origin, "schema": database.SCHEMA_VERSION}
             rows = [{"key": key, "value": value} for key, value in facts.items()]
@@ -164,7 +164,7 @@ class Log:
         """
         engine = database.connect(url, writable=signer is not None)
         with database.transaction(engine, write=False) as connection:
-            where = engine.url.render_as_string()
+            where = database.place(engine)
             if not inspect(connection).has_table(database.meta.name):
                 raise StorageError(f"{where} holds no decision log")
             rows = connection.execute(select(database.meta.c.key, database.meta.c.value))
@@ -181,26 +181,33 @@ class Log:
             yield Snapshot(connection, self.origin)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, successor: ServiceKey | None = None) -> Iterator[Transaction]:
         """Append one or more records, all or none; waits for other writers, up to 30 s.
 
+        ``successor`` is the log's next key, where a roster that is appended here names one.
+
         Raises:
+            StaleError: the log's key was replaced since this process opened it.
             StorageError: locked for too long, read-only, disk full: nothing was written.
             LogVerificationError: the log's end is not what its newest checkpoint says.
         """
         if self._signer is None or self._project is None:
             raise UsageError("the log was opened for reading only")
         with database.transaction(self._engine, write=True) as connection:
-            database.lock(connection)
             transaction = Transaction(connection, self.origin, self._project)
             before = transaction.size
+            succession.require_in_force(transaction.tables, self._signer)
             _check_head(transaction, self._signer)
             yield transaction
             transaction.finish()
             if transaction.size > before:
-                note = _sign(self.origin, transaction.size, transaction.root, self._signer)
+                head = Checkpoint(self.origin, transaction.size, transaction.root)
+                note = succession.sign(transaction.tables, head, self._signer, successor)
                 row = {"size": transaction.size, "note": note}
                 connection.execute(insert(database.checkpoints).values(row))
+            named = succession.key_in_force(transaction.tables)
+        if successor is not None and successor.public_base64 == named:
+            self._signer = successor
 
     def rebuild(self) -> int:
         """Make every projection anew from the records; the number of records replayed."""
