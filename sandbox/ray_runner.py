@@ -286,6 +286,8 @@ def _encode_error(error: InterlockError) -> dict[str, Any]:
 def _decode_error(data: dict[str, Any]) -> InterlockError:
     if data["class"] == "IsolationUnavailableError":
         return IsolationUnavailableError(data["level"], data["failures"])
+    if data["class"] == "JobFailedError":  # its constructor differs, and callers record such a failure
+        return JobFailedError(data["message"], hint=data["hint"])
     known = getattr(errors, data["class"], InterlockError)
     simple = isinstance(known, type) and issubclass(known, InterlockError)
     plain = known if simple and known.__init__ is InterlockError.__init__ else InterlockError

@@ -223,7 +223,7 @@ def test_only_success_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not cache.exists()
     levels.require("strict", cache=cache)
     monkeypatch.setattr(probe, "_passed", set())
-    monkeypatch.setattr(probe, "run_canary", lambda _: pytest.fail("the canary ran again"))
+    monkeypatch.setattr(probe, "examine", lambda _: pytest.fail("the canary ran again"))
     levels.require("strict", cache=cache)
 
 
@@ -243,7 +243,7 @@ def test_a_doubtful_note_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(probe, "_passed", set())
     asked = []
     monkeypatch.setattr(
-        probe, "run_canary", lambda _: asked.append(1) or dict.fromkeys(canary.ATTACKS, "blocked")
+        probe, "examine", lambda level: asked.append(1) or probe.Report(level, (), observes=True)
     )
     levels.require("strict", cache=tmp_path)
     assert asked

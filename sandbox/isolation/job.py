@@ -37,6 +37,7 @@ from sandbox.isolation.notify import Refusals
 from sandbox.isolation.profile import Plan
 from sandbox.isolation.spec import JobOutcome, JobSpec
 
+NOT_STARTED = "give a program that the job can see and execute"
 _TICK_S = 0.05
 _START_S = 30.0
 _END_S = 10.0
@@ -96,7 +97,10 @@ class _Job:
 
 
 def _prepare_out(out: Path) -> None:
-    out.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        out.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be a job's output directory: {error.strerror}") from None
     if not stat.S_ISDIR(out.lstat().st_mode):
         raise UsageError(f"{out} is not a directory; a job's output needs one of its own")
     if any(out.iterdir()):
@@ -125,7 +129,7 @@ def _start(spec: JobSpec, level: str, staging: Path, log: JobLog, stack: context
             start_new_session=True,
         )
     except OSError as error:
-        raise JobFailedError(f"{spec.argv[0]} could not be started: {error}") from None
+        raise JobFailedError(f"{spec.argv[0]} could not be started: {error}", hint=NOT_STARTED) from None
     finally:
         os.close(info_write)
         theirs.close()
@@ -203,7 +207,7 @@ def _complain_if_not_started(job: _Job) -> None:
     with contextlib.suppress(OSError):
         message = job.control.recv(8192).decode("utf-8", "replace")
         if message:
-            raise JobFailedError(message, hint="give a program that the job can see")
+            raise JobFailedError(message, hint=NOT_STARTED)
 
 
 def _never_ran(job: _Job, what: str) -> NoReturn:

@@ -37,6 +37,11 @@ def require(level: str, *, cache: Path | None = None) -> None:
         probe.require(level, cache)
 
 
+def examine(level: str) -> probe.Report:
+    """Every probe of a confining level, run here and now, with the remedy of each that failed."""
+    return probe.examine(_known(level))
+
+
 def run_job(
     spec: JobSpec, level: str, should_stop: Callable[[], str] = lambda: "", *, cache: Path | None = None
 ) -> JobOutcome:
@@ -54,7 +59,7 @@ def run_job(
         UsageError: the job cannot be run as described.
     """
     require(level, cache=cache)
-    return job.run(spec, level, should_stop)
+    return job.run(spec, level, should_stop, cache=cache)
 
 
 def _known(level: str) -> str:

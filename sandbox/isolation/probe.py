@@ -10,25 +10,24 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
 import select
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from guardrails.errors import InterlockError, IsolationUnavailableError
-from sandbox.isolation import bubblewrap, canary, job, profile
-from sandbox.isolation.spec import MIB, JobSpec, Limits, Mount
+from sandbox.isolation import bubblewrap, canary, job, notes, profile
+from sandbox.isolation.notify import CALLS
+from sandbox.isolation.spec import MIB, JobOutcome, JobSpec, Limits, Mount
 
 _CANARY = Path(canary.__file__)
 _PROCESSES = 24
+STOPPED, TOLERABLE, FAILED = "stopped", "tolerated", "failed"
 
 # What a level does not promise to stop; everything else has to be stopped.
 TOLERATED: dict[str, frozenset[str]] = {
@@ -55,33 +54,77 @@ _passed: set[str] = set()
 def require(level: str, cache: Path | None) -> None:
     """Return if ``level`` passes its probe here, now or earlier in this boot; raise otherwise."""
     key = _key(level)
-    if key in _passed or _remembered(cache, level, key):
+    note = f"isolation-{level}"
+    if key in _passed or notes.read(cache, note) == key:
         _passed.add(key)
         return
-    failures = failed_attacks(level)
-    if failures:
-        raise IsolationUnavailableError(level, [*failures, f"remedy: {_REMEDIES[level]}"])
+    report = examine(level)
+    if not report.ok:
+        raise IsolationUnavailableError(level, report.failures)
     _passed.add(key)
-    _remember(cache, level, key)
+    notes.write(cache, note, key)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One thing that was tried: ``outcome`` is ``stopped``, ``tolerated`` (the level does not promise to
+    stop it) or ``failed``; then ``remedy`` says what to change.
+    """
+
+    name: str
+    outcome: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of each probe of a level here, and whether the calls that it refuses can be counted."""
+
+    level: str
+    probes: tuple[Probe, ...]
+    observes: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether the level holds."""
+        return all(probe.outcome != FAILED for probe in self.probes)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """One sentence for each failed probe, and the remedy; empty where the level holds."""
+        failed = tuple(probe.name for probe in self.probes if probe.outcome == FAILED)
+        return (*failed, f"remedy: {_REMEDIES[self.level]}") if failed else ()
+
+
+def examine(level: str) -> Report:
+    """Try a level here, now, whatever is remembered of it."""
+    try:
+        outcome, results = _attacked(level, _PROCESSES)
+    except (InterlockError, OSError) as error:
+        failures = error.failures if isinstance(error, IsolationUnavailableError) else (str(error),)
+        return Report(level, tuple(Probe(text, FAILED, _REMEDIES[level]) for text in failures), False)
+    probes = []
+    for name in canary.ATTACKS:
+        if results.get(name, "open").startswith("blocked"):
+            probes.append(Probe(name, STOPPED))
+        elif name in TOLERATED[level]:
+            probes.append(Probe(name, TOLERABLE))
+        else:
+            probes.append(Probe(f"the canary could {name}", FAILED, _REMEDIES[level]))
+    return Report(level, tuple(probes), all(denial.what != CALLS for denial in outcome.denied))
 
 
 def failed_attacks(level: str) -> list[str]:
     """What the canary could do at a level that promises to stop it, one sentence each."""
-    try:
-        results = run_canary(level)
-    except (InterlockError, OSError) as error:
-        failures = error.failures if isinstance(error, IsolationUnavailableError) else (str(error),)
-        return list(failures)
-    tolerated = TOLERATED[level]
-    return [
-        f"the canary could {name}"
-        for name in canary.ATTACKS
-        if name not in tolerated and not results.get(name, "open").startswith("blocked")
-    ]
+    return [probe.name for probe in examine(level).probes if probe.outcome == FAILED]
 
 
 def run_canary(level: str, *, processes: int = _PROCESSES) -> dict[str, str]:
     """Plant victims, run the canary at a level, and say for each attack whether it was stopped."""
+    return _attacked(level, processes)[1]
+
+
+def _attacked(level: str, processes: int) -> tuple[JobOutcome, dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="interlock-probe-"))
     folder.chmod(0o755)  # readable to other users, so that only the profile stands in the way
     try:
@@ -102,7 +145,7 @@ def run_canary(level: str, *, processes: int = _PROCESSES) -> dict[str, str]:
                 said = outcome.killed or outcome.log_tail.strip() or f"exit status {outcome.exit}"
                 raise InterlockError(f"the canary did not report: {said}")
             results = {str(name): str(result) for name, result in json.loads(report.read_text()).items()}
-            return {**results, **victims.touched()}
+            return outcome, {**results, **victims.touched()}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -188,38 +231,6 @@ def _pending(listener: socket.socket) -> bool:
 
 def _key(level: str) -> str:
     """Everything that the answer depends on; another boot, binary, code or user asks again."""
-    digest = hashlib.sha256()
-    parts = [level, str(os.geteuid()), os.uname().release, os.uname().machine, sys.executable]
-    parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-    parts += [str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "user")]
-    for part in parts:
-        digest.update(part.encode() + b"\0")
     bwrap = bubblewrap.find_bwrap()
     files = sorted(Path(__file__).parent.glob("*.py"))
-    for path in [*files, bwrap] if bwrap else files:
-        digest.update(str(path).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def _remembered(cache: Path | None, level: str, key: str) -> bool:
-    if cache is None:
-        return False
-    path = cache / f"isolation-{level}"
-    try:
-        status = path.lstat()
-        # A note that somebody else could have written proves nothing.
-        ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        return ours and not path.is_symlink() and path.read_text(encoding="ascii") == key
-    except (OSError, UnicodeError):
-        return False
-
-
-def _remember(cache: Path | None, level: str, key: str) -> None:
-    if cache is None:
-        return
-    with contextlib.suppress(OSError):  # a probe that is not remembered is merely run again
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = cache / f".isolation-{level}.{os.getpid()}"
-        fresh.write_text(key, encoding="ascii")
-        fresh.chmod(0o600)
-        fresh.replace(cache / f"isolation-{level}")
+    return notes.key([level], [*files, bwrap] if bwrap else files)
