@@ -39,7 +39,7 @@ class Checkpoint:
     @property
     def text(self) -> str:
         """The lines that are signed."""
-        if not _is_name(self.origin):
+        if not is_name(self.origin):
             raise RecordError(f"origin {self.origin!r:.80} is empty, or holds white space or '+'")
         root = base64.b64encode(bytes.fromhex(Digest(self.root).hex)).decode("ascii")
         return f"{self.origin}\n{self.size}\n{root}\n"
@@ -80,7 +80,7 @@ def parse(note: str) -> tuple[Checkpoint, tuple[NoteSignature, ...]]:
     if not separator or len(lines) != 3 or not tail.endswith("\n"):
         raise RecordError("not a checkpoint: expected origin, size, root, an empty line, and signatures")
     origin, size, root = lines
-    if not (_is_name(origin) and _SIZE.fullmatch(size)):
+    if not (is_name(origin) and _SIZE.fullmatch(size)):
         raise RecordError(f"not a checkpoint: origin {origin!r:.80}, size {size!r:.80}")
     checkpoint = Checkpoint(origin, int(size), _decode(root, 32).hex())
     return checkpoint, tuple(_signature(line) for line in tail[:-1].split("\n"))
@@ -109,7 +109,7 @@ def verify(note: str, origin: str, public_base64: str) -> Checkpoint:
 
 def _signature(line: str) -> NoteSignature:
     match = _SIGNATURE_LINE.fullmatch(line)
-    if not match or not _is_name(match[1]):
+    if not match or not is_name(match[1]):
         raise RecordError(f"not a signature line of a note: {line!r:.80}")
     blob = _decode(match[2], None)
     if len(blob) <= 4:
@@ -127,5 +127,6 @@ def _decode(text: str, length: int | None) -> bytes:
     return data
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
+    """Whether a note can carry this name of a key: not empty, no white space, no ``+``."""
     return bool(text) and "+" not in text and not any(letter.isspace() for letter in text)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from guardrails.decision_log import database, merkle
+from guardrails.decision_log import cosigned, database, merkle
+from guardrails.decision_log.checkpoint import parse
 from guardrails.decision_log.envelope import (
     Reference,
     Signature,
@@ -92,13 +93,34 @@ class Snapshot:
                     raise LogVerificationError("it is missing", index=seq)
                 yield _stored(seq, rows[seq].leaf, rows[seq].envelope)
 
-    def checkpoint(self) -> str:
-        """The newest signed checkpoint."""
+    def checkpoint(self, size: int | None = None) -> str:
+        """The newest signed checkpoint, or the one of a size; raises UnknownNameError if that has none."""
         table = database.checkpoints
-        note = self._connection.execute(select(table.c.note).order_by(table.c.size.desc()).limit(1)).scalar()
+        query = select(table.c.note).order_by(table.c.size.desc()).limit(1)
+        note = self._connection.execute(query if size is None else query.where(table.c.size == size)).scalar()
+        if note is None and size is not None:
+            raise UnknownNameError(
+                f"the log has no checkpoint of size {size}: it signs one after each transaction",
+                hint="`interlock log checkpoint --all` lists their sizes",
+            )
         if note is None:
             raise LogVerificationError("the log has no checkpoint")
         return str(note)
+
+    def cosigned(self, size: int | None = None) -> str:
+        """A checkpoint with what witnesses said of it: a note that others can verify by itself."""
+        note = self.checkpoint(size)
+        return note + cosigned.lines(self._connection, _size_of(note))
+
+    def notes(self) -> Iterator[str]:
+        """Every checkpoint that a witness cosigned, with the cosignatures, oldest first."""
+        for size in cosigned.sizes(self._connection):
+            yield self.cosigned(size)
+
+    def sizes(self) -> list[int]:
+        """The sizes that have a checkpoint, ascending."""
+        table = database.checkpoints
+        return list(self._connection.execute(select(table.c.size).order_by(table.c.size)).scalars())
 
     def checkpoints(self) -> Iterator[str]:
         """Every signed checkpoint, oldest first."""
@@ -116,13 +138,13 @@ class Snapshot:
             raise LogVerificationError(f"the text kept for {commitment.sha256} is not what that binds")
         return opening
 
-    def inclusion_proof(self, seq: int) -> list[bytes]:
-        """The audit path of a record in the tree of this snapshot."""
-        return merkle.inclusion(self.node, seq, self.size)
+    def inclusion_proof(self, seq: int, size: int | None = None) -> list[bytes]:
+        """The audit path of a record in the tree of this snapshot, or as it was at an earlier size."""
+        return merkle.inclusion(self.node, seq, self.size if size is None else min(size, self.size))
 
-    def consistency_proof(self, old: int) -> list[bytes]:
+    def consistency_proof(self, old: int, size: int | None = None) -> list[bytes]:
         """The proof that this log extends the one that had ``old`` records."""
-        return merkle.consistency(self.node, old, self.size)
+        return merkle.consistency(self.node, old, self.size if size is None else min(size, self.size))
 
     def node(self, level: int, position: int) -> bytes:
         """The stored hash of one complete subtree; raises LogVerificationError if it is missing."""
@@ -144,6 +166,13 @@ def _stored(seq: int, leaf: str, envelope: bytes) -> Entry:
     if entry.leaf != leaf:
         raise LogVerificationError("its bytes are not those that its leaf hash was made of", index=seq)
     return entry
+
+
+def _size_of(note: str) -> int:
+    try:
+        return parse(note)[0].size
+    except RecordError as error:
+        raise LogVerificationError(f"checkpoint: {error.message}") from None
 
 
 def commit_to(opening: Opening) -> Commitment:
