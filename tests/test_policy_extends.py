@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import combinations, combinations_with_replacement, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from guardrails.policy import (
     matching,
     parse_policy,
 )
+from guardrails.policy.order import Quorum
 from guardrails.policy.settings import SETTINGS
 from guardrails.records import ModelKind, Role, Surface
 
@@ -430,3 +433,28 @@ def test_tightening_is_transitive_and_loosening_is_seen_among_other_changes(
         loosened |= value is looser
         keys = merged(keys, setting(path, value))
     assert is_tightening(policy(rule(), **FULL), policy(rule(), **keys)) is not loosened
+
+
+def _met(rule: QuorumRule, votes: Sequence[Role]) -> bool:
+    """Whether people who signed in these roles, each once, meet a quorum: counted by trying."""
+    fitting = [role for role in votes if role in rule.roles]
+    return len(set(fitting) if rule.distinct_roles else fitting) >= rule.quorum
+
+
+def test_a_quorum_that_counts_as_no_looser_admits_nobody_new() -> None:
+    roles = (Role.OPERATOR, Role.SAFETY, Role.AUTHOR)
+    groups = [g for n in (1, 2, 3) for g in combinations(roles, n)]
+    rules = [
+        QuorumRule(q, g, d) for g in groups for q in (1, 2, 3) for d in (False, True) if not d or q <= len(g)
+    ]
+    votes = [v for n in range(5) for v in combinations_with_replacement(roles, n)]
+    compared = 0
+    for old, new in product(rules, rules):
+        if not Quorum().loosens((old,), (new,)):
+            compared += 1
+            assert all(_met(old, v) for v in votes if _met(new, v)), (old, new)
+    assert compared > len(rules) * 2
+    one = QuorumRule(1, (Role.OPERATOR,))
+    two = QuorumRule(2, (Role.OPERATOR, Role.SAFETY), distinct_roles=True)
+    assert not Quorum(sole_person=True).loosens((one,), (two,))
+    assert Quorum(sole_person=True).loosens((two,), (one,))

@@ -32,7 +32,10 @@ from guardrails.policy.yaml_tree import Place, Tree, parse_tree
 from guardrails.records import Measurements, ModelKind, Series
 from guardrails.statistics import Estimate
 
-CPU_RULE, DRIFT_RULE, ISOLATION_RULE = "budget.cpu_seconds", "budget.cumulative_drift", "isolation.minimum"
+CPU_RULE = "budget.cpu_seconds"
+BUILT_IN = ("isolation.minimum", "policy.none", "policy.empty")
+"""Findings that the engine adds by itself; they take no number."""
+
 BUNDLE = canonical.digest(b"the bundle of a case")
 MAX_BYTES = 400_000
 _MAX_FILES = 100
@@ -77,8 +80,7 @@ def known_metrics(policy: Policy) -> dict[str, tuple[str, ...]]:
         rules[rule.id] = tuple(CHECKS[rule.check].metrics)
     if effective.cpu_seconds_per_proposal is not None:
         rules[CPU_RULE] = ("cpu_seconds",)
-    rules[ISOLATION_RULE] = ()
-    return rules
+    return rules | dict.fromkeys(BUILT_IN, ())
 
 
 def read_cases(policy: LoadedPolicy, folder: Path) -> list[PolicyCase]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from guardrails import canonical, engine
-from guardrails.authoring.case_files import ISOLATION_RULE, PolicyCase, known_metrics
+from guardrails.authoring.case_files import BUILT_IN, PolicyCase, known_metrics
 from guardrails.authoring.case_schema import WAIVED
 from guardrails.authoring.recording import Recording
 from guardrails.decision_log.envelope import format_time
@@ -139,7 +139,7 @@ def _mismatches(case: PolicyCase, verdict: Verdict) -> Iterable[Mismatch]:
 def gaps(policy: LoadedPolicy, results: Sequence[Result]) -> list[Gap]:
     """The rules that no case that runs as expected tries, one way or the other."""
     tried = _tried(results)
-    rules = [rule for rule in known_metrics(policy.policy) if rule != ISOLATION_RULE]
+    rules = [rule for rule in known_metrics(policy.policy) if rule not in BUILT_IN]
     wanted = [(rule, way) for rule in rules for way in ("passing", "failing")]
     return [Gap(rule, way) for rule, way in wanted if way not in tried.get(rule, set())]
 

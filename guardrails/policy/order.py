@@ -106,11 +106,10 @@ class Quorum:
     def _implies(self, new: QuorumRule, old: QuorumRule) -> bool:
         if self.sole_person and new.quorum == 1 and set(new.roles) != set(old.roles):
             return False
-        return (
-            new.quorum >= old.quorum
-            and set(new.roles) <= set(old.roles)
-            and (new.distinct_roles or not old.distinct_roles)
-        )
+        # With distinct roles each other role has room for one signature, so the rest come from the old ones.
+        others = set(new.roles) - set(old.roles)
+        within = new.quorum - len(others) if new.distinct_roles or not others else 0
+        return within >= old.quorum and (new.distinct_roles or not old.distinct_roles)
 
 
 @dataclass(frozen=True)
