@@ -2,7 +2,9 @@
 
 Invariants:
 - When ``run`` returns or raises, no process of the job is left, at any level that confines them.
-- The program never started unless the guard said that every restriction is in place.
+- The program never started unless the guard said that every restriction is in place, and is in its
+  control group before its first instruction, where one can be had.
+- A request to stop is heard at every moment, also while the job is being set up.
 - Output is read through a pipe by the supervisor: the job never holds a descriptor of a host file.
 - The thread that starts the job is the one that waits for it: the kernel ends the job when the
   thread that started it ends.
@@ -29,29 +31,40 @@ from typing import NoReturn
 
 from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError, UsageError
 from guardrails.records import Compute
-from sandbox.isolation import guard, profile
+from sandbox.isolation import cgroup, guard, profile
 from sandbox.isolation.folders import private_folder
 from sandbox.isolation.joblog import JobLog
-from sandbox.isolation.meter import Watchdog, group_lives
+from sandbox.isolation.meter import Watchdog, children, group_lives
 from sandbox.isolation.notify import Refusals
 from sandbox.isolation.profile import Plan
-from sandbox.isolation.spec import JobOutcome, JobSpec
+from sandbox.isolation.spec import Denial, JobOutcome, JobSpec
 
 NOT_STARTED = "give a program that the job can see and execute"
 _TICK_S = 0.05
+_STEP_S = 0.02
 _START_S = 30.0
 _END_S = 10.0
 
 
-def run(spec: JobSpec, level: str, should_stop: Callable[[], str]) -> JobOutcome:
-    """Run a job at a level, without asking whether that level holds here (``levels`` does)."""
+def run(
+    spec: JobSpec, level: str, should_stop: Callable[[], str], *, cache: Path | None = None
+) -> JobOutcome:
+    """Run a job at a level, without asking whether that level holds here (``levels`` does).
+
+    ``cache`` is a folder that remembers what this machine's control groups can do.
+    """
     _prepare_out(spec.out)
     staging = private_folder("interlock-job-")
     try:
         with JobLog(spec.log) as log, contextlib.ExitStack() as stack:
-            job = _start(spec, level, staging, log, stack)
+            group = _group(spec, level, cache, stack)
+            job = _start(spec, level, staging, log, group, stack)
             try:
-                return _supervise(job, should_stop)
+                try:
+                    _set_up(job, should_stop)
+                except _StopError as stopped:
+                    return _outcome(job, str(stopped))
+                return _outcome(job, _supervise(job, should_stop))
             finally:
                 _end(job)
                 job.refusals.close()
@@ -76,11 +89,14 @@ class _Job:
     control: socket.socket  # to the guard
     info: int  # from bwrap
     refusals: Refusals
+    group: cgroup.Group | None
+    watchdog: Watchdog
     process: subprocess.Popen[bytes]
     ended: int  # process descriptor of the started process
     init: int = -1  # process descriptor of the first process in the job's own process namespace
     status: int | None = None
     cpu_s: float = 0.0
+    largest_bytes: int = 0  # the most memory that one of its processes held
 
     def is_over(self) -> bool:
         """Whether the started process has ended."""
@@ -93,7 +109,12 @@ class _Job:
         self.process.returncode = code
         self.status = 128 - code if code < 0 else code
         self.cpu_s = used.ru_utime + used.ru_stime
+        self.largest_bytes = used.ru_maxrss * 1024
         os.close(self.ended)
+
+
+class _StopError(Exception):
+    """Asked to stop before the program began; carries the reason."""
 
 
 def _prepare_out(out: Path) -> None:
@@ -107,7 +128,27 @@ def _prepare_out(out: Path) -> None:
         raise UsageError(f"{out} is not empty; what lies there could pass for the job's work")
 
 
-def _start(spec: JobSpec, level: str, staging: Path, log: JobLog, stack: contextlib.ExitStack) -> _Job:
+def _group(spec: JobSpec, level: str, cache: Path | None, stack: contextlib.ExitStack) -> cgroup.Group | None:
+    """The job's control group, removed with ``stack``; None at a level whose program nobody holds back."""
+    where = cgroup.available(cache) if level != profile.NONE else cgroup.NOTHING
+    if not where.bases:
+        return None
+    try:
+        group = cgroup.Group(where, spec.limits)
+    except OSError as error:
+        raise IsolationUnavailableError(level, [f"no control group could be made: {error}"]) from None
+    stack.callback(group.remove)
+    return group
+
+
+def _start(
+    spec: JobSpec,
+    level: str,
+    staging: Path,
+    log: JobLog,
+    group: cgroup.Group | None,
+    stack: contextlib.ExitStack,
+) -> _Job:
     """Start the job's first process; what ``stack`` holds stays open until the job is over."""
     info_read, info_write = os.pipe()
     stack.callback(os.close, info_read)
@@ -135,40 +176,68 @@ def _start(spec: JobSpec, level: str, staging: Path, log: JobLog, stack: context
         theirs.close()
         log.close_write_end()
     refusals = Refusals(os.uname().machine)
-    return _Job(spec, level, plan, log, ours, info_read, refusals, process, os.pidfd_open(process.pid))
+    watchdog = Watchdog(process.pid, spec.out, plan.scratch, spec.limits, group)
+    ended = os.pidfd_open(process.pid)
+    return _Job(spec, level, plan, log, ours, info_read, refusals, group, watchdog, process, ended)
 
 
-def _supervise(job: _Job, should_stop: Callable[[], str]) -> JobOutcome:
-    watchdog = Watchdog(job.process.pid, job.spec.out, job.plan.scratch, job.spec.limits)
+def _set_up(job: _Job, should_stop: Callable[[], str]) -> None:
+    """Bring the job to its first instruction.
+
+    Raises:
+        _StopError: asked to stop on the way.
+        IsolationUnavailableError: a step failed; the program never ran.
+    """
     if job.level == profile.STRICT:
-        watchdog.first = _first_process(job)
+        job.watchdog.first = _first_process(job, should_stop)
     if job.plan.guard is not None:
-        _instruct(job)
+        _enter_group(job, should_stop)
+        _instruct(job, should_stop)
+
+
+def _supervise(job: _Job, should_stop: Callable[[], str]) -> str:
+    """Watch until the job is over or has to be ended; why it has to be, or an empty string."""
     killed = ""
     while not job.is_over() and not killed:
         job.log.pump(_TICK_S, job.ended)
-        killed = should_stop() or watchdog.sample()
+        killed = should_stop() or job.watchdog.sample()
+    return killed
+
+
+def _outcome(job: _Job, killed: str) -> JobOutcome:
+    """End what still runs, and say what came of it."""
     _end(job)
     job.log.drain()
-    _complain_if_not_started(job)
-    killed = killed or watchdog.sample_end(job.cpu_s)
+    if not killed:
+        _complain_if_not_started(job)
+    watchdog = job.watchdog
+    broken = watchdog.sample_end(job.cpu_s, job.largest_bytes)
+    killed = killed or broken
     usage = watchdog.usage
-    compute = Compute(watchdog.wall_s, usage.cpu_s, usage.memory_bytes, usage.disk_bytes, "watchdog")
+    measured_by = job.group.where.measured_by if job.group else "watchdog"
+    compute = Compute(watchdog.wall_s, usage.cpu_s, usage.memory_bytes, usage.disk_bytes, measured_by)
     status = None if killed else job.status
     job.refusals.close()
-    denied = job.refusals.denied(status) if job.plan.guard is not None else ()
-    return JobOutcome(status, killed, job.level, compute, denied, job.log.tail())
+    return JobOutcome(status, killed, job.level, compute, _denied(job, status), job.log.tail())
 
 
-def _first_process(job: _Job) -> int:
+def _denied(job: _Job, status: int | None) -> tuple[Denial, ...]:
+    if job.plan.guard is None:
+        return ()
+    refused = job.group.refused_processes() if job.group else 0
+    beyond = (Denial("processes beyond the limit", refused, "EAGAIN"),) if refused else ()
+    return (*beyond, *job.refusals.denied(status))
+
+
+def _first_process(job: _Job, should_stop: Callable[[], str]) -> int:
     """The init process that bwrap made, on the host: its end is the end of all."""
     data = b""
-    deadline = time.monotonic() + _START_S
+    wait = _Wait(job, should_stop)
     while b"}" not in data:
-        job.log.pump(0.02, job.info)
+        job.log.pump(_STEP_S, job.info)
         block = os.read(job.info, 4096) if _readable(job.info, 0) else b""
         data += block
-        if not block and (job.is_over() or time.monotonic() > deadline):
+        if not block and wait.is_in_vain():
             _never_ran(job, "bwrap did not set up the namespaces")
     pid = int(json.loads(data)["child-pid"])
     try:
@@ -178,16 +247,45 @@ def _first_process(job: _Job) -> int:
     return pid
 
 
-def _instruct(job: _Job) -> None:
+def _enter_group(job: _Job, should_stop: Callable[[], str]) -> None:
+    """Put the process that becomes the program into its control group; it waits for instructions."""
+    if job.group is None:
+        return
+    pid = job.process.pid
+    if job.level == profile.STRICT:
+        wait = _Wait(job, should_stop)
+        while not (pid := _guard_below(job.watchdog.first)):
+            if wait.is_in_vain():
+                _never_ran(job, "bwrap did not start the guard")
+            job.log.pump(_STEP_S / 10, job.ended)
+    try:
+        job.group.add(pid)
+    except OSError as error:
+        _never_ran(job, f"the guard could not be put into its control group: {error}")
+
+
+def _guard_below(init: int) -> int:
+    """The guard, or 0 as long as there is none: the one process that init starts, when the mounts are made."""
+    below = children(init)
+    if below:
+        return below[0]
+    # Without a process namespace (the probe will tell) it is the process itself.
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{init}/cmdline").read_bytes().split(b"\0")
+        return init if words[3:4] == [os.fsencode(profile.GUARD)] else 0
+    return 0
+
+
+def _instruct(job: _Job, should_stop: Callable[[], str]) -> None:
     """Tell the guard what to do, and wait until it says that the job may begin."""
     control = job.control
     message = marshal.dumps(job.plan.guard)
     answer = b""
-    deadline = time.monotonic() + _START_S
+    wait = _Wait(job, should_stop)
     try:
         control.settimeout(_START_S)
         control.sendall(struct.pack("=I", len(message)) + message)
-        while not _readable(control.fileno(), 0) and not job.is_over() and time.monotonic() < deadline:
+        while not _readable(control.fileno(), 0) and not wait.is_in_vain():
             job.log.pump(_TICK_S, control.fileno(), job.ended)
         if _readable(control.fileno(), 0):
             answer, listeners, _, _ = socket.recv_fds(control, len(guard.READY), 1, socket.MSG_CMSG_CLOEXEC)
@@ -199,6 +297,26 @@ def _instruct(job: _Job) -> None:
         answer = str(error).encode()
     if answer != guard.READY:
         _never_ran(job, f"the guard refused: {answer.decode('utf-8', 'replace') or 'it said nothing'}")
+
+
+class _Wait:
+    """Waiting for a step of the set-up, which is not worth more than some time."""
+
+    def __init__(self, job: _Job, should_stop: Callable[[], str]) -> None:
+        self._job = job
+        self._should_stop = should_stop
+        self._deadline = time.monotonic() + _START_S
+
+    def is_in_vain(self) -> bool:
+        """Whether the step cannot succeed any more.
+
+        Raises:
+            _StopError: asked to stop.
+        """
+        reason = self._should_stop()
+        if reason:
+            raise _StopError(reason)
+        return self._job.is_over() or time.monotonic() > self._deadline
 
 
 def _complain_if_not_started(job: _Job) -> None:
@@ -222,6 +340,8 @@ def _end(job: _Job) -> None:
     if job.status is not None:
         return
     deadline = time.monotonic() + _END_S
+    if job.group is not None:
+        job.group.kill()
     if job.init >= 0:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(job.init, signal.SIGKILL)
@@ -233,7 +353,7 @@ def _end(job: _Job) -> None:
     while True:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(job.process.pid, signal.SIGKILL)
-        if job.is_over() and not group_lives(job.process.pid):
+        if job.is_over() and not group_lives(job.process.pid) and not (job.group and job.group.members()):
             job.reap()
             return
         if time.monotonic() > deadline:

@@ -1,11 +1,12 @@
 """What a job uses, measured from outside, and whether that is too much.
 
 Invariants:
-- Totals over all of the job's processes: the tree below its first process, and everything else in
-  that process's session.
+- A total that a control group keeps is read there, and the kernel enforces it. The others are totals
+  over the tree below the job's first process, and everything else in that process's session.
 - CPU time counts processes that are gone: through the times that their reapers inherit, and
   through the last sample of each, whichever is more.
-- Memory is the sum of proportional set sizes, plus what lies in the job's memory file systems.
+- Memory is the sum of proportional set sizes, plus what lies in the job's memory file systems; with a
+  control group, what the kernel charged the job for and cannot take back.
 - The walk over a job's output follows no link, and its own depth and length are bounded.
 """
 
@@ -17,6 +18,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sandbox.isolation import cgroup
 from sandbox.isolation.spec import Limits
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -62,20 +64,22 @@ class Watchdog:
     out: Path
     scratch: Path | None
     limits: Limits
+    group: cgroup.Group | None = None
     usage: Usage = field(default_factory=Usage)
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     def sample(self) -> str:
         """Measure once; the reason to end the job, or an empty string."""
-        processes = self._processes()
+        processes = [] if self._kept(*cgroup.KINDS) else self._processes()
         scratch, in_memory = self._scratch_bytes(processes)
         output, trouble = folder_bytes(self.out)
-        memory = self._memory(processes, in_memory)
-        self.usage.cpu_s = max(self.usage.cpu_s, self._cpu(processes))
+        memory, cpu, threads = self._memory(processes, in_memory), self._cpu(processes), 0
+        if not self._kept(cgroup.PROCESSES):
+            threads = sum(process.threads for process in processes) - _OVERHEAD_PROCESSES
+        self.usage.cpu_s = max(self.usage.cpu_s, cpu)
         self.usage.memory_bytes = max(self.usage.memory_bytes, memory)
         self.usage.disk_bytes = max(self.usage.disk_bytes, output + scratch)
-        threads = sum(process.threads for process in processes) - _OVERHEAD_PROCESSES
         for name, used in (
             ("wall_s", self.wall_s),
             ("cpu_s", self.usage.cpu_s),
@@ -87,21 +91,40 @@ class Watchdog:
             limit = getattr(self.limits, name)
             if used > limit:
                 return f"{name}: {used:.10g} is more than the limit of {limit:.10g}"
-        return f"output_bytes: {trouble}" if trouble else ""
+        return f"output_bytes: {trouble}" if trouble else self._out_of_memory()
 
     @property
     def wall_s(self) -> float:
         """Seconds since the job was started."""
         return time.monotonic() - self._started
 
-    def sample_end(self, cpu_s: float) -> str:
-        """The last word, when no process is left: what is in the output, and the reaped CPU time."""
+    def sample_end(self, cpu_s: float, largest_bytes: int) -> str:
+        """The last word, when no process is left: what is in the output, and what the kernel counted.
+
+        Args:
+            cpu_s: CPU time of all processes that were waited for.
+            largest_bytes: the most memory that one of them held.
+        """
         output, trouble = folder_bytes(self.out)
-        self.usage.cpu_s = max(self.usage.cpu_s, cpu_s)
+        self.usage.cpu_s = max(self.usage.cpu_s, self._cpu([]) if self._kept(cgroup.CPU) else cpu_s)
         self.usage.disk_bytes = max(self.usage.disk_bytes, output)
+        if self.group is not None and self._kept(cgroup.MEMORY):
+            # A job may be over before the first sample.
+            at_least = min(largest_bytes, self.group.peak_bytes())
+            self.usage.memory_bytes = max(self.usage.memory_bytes, at_least)
+        if self.usage.cpu_s > self.limits.cpu_s and self._kept(cgroup.CPU):
+            return f"cpu_s: {self.usage.cpu_s:.10g} is more than the limit of {self.limits.cpu_s:.10g}"
         if output > self.limits.output_bytes:
             return f"output_bytes: {output} is more than the limit of {self.limits.output_bytes}"
-        return f"output_bytes: {trouble}" if trouble else ""
+        return f"output_bytes: {trouble}" if trouble else self._out_of_memory()
+
+    def _kept(self, *kinds: str) -> bool:
+        return self.group is not None and all(kind in self.group for kind in kinds)
+
+    def _out_of_memory(self) -> str:
+        if self.group is None or not self._kept(cgroup.MEMORY) or not self.group.ran_out_of_memory():
+            return ""
+        return f"memory_bytes: the kernel ended a process at the limit of {self.limits.memory_bytes:.10g}"
 
     def _processes(self) -> list[_Process]:
         members = {self.first}
@@ -117,6 +140,8 @@ class Watchdog:
             remaining = [process for process in remaining if process.pid not in members]
 
     def _cpu(self, processes: list[_Process]) -> float:
+        if self.group is not None and self._kept(cgroup.CPU):
+            return self.group.cpu_s()
         for process in processes:
             key = (process.pid, process.started)
             self._seen[key] = max(self._seen.get(key, 0), process.cpu)
@@ -125,6 +150,8 @@ class Watchdog:
 
     def _memory(self, processes: list[_Process], in_files: int) -> int:
         """Proportional sizes, but only where the cheaper resident sizes could be a new peak."""
+        if self.group is not None and self._kept(cgroup.MEMORY):
+            return self.group.memory_bytes()
         resident = sum(process.resident for process in processes) + in_files
         if resident <= self.usage.memory_bytes:
             return resident
@@ -134,9 +161,9 @@ class Watchdog:
         """Bytes in scratch, and how many of these are memory."""
         if self.scratch is not None:
             return folder_bytes(self.scratch)[0], 0
-        for process in reversed(processes):
+        for pid in [*(process.pid for process in reversed(processes)), self.first]:
             try:
-                parts = [os.statvfs(f"/proc/{process.pid}/root{path}") for path in ("/scratch", "/dev/shm")]  # noqa: S108
+                parts = [os.statvfs(f"/proc/{pid}/root{path}") for path in ("/scratch", "/dev/shm")]  # noqa: S108
             except OSError:
                 continue
             scratch, shared = ((part.f_blocks - part.f_bfree) * part.f_frsize for part in parts)
@@ -178,6 +205,11 @@ def _walk(folder: int, depth: int, files: int) -> tuple[int, int, int]:
     finally:
         os.close(folder)
     return total, files, deepest
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not been reaped."""
+    return [process.pid for process in _process_table() if process.parent == pid]
 
 
 def group_lives(group: int) -> bool:
