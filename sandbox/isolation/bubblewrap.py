@@ -19,6 +19,10 @@ from sandbox.isolation.interpreter import SYSTEM, SYSTEM_FILES
 from sandbox.isolation.spec import Mount
 
 _NOBODY = 65534
+# Files of /proc that tell of the whole machine although the job has process numbers of its own. The keys
+# are those of the supervisor's user, whose number the job has where it could not be given another.
+_HIDDEN = ("/proc/keys", "/proc/key-users", "/proc/kcore", "/proc/timer_list", "/proc/sched_debug",
+           "/proc/kallsyms", "/proc/modules", "/proc/latency_stats")  # fmt: skip
 _SHARED_MEMORY_BYTES = 256 << 20
 
 
@@ -89,7 +93,8 @@ def _system() -> list[str]:
             words += ["--ro-bind", name, name]
     for name in SYSTEM_FILES:
         words += ["--ro-bind-try", name, name]
-    return [*words, "--proc", "/proc", "--dev", "/dev"]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    return [*words, *(w for name in _HIDDEN if Path(name).exists() for w in ("--ro-bind", "/dev/null", name))]
 
 
 def _temporary(runtime: Sequence[Path]) -> list[str]:

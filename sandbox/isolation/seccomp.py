@@ -48,6 +48,13 @@ _CONNECTED_TYPES = (1, 5)  # SOCK_STREAM, SOCK_SEQPACKET; a datagram pair can st
 # Terminal size and kind, bytes waiting, blocking, close-on-exec: what runtimes ask of a descriptor.
 _IOCTLS = (0x5401, 0x540F, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
+# Duplicates, flags, locks, sizes of pipes, seals, hints. Left out: leases, which make others wait for a file;
+# notes of what happens in a folder; and owners of descriptors, who get signals.
+_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1025, 1030, 1031, 1032, 1033, 1034, 1035, 1036, 1037, 1038)
+
+# Sizes of buffers, timeouts, keep-alive, lingering, credentials. Left out: everything that attaches a program.
+_SOCKET_OPTIONS = (7, 8, 9, 13, 16, 18, 19, 20, 21)
+
 # Names, timer slack, reading of seccomp, dumpable, bounding set, no_new_privs; naming of memory.
 _PRCTLS = (2, 3, 15, 16, 21, 23, 29, 30, 38, 39, 42, 0x53564D41, 0x41555856)
 _PR_SET_PDEATHSIG = 1
@@ -126,6 +133,8 @@ def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
     for name, who in (("setpriority", 1), ("sched_setaffinity", 0)):
         yield name, [_answer(_ALLOW)] if namespaces else _one_of(who, (0,), errno.EPERM)
     yield "prlimit64", _one_of(0, (0,), errno.EPERM)
+    yield "fcntl", _one_of(1, _FCNTLS, errno.EPERM)
+    yield "setsockopt", _one_of(2, _SOCKET_OPTIONS, errno.EPERM)
     kinds = [(_LOAD, 0, 0, _ARGUMENTS + 8), (_AND, 0, 0, 0xF)]
     for kind in _CONNECTED_TYPES:
         kinds += [(_EQUAL, 0, 1, kind), _answer(_ALLOW)]

@@ -23,7 +23,7 @@ ALLOWED: dict[str, Numbers] = {
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "lseek": (8, 62),
     "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66),
     "preadv": (295, 69), "pwritev": (296, 70), "preadv2": (327, 286), "pwritev2": (328, 287),
-    "close_range": (436, 436), "dup": (32, 23), "dup3": (292, 24), "fcntl": (72, 25), "flock": (73, 32),
+    "close_range": (436, 436), "dup": (32, 23), "dup3": (292, 24), "flock": (73, 32),
     "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46), "truncate": (76, 45),
     "fallocate": (285, 47), "fadvise64": (221, 223), "readahead": (187, 213),
     "copy_file_range": (326, 285), "sendfile": (40, 71),
@@ -61,7 +61,7 @@ ALLOWED: dict[str, Numbers] = {
     "timer_getoverrun": (225, 109), "timer_delete": (226, 111),
     "sendto": (44, 206), "recvfrom": (45, 207), "sendmsg": (46, 211), "recvmsg": (47, 212),
     "shutdown": (48, 210), "getsockname": (51, 204), "getpeername": (52, 205),
-    "setsockopt": (54, 208), "getsockopt": (55, 209),
+    "getsockopt": (55, 209),
 }  # fmt: skip
 
 # Older spellings that only x86_64 has; each equals a call above.
@@ -81,7 +81,7 @@ CHECKED: dict[str, Numbers] = {
     "mkdirat": (258, 34),
     "chmod": (90, ABSENT), "fchmod": (91, 52), "fchmodat": (268, 53),
     "clone": (56, 220), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261),
-    "socketpair": (53, 199), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "fcntl": (72, 25), "setsockopt": (54, 208), "socketpair": (53, 199), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
 }  # fmt: skip
 
 # Of these, the ones refused with another answer than ``EPERM``: "this descriptor has no such control".
