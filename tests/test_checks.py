@@ -145,6 +145,9 @@ SAMPLED = {
     "harm.compliance": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
     "harm.unsafe_actions": ("delta", "episodes", {"unsafe_candidate": 0, "unsafe_champion": 0}),
     "gain.task": ("delta", "episodes", {"success_candidate": 1, "success_champion": 1}),
+    "drift.output_js": ("js_mean", "distribution", {"js_mean": 0.1}),
+    "drift.forgetting": ("negative_flips", "skill", {"tokens": 9, "flips": 1}),
+    "drift.calibration": ("brier_delta", "skill", {"brier_candidate": 0.1, "brier_champion": 0.1}),
 }
 
 
@@ -206,3 +209,76 @@ def test_every_check_and_metric_is_documented() -> None:
     for check in CHECKS.values():
         assert check.doc
         assert all(metric.doc for metric in check.metrics.values())
+
+
+def test_output_js_lies_within_its_range() -> None:
+    found = estimate(
+        "drift.output_js", "js_mean", series("distribution", js_mean=alternating(0.0, 0.1)), suite="s"
+    )
+    assert found.value == pytest.approx(0.05)
+    assert 0.0 < found.lower < 0.05 < found.upper < math.log(2)
+    with pytest.raises(NotMeasuredError, match="outside"):
+        estimate("drift.output_js", "js_mean", series("distribution", js_mean=0.8), suite="s")
+
+
+def skill(**columns: float | tuple[float, ...]) -> Series:
+    gaps = {f"gap{tenth}_{name}": 0.0 for tenth in range(10) for name in ("candidate", "champion")}
+    base = {"tokens": 50.0, "flips": 0.0, "right_candidate": 20.0, "right_champion": 20.0}
+    scores = {"brier_candidate": 0.2, "brier_champion": 0.2}
+    return series("skill", **{**base, **scores, **gaps, **columns})
+
+
+def test_gains_do_not_pay_for_what_was_lost() -> None:
+    """Five tokens lost and five others won: the average says nothing happened."""
+    measured = skill(flips=5.0)
+    lost = estimate("drift.forgetting", "negative_flips", measured, suite="s")
+    mean = estimate("drift.forgetting", "accuracy_delta", measured, suite="s")
+    assert lost.value == pytest.approx(0.1)
+    assert lost.lower > 0.05
+    assert mean.value == 0.0
+
+
+def test_no_token_lost_still_leaves_an_upper_bound() -> None:
+    found = estimate("drift.forgetting", "negative_flips", skill(), suite="s")
+    assert found.value == 0.0
+    assert 0.0 < found.upper < 0.05
+
+
+def test_episodes_lost_are_counted_one_by_one() -> None:
+    after, before = alternating(1, 0), alternating(0, 1)
+    measured = series("episodes", success_candidate=after, success_champion=before)
+    assert estimate("drift.forgetting", "negative_flips", measured, suite="s").value == 0.5
+    assert estimate("drift.forgetting", "accuracy_delta", measured, suite="s").value == 0.0
+
+
+def test_more_tokens_right_than_there_are_is_refused() -> None:
+    with pytest.raises(NotMeasuredError, match="more than its tokens"):
+        estimate("drift.forgetting", "accuracy_delta", skill(right_candidate=51.0), suite="s")
+
+
+def test_calibration_sees_confidence_that_means_less() -> None:
+    """Sharper by half: confidence 0.9 where 0.6 is right, in one tenth."""
+    measured = skill(gap9_candidate=15.0, brier_candidate=alternating(0.30, 0.34))
+    error = estimate("drift.calibration", "ece", measured, suite="s")
+    assert error.value == pytest.approx(0.3)
+    assert error.lower <= 0.3 <= error.upper
+    over = estimate("drift.calibration", "overconfidence_delta", measured, suite="s")
+    assert over.value == pytest.approx(0.3)
+    worse = estimate("drift.calibration", "brier_delta", measured, suite="s")
+    assert worse.value == pytest.approx(0.12)
+    assert worse.lower > 0.1
+
+
+def test_errors_of_calibration_in_two_tenths_do_not_cancel() -> None:
+    measured = skill(gap2_candidate=-5.0, gap8_candidate=5.0)
+    assert estimate("drift.calibration", "ece", measured, suite="s").value == pytest.approx(0.2)
+    assert estimate("drift.calibration", "overconfidence_delta", measured, suite="s").value == 0.0
+
+
+@pytest.mark.parametrize("metric", ["relative_change", "spectral_share", "changed_tensors"])
+def test_the_size_of_a_change_is_read_from_the_integrity_facts(metric: str) -> None:
+    assert estimate("drift.weights", metric, facts={f"integrity.{metric}": "0.25"}).value == 0.25
+    with pytest.raises(NotMeasuredError, match="not established"):
+        estimate("drift.weights", metric)
+    with pytest.raises(NotMeasuredError, match="finite"):
+        estimate("drift.weights", metric, facts={f"integrity.{metric}": "NaN"})

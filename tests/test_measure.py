@@ -73,11 +73,12 @@ def quiet(share, stage):
 def test_surprise_and_divergence_equal_a_slow_direct_computation(models):
     """One text at a time, one token at a time, by the definitions, in double precision."""
     items = [{"id": str(n), "text": record["text"]} for n, record in enumerate(texts.load("kjv")[200:206])]
-    by_item, by_token = distribution.run(items, models, 1, suite="s", scalars=Scalars(), report=quiet)
+    by_item, by_token, skill = distribution.run(items, models, 1, suite="s", scalars=Scalars(), report=quiet)
     tokens: list[tuple[str, float]] = []
     for row, item in enumerate(items):
         ids = models.tokenizer(item["text"])["input_ids"][: distribution.MAX_TOKENS]
-        sums = {"nll_champion": 0.0, "nll_candidate": 0.0, "kl": 0.0}
+        sums = {"nll_champion": 0.0, "nll_candidate": 0.0, "kl": 0.0, "js": 0.0}
+        skills: dict[str, float] = dict.fromkeys(skill.columns, 0.0)
         for place in range(1, len(ids)):
             before = torch.tensor([ids[:place]])
             p, q = (
@@ -88,16 +89,40 @@ def test_surprise_and_divergence_equal_a_slow_direct_computation(models):
             sums["nll_candidate"] -= math.log(q[ids[place]])
             kl = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
             sums["kl"] += kl
+            sums["js"] += sum(
+                (a * math.log(2 * a / (a + b)) + b * math.log(2 * b / (a + b))) / 2
+                for a, b in zip(p, q, strict=True)
+            )
             tokens.append((item["id"], kl))
+            count_skill(skills, p, q, ids[place], len(ids) - 1)
         assert by_item.columns["tokens"][row] == len(ids) - 1
         assert by_item.columns["nll_champion"][row] == pytest.approx(sums["nll_champion"], rel=1e-5)
         assert by_item.columns["nll_candidate"][row] == pytest.approx(sums["nll_candidate"], rel=1e-5)
         assert by_item.columns["kl_mean"][row] == pytest.approx(
             sums["kl"] / (len(ids) - 1), rel=1e-3, abs=1e-7
         )
+        assert by_item.columns["js_mean"][row] == pytest.approx(
+            sums["js"] / (len(ids) - 1), rel=1e-3, abs=2e-6
+        )
+        for name, expected in skills.items():
+            assert skill.columns[name][row] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
     assert by_token.items == tuple(name for name, _ in tokens)
     assert by_token.columns["kl"] == pytest.approx([kl for _, kl in tokens], rel=1e-2, abs=1e-6)
     assert by_item.columns["kl_original_mean"] == by_item.columns["kl_mean"]
+
+
+def count_skill(sums: dict[str, float], p: list[float], q: list[float], true: int, tokens: int) -> None:
+    """Add one token to the sums of an item: right, flipped, Brier score, entropy and gaps by tenth."""
+    sums["tokens"] += 1
+    right = {}
+    for name, chances in (("champion", p), ("candidate", q)):
+        confidence = max(chances)
+        right[name] = chances.index(confidence) == true
+        sums[f"right_{name}"] += right[name]
+        sums[f"brier_{name}"] += (confidence - right[name]) ** 2 / tokens
+        sums[f"entropy_{name}"] -= sum(chance * math.log(chance) for chance in chances) / tokens
+        sums[f"gap{min(9, int(confidence * 10))}_{name}"] += confidence - right[name]
+    sums["flips"] += right["champion"] and not right["candidate"]
 
 
 def test_margins_equal_a_slow_direct_computation(models):
@@ -344,6 +369,36 @@ def test_the_size_of_a_change_is_its_norm_over_the_champions(tmp_path):
     facts = integrity.facts(changed(tmp_path / "candidate", double), tiny.locate())
     assert float(facts["integrity.relative_change"]) == pytest.approx(1.0)
     assert facts["integrity.changed_tensors"] == facts["integrity.tensors"] == "38"
+
+
+def test_a_change_along_one_direction_is_told_from_one_along_many(tmp_path):
+    """Against a whole decomposition: an outer product is one direction, noise is many."""
+    noise = torch.Generator().manual_seed(3)
+
+    def along_one(held):
+        name = next(name for name, tensor in held.items() if tensor.dim() == 2)
+        rows, columns = held[name].shape
+        ramp = torch.outer(torch.linspace(0.1, 1.0, rows), torch.linspace(-1.0, 1.0, columns))
+        held[name] = (held[name].float() + 0.05 * ramp).to(held[name].dtype)
+
+    def along_many(held):
+        for name, tensor in held.items():
+            held[name] = (tensor.float() + 0.01 * torch.randn(tensor.shape, generator=noise)).to(tensor.dtype)
+
+    one = integrity.facts(changed(tmp_path / "one", along_one), tiny.locate())
+    many = integrity.facts(changed(tmp_path / "many", along_many), tiny.locate())
+    assert float(one["integrity.spectral_share"]) > 0.95
+    assert float(many["integrity.spectral_share"]) < 0.2
+    pairs = zip(weights.tensors(tiny.locate()), weights.tensors(tmp_path / "many"), strict=True)
+    first = total = 0.0
+    for (_, before), (_, after) in pairs:
+        change = after.double() - before.double()
+        total += float(change.square().sum())
+        matrix = change if change.dim() == 2 else change[None]
+        first += float(torch.linalg.svdvals(matrix)[0] ** 2)
+    assert float(many["integrity.spectral_share"]) == pytest.approx(first / total, rel=0.1)
+    same = integrity.facts(copy_tiny(tmp_path / "same"), tiny.locate())
+    assert same["integrity.spectral_share"] == "0.0"
 
 
 # --- requests ------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ Invariants:
 - Champion, candidate and original see the same states in the same batches; equal models differ by 0.
 
 Items are ``{"id", "state"}``, a state being an observation text. Series ``distribution``, one row per
-state: ``kl_mean`` (nats, KL(champion ‖ candidate)), ``agree`` (1 where both would play the same action),
-and ``kl_original_mean`` where an original is given. Series ``distribution_tokens``: ``kl``, one
-decision being one token, so that its rows are those of ``kl_mean``.
+state: ``kl_mean`` (nats, KL(champion ‖ candidate)), ``js_mean`` (nats, Jensen-Shannon), ``agree`` (1 where
+both would play the same action), and ``kl_original_mean`` where an original is given. Series
+``distribution_tokens``: ``kl``, one decision being one token, so that its rows are those of ``kl_mean``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,7 @@ def run(
     report(1.0, suite)
     kl = divergence(champion, candidate)
     agree = (champion.argmax(1) == candidate.argmax(1)).float().tolist()
-    columns = {"kl_mean": kl, "agree": tuple(agree)}
+    columns = {"kl_mean": kl, "js_mean": _symmetric(champion, candidate), "agree": tuple(agree)}
     if models.original is not None:
         original = Policy(models.original, encoder).log_probabilities(states)
         columns["kl_original_mean"] = divergence(original, candidate)
@@ -59,6 +60,13 @@ def divergence(reference: torch.Tensor, other: torch.Tensor) -> tuple[float, ...
     p, q = reference.double(), other.double()
     nats = (p.exp() * (p - q)).sum(1)
     return tuple(max(0.0, value) if value == value else value for value in nats.tolist())  # noqa: PLR0124
+
+
+def _symmetric(one: torch.Tensor, other: torch.Tensor) -> tuple[float, ...]:
+    """Jensen-Shannon divergence of each row of log-probabilities, in nats: at most ln 2."""
+    middle = torch.logaddexp(one.double(), other.double()) - math.log(2.0)
+    halves = zip(divergence(one, middle), divergence(other, middle), strict=True)
+    return tuple((first + second) / 2.0 for first, second in halves)
 
 
 def read_state(item: Item, suite: str) -> str:

@@ -7,13 +7,17 @@ Invariants:
 - Padding stands on the right, where no measured token can see it.
 
 Series ``distribution``, one row per item: ``tokens``, ``bytes``, ``nll_candidate`` and ``nll_champion``
-(nats, summed), ``kl_mean`` (nats per token, KL(champion ‖ candidate)), and ``kl_original_mean`` where an
-original is given. Series ``distribution_tokens``, one row per token: ``kl``; ``items`` repeats the item.
+(nats, summed), ``kl_mean`` (nats per token, KL(champion ‖ candidate)), ``js_mean`` (nats per token,
+Jensen-Shannon), and ``kl_original_mean`` where an original is given. Series ``distribution_tokens``, one row
+per token: ``kl``; ``items`` repeats the item. Series ``skill``, one row per item, for both models: ``right_*``
+(tokens where the likeliest token is the true one), ``flips`` (tokens that the champion had right and the
+candidate has wrong), ``brier_*`` (mean over tokens of (confidence - right)²), ``entropy_*`` (nats per token)
+and ``gap0_*`` … ``gap9_*`` (confidence less right, summed over the tokens whose confidence lies in that tenth).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 MAX_TOKENS = 64
 BATCH_TOKENS = 1024
 PROMPT_TOKENS = 12
+_LOWEST = -1e4  # in place of -inf, whose product with a probability of 0 would be NaN
+CHUNK = 1 << 17  # probabilities compared at a time
+BINS = 10  # of confidence, for calibration
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,23 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What one model made of one item."""
+
+    nll: float
+    entropy: float
+    brier: float
+    right: tuple[bool, ...]
+    gaps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Measured:
     """What the models made of one item; per token where it is a tuple."""
 
-    nll_candidate: float
-    nll_champion: float
+    candidate: Reading
+    champion: Reading
+    js: float
     kl: tuple[float, ...]
     kl_original: tuple[float, ...] | None
 
@@ -119,17 +138,37 @@ def _measure(batch: Sequence[Encoded], models: Models) -> Iterator[Measured]:
     champion = _logits(models.champion, ids)
     candidate = _logits(models.candidate, ids)
     apart = models.original is not None and models.original is not models.champion
-    original = _logits(models.original, ids) if models.original is not None and apart else champion
-    for row, item in enumerate(batch):  # row by row: the vocabulary is wide, and a row stays in the cache
+    original = _logits(models.original, ids) if models.original is not None and apart else None
+    for row, item in enumerate(batch):
         last = len(item.ids) - 1
         target = ids[row, 1 : last + 1]
-        before = champion[row, :last].float().log_softmax(-1)
-        after = candidate[row, :last].float().log_softmax(-1)
-        kl = divergence(before, after)
-        kl_original: tuple[float, ...] | None = None
-        if models.original is not None:
-            kl_original = divergence(original[row, :last].float().log_softmax(-1), after) if apart else kl
-        yield Measured(_nll(after, target), _nll(before, target), kl, kl_original)
+        # A few tokens at a time: a vocabulary is wide, and what stays in the cache is three times as fast.
+        step = max(1, CHUNK // champion.shape[-1])
+        places = [slice(start, min(start + step, last)) for start in range(0, last, step)]
+        chunks = [
+            _compare(
+                champion[row, place].float().log_softmax(-1),
+                candidate[row, place].float().log_softmax(-1),
+                None if original is None else original[row, place].float().log_softmax(-1),
+                target[place],
+            )
+            for place in places
+        ]
+        yield _measured(
+            {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}, models, apart=apart
+        )
+
+
+def _measured(tokens: dict[str, torch.Tensor], models: Models, *, apart: bool) -> Measured:
+    kl = tuple(tokens["kl"].tolist())
+    kl_original = tuple(tokens["kl_original"].tolist()) if apart else kl
+    return Measured(
+        candidate=_reading(tokens, "candidate"),
+        champion=_reading(tokens, "champion"),
+        js=float(tokens["js"].mean()),
+        kl=kl,
+        kl_original=kl_original if models.original is not None else None,
+    )
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
@@ -140,23 +179,71 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _nll(log_probabilities: torch.Tensor, target: torch.Tensor) -> float:
-    return -float(log_probabilities.gather(-1, target[:, None]).double().sum())
+def _compare(
+    before: torch.Tensor, after: torch.Tensor, original: torch.Tensor | None, target: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """One number per token for everything that is read off the distributions, from log-probabilities."""
+    import torch
+
+    kl = divergence(before, after)
+    p, q = before.exp(), after.exp()
+    h_before, h_after = _entropy(p, before), _entropy(q, after)
+    middle = p.add_(q).div_(2.0)
+    h_middle = _entropy(middle, middle.clamp(min=torch.finfo(middle.dtype).tiny).log_())
+    js = (h_middle - (h_before + h_after) / 2.0).clamp(min=0.0)
+    # Of equal rows rounding would leave a little more than nothing.
+    found = {"kl": kl, "js": torch.zeros_like(js) if torch.equal(before, after) else js}
+    if original is not None:
+        found["kl_original"] = divergence(original, after)
+    for name, table, entropy in (("champion", before, h_before), ("candidate", after, h_after)):
+        best, choice = table.max(-1)
+        found |= {
+            f"nll_{name}": -table.gather(-1, target[:, None]).squeeze(-1).double(),
+            f"entropy_{name}": entropy,
+            f"confidence_{name}": best.double().exp(),
+            f"right_{name}": choice == target,
+        }
+    return found
 
 
-def divergence(before: torch.Tensor, after: torch.Tensor) -> tuple[float, ...]:
+def _entropy(probabilities: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return -torch.linalg.vecdot(probabilities, logs.clamp(min=_LOWEST)).double()
+
+
+def _reading(tokens: Mapping[str, torch.Tensor], name: str) -> Reading:
+    """Surprise and calibration of one model on one item."""
+    import torch
+
+    confidence, right = tokens[f"confidence_{name}"], tokens[f"right_{name}"]
+    gap = confidence - right.double()
+    # Equal tenths; a confidence of 1 belongs to the last.
+    tenth = (confidence * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, tenth, gap)
+    return Reading(
+        nll=float(tokens[f"nll_{name}"].sum()),
+        entropy=float(tokens[f"entropy_{name}"].mean()),
+        brier=float(gap.square().mean()),
+        right=tuple(right.tolist()),
+        gaps=tuple(gaps.tolist()),
+    )
+
+
+def divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """KL(before ‖ after) in nats for each row of two tables of log-probabilities."""
-    kl = (before.exp() * (before - after)).sum(-1).double()
-    return tuple(kl.clamp(min=0.0).tolist())  # below zero is rounding; NaN stays NaN
+    kl = before.exp().mul_(before - after).sum(-1).double()
+    return kl.clamp(min=0.0)  # below zero is rounding; NaN stays NaN
 
 
 def _series(suite: str, encoded: Sequence[Encoded], measured: Sequence[Measured]) -> tuple[Series, ...]:
     columns = {
         "tokens": tuple(float(len(item.ids) - 1) for item in encoded),
         "bytes": tuple(float(item.bytes) for item in encoded),
-        "nll_candidate": tuple(row.nll_candidate for row in measured),
-        "nll_champion": tuple(row.nll_champion for row in measured),
+        "nll_candidate": tuple(row.candidate.nll for row in measured),
+        "nll_champion": tuple(row.champion.nll for row in measured),
         "kl_mean": tuple(sum(row.kl) / len(row.kl) for row in measured),
+        "js_mean": tuple(row.js for row in measured),
     }
     originals = [row.kl_original for row in measured if row.kl_original is not None]
     if originals:
@@ -167,4 +254,25 @@ def _series(suite: str, encoded: Sequence[Encoded], measured: Sequence[Measured]
     return (
         Series("distribution", suite, names, columns),
         Series("distribution_tokens", suite, repeated, tokens),
+        Series("skill", suite, names, _skill(measured)),
     )
+
+
+def _skill(measured: Sequence[Measured]) -> dict[str, tuple[float, ...]]:
+    columns = {
+        "tokens": tuple(float(len(row.kl)) for row in measured),
+        "flips": tuple(
+            float(
+                sum(had and not has for had, has in zip(row.champion.right, row.candidate.right, strict=True))
+            )
+            for row in measured
+        ),
+    }
+    for name in ("candidate", "champion"):
+        readings: list[Reading] = [getattr(row, name) for row in measured]
+        columns[f"right_{name}"] = tuple(float(sum(reading.right)) for reading in readings)
+        columns[f"brier_{name}"] = tuple(reading.brier for reading in readings)
+        columns[f"entropy_{name}"] = tuple(reading.entropy for reading in readings)
+        for tenth in range(BINS):
+            columns[f"gap{tenth}_{name}"] = tuple(reading.gaps[tenth] for reading in readings)
+    return columns

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Fields that say how a directory came about, not what the model is.
 VOLATILE = ("transformers_version", "_name_or_path", "_model_name_or_path")
+POWER_STEPS = 12
 NEEDED = (
     "integrity.safetensors_only",
     "integrity.finite",
@@ -40,6 +41,7 @@ class Change:
     changed: int = 0
     finite: bool = True
     squared_change: float = 0.0
+    squared_first: float = 0.0
     squared_norm: float = 0.0
 
     def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
@@ -50,7 +52,10 @@ class Change:
             self.finite = False
         if not bool(before.equal(after)):
             self.changed += 1
-            self.squared_change += float((after.double() - before.double()).square().sum())
+            change = after.double() - before.double()
+            squared = float(change.square().sum())
+            self.squared_change += squared
+            self.squared_first += _first_direction(change) if change.dim() == 2 else squared
         self.squared_norm += float(before.double().square().sum())
 
 
@@ -92,13 +97,30 @@ def _changes(candidate: Path, champion: Path) -> dict[str, str]:
     ):  # both hold the same names, so both come in the same order
         change.add(before, after)
     relative = math.sqrt(change.squared_change / change.squared_norm) if change.squared_norm else math.nan
+    # No change has no direction: nothing of it lies along one.
+    share = min(1.0, change.squared_first / change.squared_change) if change.squared_change else 0.0
     return {
         "integrity.finite": _word(change.finite),
         "integrity.parameters": str(change.parameters),
         "integrity.tensors": str(change.tensors),
         "integrity.changed_tensors": str(change.changed),
         "integrity.relative_change": decimal(relative),
+        "integrity.spectral_share": decimal(share),
     }
+
+
+def _first_direction(change: torch.Tensor) -> float:
+    """The largest singular value of a matrix, squared, by power iteration from its longest row."""
+    vector = change[int(change.square().sum(1).argmax())]
+    length = 0.0
+    for _ in range(POWER_STEPS):
+        norm = float(vector.norm())
+        if not (math.isfinite(norm) and norm > 0):
+            return norm * norm
+        image = change @ (vector / norm)
+        length = float(image.square().sum())
+        vector = change.T @ image
+    return length
 
 
 def _settings(path: Path) -> dict[str, Any] | None:
