@@ -5,6 +5,7 @@
 
 Invariants:
 - The supervisor, not the job, is Ray's; a job sees neither Ray's sockets nor its files nor a network.
+- A Ray that was started here listens on loopback only, behind a token; this is looked at, not believed.
 - A task runs once: no retry repeats a job whose supervisor crashed.
 - Nothing that a job made is unpickled: only the supervisor's own JSON text crosses Ray.
 - The job dies with its supervisor, and a supervisor ends its job when the driver is gone.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import json
 import logging
 import os
 import secrets
@@ -25,19 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from guardrails import errors
-from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError
+from guardrails.errors import InterlockError, JobFailedError
 from guardrails.records import Compute
-from sandbox.isolation import levels
-from sandbox.isolation.folders import identity, is_alive, private_folder
-from sandbox.isolation.spec import (
-    JobOutcome,
-    JobSpec,
-    outcome_from_json,
-    outcome_to_json,
-    spec_from_json,
-    spec_to_json,
-)
+from sandbox import supervisor
+from sandbox.isolation.folders import private_folder
+from sandbox.isolation.spec import JobOutcome, JobSpec
+from sandbox.listeners import Listener, listeners
 from sandbox.runner import JobHandle, LogLines
 
 _OBJECT_STORE_BYTES = 80 << 20
@@ -52,6 +45,15 @@ _SETTINGS = {
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# The one setting that makes every Ray process take the loopback address for its own, and listen there:
+# "no clusters" (its name tells where this is the default). ``_node_ip_address`` does not do it: Ray
+# replaces a loopback address by one that others can reach.
+_LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+_OWN = ("gcs_server", "ray")  # how the names of Ray's processes begin
+
+# What Ray imports into a worker only to be able to pass such values on. Supervisors pass text.
+_NOT_FOR_SUPERVISORS = ("pyarrow", "pydantic", "starlette")
 
 
 class RayRunner:
@@ -126,19 +128,12 @@ class _RayHandle:
         self._level = level
         self._log = LogLines(spec.log)
         self._control = folder / f"job-{secrets.token_hex(8)}"
-        self._control.mkdir(mode=0o700)
         self._reason = ""
         self._started = time.monotonic()
         self._result: JobOutcome | InterlockError | None = None
         self._lock = threading.Lock()
-        request = {
-            "spec": spec_to_json(spec),
-            "level": level,
-            "control": str(self._control),
-            "cache": str(cache) if cache else "",
-            "driver": identity(os.getpid()),
-        }
-        self._reference = task.remote(json.dumps(request))
+        supervisor.ask(self._control, spec, level, cache)
+        self._reference = task.options(name=self._control.name).remote()
 
     def poll(self) -> JobOutcome | None:
         """The outcome, or None while the job runs."""
@@ -154,12 +149,7 @@ class _RayHandle:
             if self._reason or self._result is not None:
                 return
             self._reason = reason or "cancelled"
-            # Atomically, and before looking whether the supervisor has begun: it looks the other way
-            # round, so at least one of the two sees the other.
-            fresh = self._control / "cancel.new"
-            fresh.write_text(self._reason, encoding="utf-8")
-            fresh.replace(self._control / "cancel")
-            if not (self._control / "begun").exists():
+            if not supervisor.cancel(self._control, self._reason):
                 self._result = self._unmeasured(self._reason)
                 return
         watcher = threading.Timer(_FORCE_AFTER_S, self._force)
@@ -184,13 +174,11 @@ class _RayHandle:
             ready, _ = ray.wait([self._reference], timeout=0)
             if not ready:
                 return None
-            answer = json.loads(ray.get(self._reference))
+            answer = supervisor.decode(ray.get(self._reference))
         except Exception as error:
             return self._unmeasured(self._reason or f"its supervisor died: {type(error).__name__}")
         shutil.rmtree(self._control, ignore_errors=True)
-        if "error" in answer:
-            return _decode_error(answer["error"])
-        return outcome_from_json(answer["outcome"])
+        return answer
 
     def _force(self) -> None:
         """The supervisor did not react: end its process, and with it the job."""
@@ -204,34 +192,31 @@ class _RayHandle:
         return JobOutcome(None, reason, self._level, compute, (), "")
 
 
-def _supervise(request_text: str) -> str:
-    """Run one job to its end inside a Ray worker. Text in, text out."""
-    request = json.loads(request_text)
-    control = Path(request["control"])
-    driver = request["driver"]
+def _task(folder: Path) -> Callable[[], str]:
+    """What a Ray worker runs: it learns from its task's name which job is meant.
 
-    def should_stop() -> str:
-        if (control / "cancel").exists():
-            return (control / "cancel").read_text(encoding="utf-8")
-        return "" if is_alive(driver) else "the program that started it is gone"
+    It takes no argument, so that it runs before Ray prepares to pass values on.
+    """
+    place = str(folder)
+    spared = _NOT_FOR_SUPERVISORS
 
-    try:
-        (control / "begun").touch()
-        if should_stop():
-            raise JobFailedError("cancelled before it began")
-        cache = Path(request["cache"]) if request["cache"] else None
-        outcome = levels.run_job(spec_from_json(request["spec"]), request["level"], should_stop, cache=cache)
-    except InterlockError as error:
-        return json.dumps({"error": _encode_error(error)})
-    except OSError as error:
-        return json.dumps(
-            {"error": _encode_error(JobFailedError(f"the job could not be supervised: {error}"))}
-        )
-    return json.dumps({"outcome": outcome_to_json(outcome)})
+    def supervise() -> str:
+        import sys
+        from pathlib import Path
+
+        import ray
+
+        for name in spared:
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # as if it were not installed
+        from sandbox import supervisor
+
+        return supervisor.supervise(Path(place) / str(ray.get_runtime_context().get_task_name()))
+
+    return supervise
 
 
 def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
-    """The remote form of ``_supervise``, and whether Ray was started here."""
+    """The remote form of the supervisor, and whether Ray was started here."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     joining = bool(os.environ.get("RAY_ADDRESS"))
@@ -242,8 +227,10 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
         token.write_text(secrets.token_hex(32), encoding="ascii")
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        os.environ[_LOOPBACK_ONLY[0]] = _LOOPBACK_ONLY[1]
     import ray
 
+    before = set(listeners(os.getpid()))
     owns = not ray.is_initialized()
     if owns and not joining:
         _forget_earlier_settings()
@@ -255,12 +242,32 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
             num_gpus=0,
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    return ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_supervise), owns
+    if owns and not joining:
+        try:
+            _refuse_open_ports(before)
+        except JobFailedError:
+            ray.shutdown()
+            raise
+    return ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_task(folder)), owns
+
+
+def _refuse_open_ports(before: set[Listener]) -> None:
+    """Raise unless what Ray has begun to listen on here can be reached from this machine alone."""
+    me = os.getpid()
+    exposed = [
+        f"{found.program} on {found.address}, port {found.port}"
+        for found in listeners(me)
+        if found not in before and not found.only_here and (found.pid == me or found.program.startswith(_OWN))
+    ]
+    if exposed:
+        raise JobFailedError(
+            f"Ray listens for other machines: {'; '.join(exposed)}",
+            hint="install the version of ray that Interlock was tested with, or set RAY_ADDRESS to use a cluster",
+        )
 
 
 def _forget_earlier_settings() -> None:
@@ -268,27 +275,11 @@ def _forget_earlier_settings() -> None:
     compiled: Any = importlib.import_module("ray._raylet")
     compiled.Config.initialize("")
     compiled.AuthenticationTokenLoader.instance().reset_cache()
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    constants.ENABLE_RAY_CLUSTER = False  # what _LOOPBACK_ONLY says to processes that begin later
 
 
 def _private_folder() -> Path:
     """A folder that only this user can enter. Its path is short: Ray's socket paths have a limit."""
     short = Path("/tmp")  # noqa: S108 - mode 0700 and a random name
     return private_folder(_FOLDER_PREFIX, short if os.access(short, os.W_OK) else None)
-
-
-def _encode_error(error: InterlockError) -> dict[str, Any]:
-    encoded: dict[str, Any] = {"class": type(error).__name__, "message": error.message, "hint": error.hint}
-    if isinstance(error, IsolationUnavailableError):
-        encoded |= {"level": error.level, "failures": list(error.failures)}
-    return encoded
-
-
-def _decode_error(data: dict[str, Any]) -> InterlockError:
-    if data["class"] == "IsolationUnavailableError":
-        return IsolationUnavailableError(data["level"], data["failures"])
-    if data["class"] == "JobFailedError":  # its constructor differs, and callers record such a failure
-        return JobFailedError(data["message"], hint=data["hint"])
-    known = getattr(errors, data["class"], InterlockError)
-    simple = isinstance(known, type) and issubclass(known, InterlockError)
-    plain = known if simple and known.__init__ is InterlockError.__init__ else InterlockError
-    return plain(data["message"], hint=data["hint"])
