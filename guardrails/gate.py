@@ -40,7 +40,7 @@ from guardrails.errors import (
     RecordError,
     StaleError,
 )
-from guardrails.ledger import judging, standing, transitions
+from guardrails.ledger import judging, removal, standing, transitions
 from guardrails.ledger.people import SERVICE_OF
 from guardrails.ledger.rows import (
     ProposalRow,
@@ -65,6 +65,7 @@ from guardrails.records import (
     Opening,
     Promotion,
     Proposal,
+    Removal,
     Rollback,
     Roster,
     State,
@@ -272,6 +273,16 @@ class Gate:
             entry = tx.append(envelope, draft.openings)
             state, effect = self._follow(tx, decision)
         return Receipt(decision.action, decision.target, decision.request, entry.reference, state, effect)
+
+    def remove(self, proposal_id: str) -> str:
+        """Record that a proposal's bundle is removed; returns a sentence. ``retention`` then removes the files."""
+        with self.log.transaction() as tx:
+            row = require_proposal(tx.tables, proposal_id)
+            if row.proposal is None:
+                raise DeniedError(f"{row.id} has no bundle")
+            note = Removal(row.id, row.proposal.bundle, removal.kept_days(tx.tables, row))
+            self._append(tx, note, _subject_of(row))
+        return f"{row.id}: bundle removed, kept for {note.days} days"
 
     def tick(self) -> list[str]:
         """Do what is due: expiries, new verdicts where policies changed, promotions after a cool-down."""

@@ -444,6 +444,18 @@ class Transition:
     reason: str
 
 
+@dataclass(frozen=True)
+class Removal:
+    """The gate removed a proposal's bundle, because it was kept as long as the policies ask; evidence stays.
+
+    ``days``: how long they asked for, when it was removed.
+    """
+
+    proposal: str
+    bundle: Digest
+    days: int
+
+
 def is_finite(number: float | None) -> bool:
     """True for a real, finite number; None, NaN and infinities are not."""
     return number is not None and math.isfinite(number)

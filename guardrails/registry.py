@@ -6,18 +6,21 @@ Invariants:
   digest only concatenated contents).
 - An artifact is complete and flushed to disk before its digest is returned, so a record never names
   what a crash could lose. Nothing is ever overwritten or changed in place.
+- What was stored again counts as young from then on, and removing waits for storing (``retention``).
 - Every read checks the digest; bytes that do not match are an error, never a result.
 - Which tree is champion is not decided here: the ledger says so.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -52,7 +55,7 @@ class ArtifactStore:
     def put_bytes(self, data: bytes) -> Digest:
         """Store bytes; returns their address. Storing the same bytes again heals a damaged blob."""
         address = digest(data)
-        if not self._is_whole(address):
+        if not self._renew(address):
             with self._incoming() as path:
                 path.write_bytes(data)
                 self._publish(path, address)
@@ -82,6 +85,13 @@ class ArtifactStore:
     def has(self, address: Digest) -> bool:
         """True if a blob of this address is present (its bytes are not checked)."""
         return self._blob(address).is_file()
+
+    def size_of(self, address: Digest) -> int:
+        """The size of a blob in bytes; raises ArtifactError if it is missing."""
+        try:
+            return self._blob(address).stat().st_size
+        except OSError as error:
+            raise ArtifactError(f"artifact {address} cannot be read: {error.strerror}") from None
 
     # --- trees ---------------------------------------------------------------------------
 
@@ -142,16 +152,72 @@ class ArtifactStore:
             if found != entry.sha256:
                 raise ArtifactError(f"artifact {address} is damaged at {entry.path}")
 
+    # --- removing ------------------------------------------------------------------------
+
+    @contextmanager
+    def removing(self) -> Iterator[None]:
+        """Alone with the store: nothing is stored until the block ends."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Nothing is removed until the block ends; storing goes on."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    def everything(self) -> Iterator[tuple[Digest, int, float]]:
+        """Every blob: address, size in bytes, when it was last stored (seconds since 1970)."""
+        for folder in sorted((self.root / "blobs").glob("[0-9a-f][0-9a-f]")):
+            for path in sorted(folder.iterdir()):
+                try:
+                    found, address = path.stat(), Digest(path.name)
+                except (FileNotFoundError, RecordError):
+                    continue
+                yield address, found.st_size, found.st_mtime
+
+    def discard(self, address: Digest) -> None:
+        """Remove one blob, inside ``removing``; whether nobody needs it is for the caller to know."""
+        try:
+            self._blob(address).unlink(missing_ok=True)
+        except OSError as error:
+            raise ArtifactError(f"artifact {address} cannot be removed: {error.strerror}") from None
+
+    def discard_incoming(self, older_than_s: float) -> None:
+        """Remove what interrupted writes have left, if it is older than so many seconds."""
+        for path in (self.root / "incoming").glob("*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= older_than_s:
+                    path.unlink()
+
     # --- inside --------------------------------------------------------------------------
 
     def _blob(self, address: Digest) -> Path:
         return self.root / "blobs" / address.hex[:2] / address.hex
 
-    def _is_whole(self, address: Digest) -> bool:
+    def _renew(self, address: Digest) -> bool:
+        """True if a whole blob is there already; it counts as stored now, so that it is not removed soon."""
+        with self._locked(fcntl.LOCK_SH):
+            try:
+                whole = digest_file(self._blob(address)) == address
+                if whole:
+                    os.utime(self._blob(address))
+            except OSError:
+                return False
+            return whole
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
         try:
-            return digest_file(self._blob(address)) == address
-        except OSError:
-            return False
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ArtifactError(f"cannot write to {self.root}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _verified_blob(self, entry: TreeEntry) -> None:
         path = self._blob(Digest(entry.sha256))
@@ -185,8 +251,9 @@ class ArtifactStore:
             os.fsync(stream.fileno())
         path.chmod(0o444)
         target = self._blob(address)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+        with self._locked(fcntl.LOCK_SH):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
         for folder in (target.parent, target.parent.parent):
             descriptor = os.open(folder, os.O_RDONLY)
             try:

@@ -231,11 +231,18 @@ def _check_artifacts(
                 artifacts(Digest.parse(reign["digest"]))
             except InterlockError as error:
                 raise LogVerificationError(f"champion {reign['digest']} of {name}: {error.message}") from None
+    removed = 0
     for name, row in tables.scan("proposals"):
-        digests = [row["proposal"]["bundle"]] if "proposal" in row else []
+        # The record of a removal is one that the ledger allowed, so a bundle that is gone was no longer needed.
+        removed += "removed_at" in row
+        digests = [row["proposal"]["bundle"]] if "proposal" in row and "removed_at" not in row else []
         digests += [row["evidence"]["measurements"]] if "evidence" in row else []
         for digest in digests:
             try:
                 artifacts(Digest.parse(digest))
             except InterlockError as error:
                 raise LogVerificationError(f"{name}: artifact {digest}: {error.message}") from None
+    if removed:
+        result.notes.append(
+            f"{removed} bundles were removed when their time was over, each by a record of the log"
+        )

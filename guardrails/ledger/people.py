@@ -25,6 +25,7 @@ SERVICE_OF = {
     "rollback": "gate",
     "transition": "gate",
     "failure": "gate",
+    "removal": "gate",
 }
 """Record → the service whose key must sign it."""
 

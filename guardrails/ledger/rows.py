@@ -101,6 +101,7 @@ class ProposalRow:
     attempt: int = 0
     votes: tuple[Vote, ...] = ()
     promoted_at: str = ""
+    removed_at: str = ""
 
 
 @dataclass(frozen=True)

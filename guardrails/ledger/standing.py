@@ -208,7 +208,7 @@ def require_countable(standing: Standing, vote: Vote) -> None:
 
 def due(tables: Reader, row: ProposalRow, now: str) -> Due:
     """What the gate should do about a proposal now."""
-    if row.proposal is None or row.evidence is None:
+    if row.proposal is None or row.evidence is None or row.removed_at:
         return Due.NOTHING
     model = require_model(tables, row.model)
     if row.evidence.champion != model.champion:

@@ -18,7 +18,7 @@ from guardrails.decision_log.keys import person_keyid
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader, Tables
 from guardrails.errors import DeniedError, RecordError, StaleError
-from guardrails.ledger import requests
+from guardrails.ledger import removal, requests
 from guardrails.ledger.people import SERVICE_OF, require_roots, require_service, require_signer, vote_of
 from guardrails.ledger.rows import (
     ModelRow,
@@ -53,6 +53,7 @@ from guardrails.records import (
     Failure,
     Promotion,
     Proposal,
+    Removal,
     Role,
     Rollback,
     Roster,
@@ -193,6 +194,7 @@ def _transition(tables: Tables, entry: Entry, transition: Transition) -> None:
     if transition.state is State.MEASURING:
         if row.proposal is None or row.state not in MEASURABLE:
             raise DeniedError(f"{row.id} is {row.state} and cannot be measured")
+        removal.require_kept(row)
         # Votes and a verdict on former evidence say nothing about what comes now.
         row = replace(row, votes=(), approved_at="", failure=None)
     elif transition.state is State.APPROVED:
@@ -245,6 +247,7 @@ def _verdict(tables: Tables, entry: Entry, verdict: Verdict) -> None:
         State.JUDGED, State.AWAITING_APPROVAL, State.APPROVED, State.BLOCKED,
     ):  # fmt: skip
         raise DeniedError(f"{row.id} is {row.state}: there is no evidence to judge")
+    removal.require_kept(row)
     if verdict.evidence != row.evidence_record:
         raise StaleError(f"{row.id}: the verdict is about other evidence")
     model = require_model(tables, row.model)
@@ -442,4 +445,5 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[Tables, Entry, Any], None]]] = {
     "decision": (Decision, _decision),
     "promotion": (Promotion, _promotion),
     "rollback": (Rollback, _rollback),
+    "removal": (Removal, removal.remove),
 }

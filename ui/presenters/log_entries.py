@@ -15,6 +15,7 @@ from guardrails.records import (
     Failure,
     Promotion,
     Proposal,
+    Removal,
     Rollback,
     Roster,
     Transition,
@@ -30,6 +31,7 @@ Json = dict[str, Any]
 _RECORDS: dict[str, type[Any]] = {
     "roster": Roster, "proposal": Proposal, "failure": Failure, "transition": Transition, "evidence": Evidence,
     "verdict": Verdict, "decision": Decision, "promotion": Promotion, "rollback": Rollback,
+    "removal": Removal,
 }  # fmt: skip
 _VERBS = {
     "approve": "approves", "reject": "rejects", "withdraw": "withdraws", "rollback": "asks to roll back",
@@ -111,6 +113,8 @@ def _machine_told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]
         )
     if isinstance(record, Transition):
         return record.proposal, f"{record.state.value.replace('_', ' ')}: {one_line(record.reason, 120)}"
+    if isinstance(record, Removal):
+        return record.proposal, f"bundle {record.bundle.short} removed: kept for {record.days} days"
     return record.id, f"{record.stage} failed: {one_line(record.reason, 160)}"
 
 
