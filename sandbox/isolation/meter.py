@@ -18,13 +18,15 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox.isolation import cgroup
+from sandbox.isolation import cgroup, nameless
 from sandbox.isolation.spec import Limits
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_IN_MEMORY = ("/scratch", "/dev/shm", "/tmp")  # noqa: S108 - the job's own, in the strict profile
 _MAX_FILES = 10_000
 _MAX_DEPTH = 12
+_NAMELESS_S = 0.25  # looking at every descriptor costs more than the rest of a sample
 # The init process and the program that sets up the namespaces are not the job's own.
 _OVERHEAD_PROCESSES = 3
 
@@ -66,6 +68,7 @@ class Watchdog:
     limits: Limits
     group: cgroup.Group | None = None
     usage: Usage = field(default_factory=Usage)
+    _nameless: tuple[float, int, str] = (-_NAMELESS_S, 0, "")
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
@@ -73,7 +76,7 @@ class Watchdog:
         """Measure once; the reason to end the job, or an empty string."""
         processes = [] if self._kept(*cgroup.KINDS) else self._processes()
         scratch, in_memory = self._scratch_bytes(processes)
-        output, trouble = folder_bytes(self.out)
+        output, trouble = self._output(processes)
         memory, cpu, threads = self._memory(processes, in_memory), self._cpu(processes), 0
         if not self._kept(cgroup.PROCESSES):
             threads = sum(process.threads for process in processes) - _OVERHEAD_PROCESSES
@@ -98,25 +101,31 @@ class Watchdog:
         """Seconds since the job was started."""
         return time.monotonic() - self._started
 
-    def sample_end(self, cpu_s: float, largest_bytes: int) -> str:
+    def sample_end(self, cpu_s: float) -> str:
         """The last word, when no process is left: what is in the output, and what the kernel counted.
 
-        Args:
-            cpu_s: CPU time of all processes that were waited for.
-            largest_bytes: the most memory that one of them held.
+        ``cpu_s`` is the time of all processes that were waited for.
         """
         output, trouble = folder_bytes(self.out)
         self.usage.cpu_s = max(self.usage.cpu_s, self._cpu([]) if self._kept(cgroup.CPU) else cpu_s)
         self.usage.disk_bytes = max(self.usage.disk_bytes, output)
         if self.group is not None and self._kept(cgroup.MEMORY):
             # A job may be over before the first sample.
-            at_least = min(largest_bytes, self.group.peak_bytes())
-            self.usage.memory_bytes = max(self.usage.memory_bytes, at_least)
+            self.usage.memory_bytes = max(self.usage.memory_bytes, self.group.peak_bytes())
         if self.usage.cpu_s > self.limits.cpu_s and self._kept(cgroup.CPU):
             return f"cpu_s: {self.usage.cpu_s:.10g} is more than the limit of {self.limits.cpu_s:.10g}"
         if output > self.limits.output_bytes:
             return f"output_bytes: {output} is more than the limit of {self.limits.output_bytes}"
         return f"output_bytes: {trouble}" if trouble else self._out_of_memory()
+
+    def _output(self, processes: list[_Process]) -> tuple[int, str]:
+        """Bytes in the output, those without a name among them, and what is wrong with it."""
+        named, trouble = folder_bytes(self.out)
+        if self.wall_s - self._nameless[0] >= _NAMELESS_S:
+            pids = [process.pid for process in processes or self._processes()]
+            self._nameless = (self.wall_s, *nameless.held_bytes(pids, self.out))
+        _, held, hidden = self._nameless
+        return named + held, trouble or hidden
 
     def _kept(self, *kinds: str) -> bool:
         return self.group is not None and all(kind in self.group for kind in kinds)
@@ -163,12 +172,19 @@ class Watchdog:
             return folder_bytes(self.scratch)[0], 0
         for pid in [*(process.pid for process in reversed(processes)), self.first]:
             try:
-                parts = [os.statvfs(f"/proc/{pid}/root{path}") for path in ("/scratch", "/dev/shm")]  # noqa: S108
+                used = sum(_file_system_bytes(f"/proc/{pid}/root{path}") for path in _IN_MEMORY)
             except OSError:
                 continue
-            scratch, shared = ((part.f_blocks - part.f_bfree) * part.f_frsize for part in parts)
-            return scratch + shared, scratch + shared
+            return used, used
         return 0, 0
+
+
+def _file_system_bytes(path: str) -> int:
+    # A link would be followed on this side, not on the job's; what it leads to is counted anyway.
+    if stat.S_ISLNK(os.lstat(path).st_mode):
+        return 0
+    found = os.statvfs(path)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 def folder_bytes(path: Path) -> tuple[int, str]:
@@ -177,13 +193,16 @@ def folder_bytes(path: Path) -> tuple[int, str]:
         root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return 0, ""
-    total, files, deepest = _walk(root, 0, 0)
+    sealed: list[str] = []
+    total, files, deepest = _walk(root, 0, 0, sealed)
+    if sealed:
+        return total, f"the folder {sealed[0]:.80} may not be looked into"
     if deepest > _MAX_DEPTH:
         return total, f"folders nested deeper than {_MAX_DEPTH}"
     return total, f"more than {_MAX_FILES} files" if files > _MAX_FILES else ""
 
 
-def _walk(folder: int, depth: int, files: int) -> tuple[int, int, int]:
+def _walk(folder: int, depth: int, files: int, sealed: list[str]) -> tuple[int, int, int]:
     """Bytes, files and depth below an open folder, which is closed. Stops at the bounds."""
     total, deepest = 0, depth
     try:
@@ -198,8 +217,10 @@ def _walk(folder: int, depth: int, files: int) -> tuple[int, int, int]:
                     if stat.S_ISDIR(status.st_mode):
                         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
                         below = os.open(entry.name, flags, dir_fd=folder)
-                        more, files, depth_below = _walk(below, depth + 1, files)
+                        more, files, depth_below = _walk(below, depth + 1, files, sealed)
                         total, deepest = total + more, max(deepest, depth_below)
+                except PermissionError:
+                    sealed.append(ascii(entry.name))  # an ordinary supervisor has its job's rights, no more
                 except OSError:
                     continue  # removed or replaced while we looked: the next sample sees what is there
     finally:

@@ -81,7 +81,8 @@ CHECKED: dict[str, Numbers] = {
     "mkdirat": (258, 34),
     "chmod": (90, ABSENT), "fchmod": (91, 52), "fchmodat": (268, 53),
     "clone": (56, 220), "ioctl": (16, 29), "prctl": (157, 167), "prlimit64": (302, 261),
-    "fcntl": (72, 25), "setsockopt": (54, 208), "socketpair": (53, 199), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
+    "fcntl": (72, 25), "setsockopt": (54, 208),
+    "socketpair": (53, 199), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
 }  # fmt: skip
 
 # Of these, the ones refused with another answer than ``EPERM``: "this descriptor has no such control".

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +21,6 @@ OPEN_AT_LANDLOCK = {"stat_registry"}
 USERS = ("root", "ordinary") if os.geteuid() == 0 else ("ordinary",)
 
 load()
-
-
-def _anyone_reaches(path: Path) -> bool:
-    """Whether a user who owns nothing can read a file or folder and enter all folders above it."""
-    mode = path.stat().st_mode
-    return bool(mode & stat.S_IROTH) and all(
-        above.stat().st_mode & stat.S_IXOTH for above in (*path.parents, path) if above.is_dir()
-    )
 
 
 class Suite:
@@ -55,8 +43,6 @@ class Suite:
             if another or level == "landlock":
                 pytest.skip("no Python of this version that an ordinary user can read")
             python = Path(sys.executable)
-        if another and not _anyone_reaches(HERE / "victims.py"):
-            pytest.skip(f"an ordinary user cannot read {HERE}")
         switch = {"user": ORDINARY, "group": ORDINARY, "extra_groups": ()} if another else {}
         done = subprocess.run(
             [python, HERE / "victims.py", level],
@@ -70,25 +56,9 @@ class Suite:
 
 
 @pytest.fixture(scope="module")
-def suite() -> Iterator[Suite]:
-    """The suite with this interpreter, or one of the system's where only root can read this one."""
-    if _anyone_reaches(Path(sys.executable).resolve()) and _anyone_reaches(ROOT):
-        yield Suite(Path(sys.executable))
-        return
-    system = Path(f"/usr/bin/python3.{sys.version_info.minor}")
-    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    if not system.exists() or not all(_anyone_reaches(Path(path)) for path in (*packages, ROOT)):
-        yield Suite(None)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="attacks-venv-", dir="/tmp"))
-    folder.chmod(0o755)
-    try:
-        subprocess.run([system, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-        site = next((folder / "venv" / "lib").glob("python3*/site-packages"))
-        (site / "here.pth").write_text("\n".join([str(ROOT), *packages]) + "\n")
-        yield Suite(folder / "venv" / "bin" / "python")
-    finally:
-        shutil.rmtree(folder)
+def suite(readable_python: Path | None) -> Suite:
+    """The suite, with an interpreter that an ordinary user can read."""
+    return Suite(readable_python)
 
 
 def _gets_through_unguarded(suite: Suite, user: str, name: str) -> bool:
