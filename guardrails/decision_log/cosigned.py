@@ -6,6 +6,8 @@ there were witnesses has no such table, and gets it with its first cosignature.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 from sqlalchemy import Column, Connection, Table, insert, select
 
@@ -34,6 +36,13 @@ def sizes(connection: Connection) -> list[int]:
         return []
     query = select(cosigned.c.size).distinct().order_by(cosigned.c.size)
     return list(connection.execute(query).scalars())
+
+
+def everything(connection: Connection) -> Iterator[tuple[int, str, str]]:
+    """Size, witness and line of all, by size and witness."""
+    if sa.inspect(connection).has_table(cosigned.name):
+        for row in connection.execute(select(cosigned).order_by(cosigned.c.size, cosigned.c.witness)):
+            yield row.size, row.witness, row.line
 
 
 def keep(connection: Connection, size: int, witness: str, line: str) -> None:

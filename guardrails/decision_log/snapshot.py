@@ -138,6 +138,16 @@ class Snapshot:
             raise LogVerificationError(f"the text kept for {commitment.sha256} is not what that binds")
         return opening
 
+    def openings(self) -> Iterator[Opening]:
+        """Every text that is kept, by its commitment; whether it is the committed one is not checked."""
+        table = database.openings
+        for row in self._connection.execute(select(table).order_by(table.c.sha256)):
+            yield Opening(row.salt, row.text)
+
+    def cosignatures(self) -> Iterator[tuple[int, str, str]]:
+        """Every kept cosignature: size, witness and signature line. Not verified."""
+        yield from cosigned.everything(self._connection)
+
     def inclusion_proof(self, seq: int, size: int | None = None) -> list[bytes]:
         """The audit path of a record in the tree of this snapshot, or as it was at an earlier size."""
         return merkle.inclusion(self.node, seq, self.size if size is None else min(size, self.size))

@@ -20,7 +20,7 @@ from typing import Self
 from sqlalchemy import Connection, Engine, delete, insert, inspect, select
 
 from guardrails.decision_log import checkpoint as notes
-from guardrails.decision_log import database, merkle, succession
+from guardrails.decision_log import cosigned, database, merkle, succession
 from guardrails.decision_log.checkpoint import Checkpoint
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.snapshot import Entry, Snapshot, commit_to
@@ -208,6 +208,13 @@ class Log:
             named = succession.key_in_force(transaction.tables)
         if successor is not None and successor.public_base64 == named:
             self._signer = successor
+
+    def keep_cosignature(self, size: int, witness: str, line: str) -> None:
+        """Keep what a witness said of the checkpoint of a size; the caller has verified it."""
+        if self._signer is None:
+            raise UsageError("the log was opened for reading only")
+        with database.transaction(self._engine, write=True) as connection:
+            cosigned.keep(connection, size, witness, line)
 
     def rebuild(self) -> int:
         """Make every projection anew from the records; the number of records replayed."""

@@ -9,25 +9,27 @@ Invariants:
 - What was not checked (artifacts absent, an engine version that is gone) is said, never counted as fine.
 
 What no log alone can show: a tail cut off together with its checkpoints, or a second version of the log
-shown to somebody else. Keep a checkpoint (``interlock log checkpoint``) to detect both.
+shown to somebody else. Checkpoints that were kept (``interlock log checkpoint``) and witnesses show both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from guardrails.canonical import Digest
-from guardrails.codec import decode_record
 from guardrails.decision_log import checkpoint as checkpoints
-from guardrails.decision_log import merkle
-from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
-from guardrails.decision_log.keys import is_signed_by, person_keyid
+from guardrails.decision_log import coverage, merkle
+from guardrails.decision_log.cosignature import VerifierKey
+from guardrails.decision_log.coverage import Coverage
+from guardrails.decision_log.envelope import format_time, parse_time
+from guardrails.decision_log.roots import require_pinned, root_keys
 from guardrails.decision_log.store import Entry, Project, Snapshot
+from guardrails.decision_log.succession import LogKeys
 from guardrails.decision_log.tables import MemoryTables, Reader
+from guardrails.decision_log.texts import Texts
 from guardrails.errors import InterlockError, LogVerificationError
-from guardrails.records import Commitment, Role, Roster
 
 Recompute = Callable[[Reader, Entry], str]
 """Recomputes one verdict from the state before it; returns a reason why it could not, or an empty text."""
@@ -45,6 +47,8 @@ class Verification:
     notes: list[str] = field(default_factory=list)
     recomputed: int = 0
     not_recomputed: int = 0
+    texts: Texts = field(default_factory=Texts)
+    coverage: Coverage | None = None
 
     @property
     def ok(self) -> bool:
@@ -57,9 +61,15 @@ def verify_log(
     project: Project,
     *,
     root_key: str = "",
+    root_pins: Sequence[str] = (),
     known_checkpoint: str = "",
+    known_checkpoints: Sequence[str] = (),
+    witness_keys: Sequence[VerifierKey] = (),
+    witness_threshold: int = 0,
     artifacts: Callable[[Digest], None] | None = None,
     recompute: Recompute | None = None,
+    expiry: Recompute | None = None,
+    compare_tables: bool = True,
 ) -> Verification:
     """Check a whole log.
 
@@ -67,17 +77,31 @@ def verify_log(
         snapshot: The log, opened for reading.
         project: The projection function (``guardrails.ledger.project``).
         root_key: An OpenSSH public key that must be a root of the first roster; empty: none pinned.
+        root_pins: More such keys; every one of them must have signed the first roster.
         known_checkpoint: A checkpoint kept from before: the log must extend it.
+        known_checkpoints: More of them, from witnesses too.
+        witness_keys: Witnesses that the verifier trusts: they must have seen every record. Empty: not asked.
+        witness_threshold: So many of them suffice; 0: all.
         artifacts: Raises unless the artifact of a digest is present and intact; None: not checked.
         recompute: Re-runs the engine on a verdict; None: not done.
+        expiry: Says until when a promotion was allowed, from the state before it; it is then compared with
+            what witnesses say of the time.
+        compare_tables: False where there are none, as in an exported bundle.
     """
     result = Verification(entries=snapshot.size)
     try:
-        tables, tree = _replay(snapshot, project, result, recompute)
+        log_keys = LogKeys()
+        deadlines: dict[int, str] = {}
+        watch = None if expiry is None or not witness_keys else _watcher(expiry, deadlines)
+        tables, tree = _replay(snapshot, project, result, recompute, log_keys, watch)
         result.root = tree.root().hex()
-        _check_roots(snapshot, tree, result, root_key)
-        _check_checkpoints(snapshot, tree, tables, known_checkpoint)
-        _check_tables(snapshot, tables)
+        _check_roots(snapshot, tree, result, [*([root_key] if root_key else []), *root_pins])
+        known = [note for note in (known_checkpoint, *known_checkpoints) if note]
+        _check_checkpoints(snapshot, tree, log_keys, known)
+        _check_witnesses(snapshot, known, witness_keys, witness_threshold, result, deadlines)
+        result.texts.finish(tables)
+        if compare_tables:
+            _check_tables(snapshot, tables)
         _check_artifacts(tables, artifacts, result)
     except LogVerificationError as error:
         result.index = error.index if error.index >= 0 else None
@@ -86,7 +110,12 @@ def verify_log(
 
 
 def _replay(
-    snapshot: Snapshot, project: Project, result: Verification, recompute: Recompute | None
+    snapshot: Snapshot,
+    project: Project,
+    result: Verification,
+    recompute: Recompute | None,
+    log_keys: LogKeys,
+    watch: Callable[[Reader, Entry], None] | None,
 ) -> tuple[MemoryTables, merkle.Tree]:
     tables, tree = MemoryTables(), merkle.Tree()
     leaves: list[str] = []
@@ -100,13 +129,16 @@ def _replay(
         if entry.leaf in seen:
             raise LogVerificationError(f"it is record {seen[entry.leaf]} once more", index=entry.seq)
         flaw = _recompute(recompute, tables, entry, result)
+        if watch is not None:
+            watch(tables, entry)
         try:
             project(tables, entry)
         except InterlockError as error:
             raise LogVerificationError(error.message, index=entry.seq) from None
         if flaw:
             raise LogVerificationError(flaw, index=entry.seq)
-        _check_openings(snapshot, entry)
+        result.texts.check(snapshot, entry)
+        log_keys.learn(entry)
         leaves.append(entry.leaf)
         seen[entry.leaf] = entry.seq
         tree.append(bytes.fromhex(entry.leaf))
@@ -130,28 +162,7 @@ def _recompute(recompute: Recompute | None, tables: Reader, entry: Entry, result
     return ""
 
 
-def _check_openings(snapshot: Snapshot, entry: Entry) -> None:
-    """A text that is kept for a commitment must be the one that was committed to; it may be erased."""
-    for commitment in _commitments(entry.statement.body):
-        try:
-            snapshot.opening(commitment)
-        except InterlockError as error:
-            raise LogVerificationError(error.message, index=entry.seq) from None
-
-
-def _commitments(value: Any) -> Iterator[Commitment]:
-    if isinstance(value, Mapping):
-        if set(value) == {"sha256"}:
-            yield Commitment(str(value["sha256"]))
-        else:
-            for item in value.values():
-                yield from _commitments(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _commitments(item)
-
-
-def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, root_key: str) -> None:
+def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pins: Sequence[str]) -> None:
     # Every node, not only those that the root of today needs: inclusion proofs are made of the others.
     for level in range(snapshot.size.bit_length()):
         for position in range(snapshot.size >> level):
@@ -162,28 +173,23 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, ro
     if snapshot.size == 0:
         result.notes.append("the log is empty: nobody has been set up")
         return
-    first = decode_record(Roster, dict(snapshot.entry(0).statement.body))
-    keys = [key.public for person in first.people if Role.ROOT in person.roles for key in person.keys]
-    result.root_keys = tuple(keys)
-    if not root_key:
+    result.root_keys = root_keys(snapshot.entry(0))
+    if not pins:
         result.notes.append("no root key was given: compare the root keys above with those you were handed")
         return
-    entry, known = snapshot.entry(0), {person_keyid(key) for key in keys}
-    # Being listed is not enough: anybody can list the key of somebody else.
-    signed = is_signed_by(root_key, pae(PAYLOAD_TYPE, entry.statement.encode()), entry.signatures)
-    if person_keyid(root_key) not in known or not signed:
-        raise LogVerificationError("the first roster is not signed by the root key that was given", index=0)
+    require_pinned(snapshot.entry(0), pins)
 
 
-def _check_checkpoints(snapshot: Snapshot, tree: merkle.Tree, tables: MemoryTables, known: str) -> None:
+def _check_checkpoints(
+    snapshot: Snapshot, tree: merkle.Tree, log_keys: LogKeys, known: Sequence[str]
+) -> None:
     if snapshot.size == 0:
         return
-    roster = tables.get("roster", "current") or {}
-    log_key = str(roster.get("roster", {}).get("services", {}).get("log", ""))
     sizes = []
-    for note in [*snapshot.checkpoints(), *([known] if known else [])]:
+    for note in [*snapshot.checkpoints(), *known]:
         try:
-            point = checkpoints.verify(note, snapshot.origin, log_key)
+            size = checkpoints.parse(note)[0].size
+            point = checkpoints.verify(note, snapshot.origin, log_keys.at(size))
         except InterlockError as error:
             raise LogVerificationError(f"a checkpoint does not hold: {error.message}") from None
         if point.size > snapshot.size:
@@ -197,6 +203,38 @@ def _check_checkpoints(snapshot: Snapshot, tree: merkle.Tree, tables: MemoryTabl
         sizes.append(point.size)
     if snapshot.size not in sizes:
         raise LogVerificationError("the newest records are covered by no checkpoint", index=snapshot.size - 1)
+
+
+def _check_witnesses(
+    snapshot: Snapshot,
+    known: Sequence[str],
+    keys: Sequence[VerifierKey],
+    threshold: int,
+    result: Verification,
+    deadlines: Mapping[int, str],
+) -> None:
+    """Every record must have been seen by the witnesses that the verifier trusts; say where time disagrees."""
+    if not keys:
+        return
+    result.coverage = coverage.measure([*snapshot.notes(), *known], keys, threshold)
+    coverage.require(result.coverage, snapshot.size)
+    for seq, deadline in deadlines.items():
+        seen = result.coverage.first_time(seq)
+        if deadline and seen is not None and seen > parse_time(deadline):
+            # A witness may have been asked late; that it was in time is then the gate's word alone.
+            result.notes.append(
+                f"record {seq}: promoted by the gate's clock before the approval ended at {deadline}; "
+                f"the witnesses first saw it at {format_time(seen)}"
+            )
+
+
+def _watcher(expiry: Recompute, deadlines: dict[int, str]) -> Callable[[Reader, Entry], None]:
+    def watch(tables: Reader, entry: Entry) -> None:
+        if entry.statement.record == "promotion":
+            with contextlib.suppress(InterlockError):  # the projection refuses it next, with its reason
+                deadlines[entry.seq] = expiry(tables, entry)
+
+    return watch
 
 
 def _check_tables(snapshot: Snapshot, replayed: MemoryTables) -> None:
