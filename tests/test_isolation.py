@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +25,7 @@ from sandbox.isolation import (
     canary,
     folders,
     interpreter,
+    job,
     landlock,
     levels,
     notify,
@@ -500,6 +503,32 @@ def test_should_stop_ends_a_job_at_once_and_says_why(run: Run) -> None:
     assert _no_process_left(1)
 
 
+def test_a_stop_is_heard_while_the_namespaces_are_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    levels.require("strict")
+    stuck = _script(tmp_path / "bwrap", "import time\ntime.sleep(60)")
+    monkeypatch.setattr(probe, "_key", lambda _: next(iter(probe._passed)))
+    _with_bwrap(monkeypatch, stuck)
+    started = time.monotonic()
+    outcome = run("print('ran')", should_stop=_after(0.3))
+    assert time.monotonic() - started < 1.3
+    assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
+    assert not _named(str(stuck))
+
+
+def test_a_stop_is_heard_while_the_guard_prepares(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels.require("strict")
+    # It is promised more than it gets, and waits.
+    longer = SimpleNamespace(pack=lambda form, size: struct.pack(form, size + 1))
+    monkeypatch.setattr(job, "struct", longer)
+    started = time.monotonic()
+    outcome = run("print('ran')", should_stop=_after(0.5))
+    assert time.monotonic() - started < 1.5
+    assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
+    assert not _named(str(profile.GUARD))
+
+
 def test_no_process_is_left_when_should_stop_raises(run: Run) -> None:
     def interrupted() -> str:
         raise KeyboardInterrupt
@@ -651,7 +680,8 @@ def test_an_installation_below_tmp_works_and_sees_nothing_else_of_tmp(tmp_path):
         (packages / "here.pth").write_text("\n".join([str(root), *sites]) + "\n", encoding="utf-8")
         program = (
             "import os, sys; from pathlib import Path; from sandbox.isolation import levels, spec;"
-            "out = Path(sys.argv[1]); job = spec.JobSpec(('python', '-c', 'import os; print(sorted(os.listdir(\"/tmp\")))'),"
+            'inside = \'import os; open("/tmp/x", "w").close(); print(sorted(os.listdir("/tmp")))\';'
+            "out = Path(sys.argv[1]); job = spec.JobSpec(('python', '-c', inside),"
             " (), out / 'out', out / 'log.txt'); done = levels.run_job(job, 'strict');"
             "print(done.exit, done.log_tail)"
         )
@@ -660,6 +690,8 @@ def test_an_installation_below_tmp_works_and_sees_nothing_else_of_tmp(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("0 "), done.stdout
         assert elsewhere.name in done.stdout
+        assert "'x'" in done.stdout, "programs that insist on /tmp can write there"
+        assert not Path("/tmp/x").exists()
         assert str(sorted(p.name for p in Path("/tmp").iterdir())) not in done.stdout
     finally:
         shutil.rmtree(elsewhere)

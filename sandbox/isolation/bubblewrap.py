@@ -58,7 +58,7 @@ def arguments(
         *_system(),
         *_memory("/scratch", scratch_bytes),
         *_memory("/dev/shm", min(scratch_bytes, _SHARED_MEMORY_BYTES)),  # noqa: S108 - the job's own
-        *_temporary(runtime),
+        *_temporary(runtime, scratch_bytes),
         "--remount-ro",
         "/dev",
         # After the job's own folders: an installation may lie below a host's /tmp or /scratch.
@@ -97,10 +97,11 @@ def _system() -> list[str]:
     return [*words, *(w for name in _HIDDEN if Path(name).exists() for w in ("--ro-bind", "/dev/null", name))]
 
 
-def _temporary(runtime: Sequence[Path]) -> list[str]:
-    """``/tmp`` as another name of ``/scratch``, unless the installation itself lies there (TMPDIR serves)."""
+def _temporary(runtime: Sequence[Path], size: int) -> list[str]:
+    """``/tmp`` as another name of ``/scratch``; a folder of its own where the installation itself lies below it."""
     tmp = "/tmp"  # noqa: S108 - the job's, not the host's
-    return [] if any(path.is_relative_to(tmp) for path in runtime) else ["--symlink", "/scratch", tmp]
+    inside = any(path.is_relative_to(tmp) for path in runtime)
+    return _memory(tmp, size) if inside else ["--symlink", "/scratch", tmp]
 
 
 def _parents(targets: Sequence[str]) -> list[str]:

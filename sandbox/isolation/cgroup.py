@@ -138,10 +138,15 @@ class Group:
         return own + counted.get("total_shmem", counted.get("shmem", 0)) + counted.get("total_swap", 0)
 
     def peak_bytes(self) -> int:
-        """The most that was ever counted, with cached file contents; 0 where the kernel keeps no peak."""
+        """The most that the job held, seen from after its end: the kernel's peak, without the contents of
+        files that it still keeps for the job. 0 where the kernel keeps no peak.
+        """
+        counted = _fields(self._folders[MEMORY] / "memory.stat")
+        files = counted.get("total_cache", counted.get("file", 0))
+        files -= counted.get("total_shmem", counted.get("shmem", 0))
         for name in ("memory.max_usage_in_bytes", "memory.peak"):
             with contextlib.suppress(OSError):
-                return int(_read(self._folders[MEMORY] / name))
+                return max(0, int(_read(self._folders[MEMORY] / name)) - files)
         return 0
 
     def ran_out_of_memory(self) -> bool:

@@ -96,7 +96,6 @@ class _Job:
     init: int = -1  # process descriptor of the first process in the job's own process namespace
     status: int | None = None
     cpu_s: float = 0.0
-    largest_bytes: int = 0  # the most memory that one of its processes held
 
     def is_over(self) -> bool:
         """Whether the started process has ended."""
@@ -109,7 +108,6 @@ class _Job:
         self.process.returncode = code
         self.status = 128 - code if code < 0 else code
         self.cpu_s = used.ru_utime + used.ru_stime
-        self.largest_bytes = used.ru_maxrss * 1024
         os.close(self.ended)
 
 
@@ -211,7 +209,7 @@ def _outcome(job: _Job, killed: str) -> JobOutcome:
     if not killed:
         _complain_if_not_started(job)
     watchdog = job.watchdog
-    broken = watchdog.sample_end(job.cpu_s, job.largest_bytes)
+    broken = watchdog.sample_end(job.cpu_s)
     killed = killed or broken
     usage = watchdog.usage
     measured_by = job.group.where.measured_by if job.group else "watchdog"

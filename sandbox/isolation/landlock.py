@@ -49,7 +49,7 @@ def rules_inside_mounts(programs: Iterable[str]) -> tuple[Rule, ...]:
     """For a job that has mounts of its own: all it sees is readable, ``programs`` executable."""
     # Rights add up along a path: execution must not be granted at the root.
     rules = [("/", READ_FILE | READ_DIR), *((path, READ) for path in programs)]
-    rules += [(path, WRITE) for path in ("/out", "/scratch", "/dev/shm")]  # noqa: S108 - the job's own
+    rules += [(path, WRITE) for path in ("/out", "/scratch", "/dev/shm", "/tmp")]  # noqa: S108 - the job's own
     return (*rules, *((device, _DEVICE) for device in _DEVICES))
 
 
