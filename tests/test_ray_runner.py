@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from guardrails.errors import UsageError
-from sandbox.isolation.spec import JobSpec, Limits, Mount
+from guardrails.errors import JobFailedError, UsageError
+from sandbox import supervisor
+from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
+from sandbox.listeners import listeners
 from sandbox.ray_runner import RayRunner
 from sandbox.runner import JobHandle, wait
 
@@ -94,15 +99,53 @@ def test_limits_and_errors_cross_ray_as_text(runner: RayRunner, tmp_path: Path) 
         wait(runner.start(missing, "strict"), 60)
 
 
-def test_cancel_kills_within_a_second(runner: RayRunner, tmp_path: Path) -> None:
-    spec = job(tmp_path, "import os, time; os.fork(); print('begun'); time.sleep(60)")
+# Many processes that come back as long as one is left, want no signal and no common session.
+RESTLESS = """
+import os, signal, time
+for number in (1, 2, 15):
+    signal.signal(number, signal.SIG_IGN)
+print('begun', flush=True)
+while True:
+    try:
+        if os.fork() == 0:
+            os.setsid()
+    except OSError:
+        pass
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "dead worker"])
+def test_a_restless_job_is_gone_within_a_second(runner: RayRunner, tmp_path: Path, how: str) -> None:
+    spec = job(tmp_path, RESTLESS, processes=60, wall_s=3 if how == "timeout" else 60)
     handle = runner.start(spec, "strict")
     until_it_prints(handle)
-    assert alive(spec.argv[2])
-    handle.cancel("halt")
-    handle.cancel("later")
+    time.sleep(0.5)
+    assert len(alive(spec.argv[2])) > 20
+    if how == "cancel":
+        handle.cancel("halt")
+        handle.cancel("later")
+    elif how == "timeout":
+        time.sleep(2.5)
+    else:
+        os.kill(_supervisor(spec.argv[2]), signal.SIGKILL)
     assert gone_within(spec.argv[2], 1)
-    assert wait(handle, 10).killed == "halt"
+    reason = {"cancel": "halt", "timeout": "wall_s: ", "dead worker": "its supervisor died"}[how]
+    assert wait(handle, 10).killed.startswith(reason)
+    time.sleep(0.5)
+    assert not alive(spec.argv[2])
+
+
+def test_a_job_that_is_still_being_set_up_is_cancelled(runner: RayRunner, tmp_path: Path) -> None:
+    """Whatever it is doing at that moment: the moments lie close together, over all of the set-up."""
+    for step in range(6):
+        handle = runner.start(job(tmp_path, "import time; time.sleep(60)", f"step{step}"), "strict")
+        time.sleep(step * 0.01)
+        asked = time.monotonic()
+        handle.cancel("enough")
+        assert wait(handle, 5).killed == "enough"
+        assert time.monotonic() - asked < 1
+        assert gone_within(f"marker-{tmp_path.name}-step{step}", 1)
 
 
 def test_a_waiting_job_is_cancelled_before_it_begins(runner: RayRunner, tmp_path: Path) -> None:
@@ -142,6 +185,93 @@ def test_a_dead_supervisor_takes_the_job_with_it_and_nothing_is_repeated(
     assert len(list((tmp_path / "job.out").iterdir())) == 1
 
 
+def test_a_request_that_was_taken_up_is_not_taken_up_again(tmp_path: Path) -> None:
+    """Whoever might repeat a task, Ray or somebody else: the second supervisor refuses."""
+    control = tmp_path / "control"
+    spec = JobSpec(("python", "-c", "print('ran')"), (), tmp_path / "out", tmp_path / "log")
+    supervisor.ask(control, spec, "strict", None)
+    first = supervisor.decode(supervisor.supervise(control))
+    assert isinstance(first, JobOutcome)
+    assert first.ok
+    shutil.rmtree(tmp_path / "out")
+    again = supervisor.decode(supervisor.supervise(control))
+    assert isinstance(again, JobFailedError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_supervisor_is_small(runner: RayRunner, tmp_path: Path) -> None:
+    """Also one that has supervised before, when it has become as large as it will."""
+    for name in ("first", "second"):
+        spec = job(tmp_path, "import time; print('x', flush=True); time.sleep(2)", name)
+        handle = runner.start(spec, "strict")
+        until_it_prints(handle)
+        rollup = Path(f"/proc/{_supervisor(spec.argv[2])}/smaps_rollup").read_text()
+        proportional = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        assert proportional * 1024 <= 60e6
+        assert wait(handle, 30).ok
+
+
+def _outside_addresses() -> list[str]:
+    """This machine's addresses as others would use them."""
+    shown = subprocess.run(
+        ["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True
+    ).stdout
+    found = [entry["local"] for link in json.loads(shown) for entry in link["addr_info"]]
+    return [address for address in found if not address.startswith("127.")]
+
+
+def _answers(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip")
+def test_no_port_of_ray_can_be_reached_from_outside(runner: RayRunner, tmp_path: Path) -> None:
+    wait(runner.start(job(tmp_path, "0", "warm"), "strict"), 60)
+    found = [entry for entry in listeners(os.getpid()) if entry.program.startswith(("gcs", "ray"))]
+    assert {entry.program for entry in found} >= {"gcs_server", "raylet"}
+    assert all(entry.only_here for entry in found)
+    assert all(_answers("127.0.0.1", entry.port) for entry in found)
+    reached = [
+        (address, e.port) for address in _outside_addresses() for e in found if _answers(address, e.port)
+    ]
+    assert reached == []
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs the program ip")
+def test_a_ray_that_listens_for_others_is_refused(tmp_path: Path) -> None:
+    """The control: without the setting the ports are open, and that is noticed."""
+    source = (
+        "import json, os\nfrom pathlib import Path\nfrom sandbox import ray_runner\n"
+        "from sandbox.isolation.spec import JobSpec\nfrom sandbox.listeners import listeners\n"
+        "ray_runner._LOOPBACK_ONLY = ('UNUSED', '0')\nray_runner._forget_earlier_settings = lambda: None\n"
+        "check = ray_runner._refuse_open_ports\n"
+        "def look(before):\n"
+        "    print(json.dumps([e.port for e in listeners(os.getpid()) if not e.only_here]), flush=True)\n"
+        "    input()\n    check(before)\n"
+        "ray_runner._refuse_open_ports = look\n"
+        f"spec = JobSpec(('python', '-c', '0'), (), Path({str(tmp_path / 'out')!r}), Path({str(tmp_path / 'log')!r}))\n"
+        "ray_runner.RayRunner().start(spec, 'strict')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
+    )  # fmt: skip
+    assert driver.stdout is not None
+    ports = json.loads(driver.stdout.readline())
+    addresses = _outside_addresses()
+    reached = [port for address in addresses for port in ports if _answers(address, port)]
+    assert reached or not addresses
+    _, said = driver.communicate("\n", timeout=60)
+    assert "Ray listens for other machines: " in said
+    assert driver.returncode != 0
+    assert not (tmp_path / "log").exists()
+
+
 def _supervisor(marker: str) -> int:
     """The Ray worker above a job's first process."""
     pid = min(alive(marker))
@@ -179,7 +309,7 @@ def test_rays_files_are_closed_to_others_and_absent_inside(runner: RayRunner, tm
 
 
 def test_a_dead_driver_leaves_no_job(tmp_path: Path) -> None:
-    spec = job(tmp_path, "import time; print('begun', flush=True); time.sleep(100)")
+    spec = job(tmp_path, RESTLESS)
     source = (
         "import sys, time\nfrom pathlib import Path\nfrom sandbox.isolation.spec import JobSpec, Mount\n"
         "from sandbox.ray_runner import RayRunner\n"
