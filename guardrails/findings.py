@@ -7,7 +7,8 @@ printable and short enough for a log entry; an error always means ``blocked``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 
 from guardrails.policy.facts import Subject
 from guardrails.policy.model import Policy, Rule
@@ -28,22 +29,26 @@ class Judged:
 def finding_of(rule: Rule, outcome: Outcome, message: str, estimate: Estimate | None = None) -> Finding:
     """A rule's finding; with an estimate its numbers, and its interval where there is one."""
     require = rule.require
-    finding = Finding(
+    sampled = None if estimate is None or rule.is_exact else estimate
+    return Finding(
         rule=rule.id,
         check=rule.check,
         outcome=outcome,
         severity=rule.severity,
-        limit=" ".join(part for part in (require.bound, require.op, f"{require.value:.10g}") if part),
+        limit=_limit(require.bound, require.op, require.value),
         source=str(rule.place),
         message=_printable(message),
         metric=require.metric,
+        observed=estimate.value if estimate else None,
+        lower=sampled.lower if sampled else None,
+        upper=sampled.upper if sampled else None,
+        n=sampled.n if sampled else None,
     )
-    if estimate is None:
-        return finding
-    finding = replace(finding, observed=estimate.value)
-    if rule.is_exact:
-        return finding
-    return replace(finding, lower=estimate.lower, upper=estimate.upper, n=estimate.n)
+
+
+@lru_cache(maxsize=1024)
+def _limit(bound: str, op: str, value: float) -> str:
+    return f"{bound} {op} {value:.10g}" if bound else f"{op} {value:.10g}"
 
 
 def error_of(rule: Rule, message: str, estimate: Estimate | None = None) -> Judged:
@@ -53,7 +58,7 @@ def error_of(rule: Rule, message: str, estimate: Estimate | None = None) -> Judg
 
 def _printable(text: str) -> str:
     """Names of items and suites may hold anything; a finding is read on terminals and kept as UTF-8."""
-    clean = "".join(c if c.isprintable() else "·" for c in text)
+    clean = text if text.isprintable() else "".join(c if c.isprintable() else "·" for c in text)
     return clean if len(clean) <= _LONGEST else f"{clean[:_LONGEST]}…"
 
 

@@ -58,11 +58,7 @@ def flaws(expression: str) -> list[Flaw]:
     """Everything that can be known to be wrong before the expression runs; empty if usable."""
     if len(expression) > MAX_LENGTH:
         return [Flaw(0, f"longer than {MAX_LENGTH} characters", "split the rule")]
-    tokens = [
-        _Token(str(match.lastgroup), match.group(), match.start())
-        for match in _TOKEN.finditer(expression)
-        if match.lastgroup != "space"
-    ]
+    tokens = _tokens(expression)
     found = [Flaw(t.offset, f"{t.text!r} has no meaning here") for t in tokens if t.kind == "other"]
     found.extend(_name_flaws(tokens))
     if not found:
@@ -73,12 +69,54 @@ def flaws(expression: str) -> list[Flaw]:
     return found
 
 
+def _tokens(expression: str) -> list[_Token]:
+    return [
+        _Token(str(match.lastgroup), match.group(), match.start())
+        for match in _TOKEN.finditer(expression)
+        if match.lastgroup != "space"
+    ]
+
+
 def holds(expression: str, facts: Mapping[str, Any]) -> bool:
     """Whether the expression is true of the facts; raises NotMeasuredError if that has no answer."""
+    problem, names = _reads(expression)
+    if problem:
+        raise NotMeasuredError(f"'when' is not usable: {problem}")
+    values = []
+    for name in names:
+        root, member = name.split(".")
+        if member in facts.get(root, {}):
+            value = facts[root][member]
+            values.append((root, member, tuple(sorted(value.items())) if isinstance(value, dict) else value))
+    return _outcome(expression, tuple(values))
+
+
+def facts_read(expression: str) -> tuple[str, ...]:
+    """The facts that a usable expression reads; what is not among them cannot change its outcome."""
+    return _reads(expression)[1]
+
+
+@lru_cache(maxsize=512)
+def _reads(expression: str) -> tuple[str, tuple[str, ...]]:
+    """What is wrong with an expression ("" if nothing), and the facts that it reads."""
     problems = flaws(expression)
     if problems:
-        raise NotMeasuredError(f"'when' is not usable: {problems[0].message}")
-    result = _guarded(lambda: _program(expression).execute(dict(facts)), "cannot be evaluated")
+        return problems[0].message, ()
+    tokens = _tokens(expression)
+    names = set()
+    for i, token in enumerate(tokens):
+        if token.kind == "name" and token.text in _ROOTS and (i == 0 or tokens[i - 1].text != "."):
+            names.add(f"{token.text}.{_member(tokens[i + 1 : i + 4])[0]}")
+    return "", tuple(sorted(names & set(FACTS)))
+
+
+@lru_cache(maxsize=4096)
+def _outcome(expression: str, values: tuple[tuple[str, str, Any], ...]) -> bool:
+    """Pure: the same expression of the same facts, evaluated once."""
+    facts: dict[str, dict[str, Any]] = {}
+    for root, member, value in values:
+        facts.setdefault(root, {})[member] = dict(value) if isinstance(value, tuple) else value
+    result = _guarded(lambda: _program(expression).execute(facts), "cannot be evaluated")
     if not isinstance(result, bool):
         raise NotMeasuredError(f"'when' gives {type(result).__name__} {result!r:.40}, not true or false")
     return result

@@ -29,7 +29,7 @@ from ui.presenters.fields import (
 from ui.presenters.findings import condition, finding_sentence, headline, limit_value, worst_first
 from ui.presenters.log_entries import log_fields, record_fields
 from ui.presenters.marks import NO_VERDICT, STATE_MARKS, VERDICT_MARKS, Mark, finding_mark, verdict_mark
-from ui.presenters.policies import problem_fields
+from ui.presenters.policies import backtest_fields, backtest_sentence, flip_fields, problem_fields
 from ui.presenters.texts import age, ago, counted, duration, interval, moment, number, one_line, plain, size
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "Mark",
     "age",
     "ago",
+    "backtest_fields",
+    "backtest_sentence",
     "changed_settings",
     "compute_fields",
     "condition",
@@ -49,6 +51,7 @@ __all__ = [
     "finding_fields",
     "finding_mark",
     "finding_sentence",
+    "flip_fields",
     "headline",
     "interval",
     "limit_value",

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import Problem
+from ui.presenters.texts import counted
 
 if TYPE_CHECKING:
+    from guardrails.authoring.backtest import Backtest, Flip
     from guardrails.authoring.mutation import Mutant
     from guardrails.authoring.testing import Gap, Result
 
@@ -52,3 +54,47 @@ def test_fields(
         "gaps": [{"rule": gap.rule, "lacks": f"a {gap.lacks} case"} for gap in gaps],
         "unnoticed": [{"rule": mutant.rule, "change": mutant.change} for mutant in mutants],
     }
+
+
+def flip_fields(flip: Flip) -> Json:
+    """One verdict that would come out otherwise."""
+    return {
+        "id": flip.id,
+        "model": flip.model,
+        "state": flip.state,
+        "before": flip.before.value,
+        "after": flip.after.value,
+        "loosened": flip.loosened,
+        "rules": list(flip.rules),
+        "not_measured": list(flip.not_measured),
+    }
+
+
+def backtest_fields(found: Backtest) -> Json:
+    """A replay of the past."""
+    return {
+        "policy": found.policy,
+        "replayed": found.replayed,
+        "flips": [flip_fields(flip) for flip in found.flips],
+        "loosened": sum(flip.loosened for flip in found.flips),
+        "not_replayable": [{"id": id_, "reason": reason} for id_, reason in found.not_replayable],
+        "never_fired": list(found.never_fired),
+        "never_applied": list(found.never_applied),
+        "refused_approvals": [vars(refused) for refused in found.refused],
+        "not_measured": [{"rule": rule, "proposals": ids} for rule, ids in found.not_measured.items()],
+    }
+
+
+def backtest_sentence(found: Backtest) -> str:
+    """What a replay came to, in one line."""
+    loosened = sum(flip.loosened for flip in found.flips)
+    parts = [f"{counted(found.replayed, 'proposal')} replayed"]
+    if not found.flips:
+        parts.append("no verdict changes")
+    else:
+        parts.append(f"{loosened} loosened, {len(found.flips) - loosened} tightened")
+    if found.refused:
+        parts.append(f"{counted(len(found.refused), 'past approval')} would not have been enough")
+    if found.not_replayable:
+        parts.append(f"{len(found.not_replayable)} could not be replayed")
+    return " · ".join(parts)
