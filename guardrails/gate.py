@@ -31,6 +31,7 @@ from guardrails.decision_log.envelope import (
     parse_statement,
     seal,
 )
+from guardrails.decision_log.keys import ServiceKey, service_keyid
 from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
 from guardrails.decisions import MAX_REASON_CHARS, Draft, Intention, Receipt, digest_of, prepare, reference_to
 from guardrails.errors import (
@@ -133,11 +134,34 @@ class Gate:
 
     # --- set-up --------------------------------------------------------------------------
 
+    def draft_roster(self, roster: Roster) -> bytes:
+        """The exact bytes that the roots sign to put a roster in force."""
+        with self.log.read() as snapshot:
+            return self._statement(snapshot, roster, {"roster": digest_of(roster)}, ()).encode()
+
     def record_roster(self, roster: Roster, signer: Signer, names: Iterable[Opening]) -> Reference:
-        """Append a roster signed by a root; the first one founds the workspace."""
-        with self.log.transaction() as tx:
-            statement = self._statement(tx, roster, {"roster": digest_of(roster)}, ())
-            return tx.append(seal(statement.encode(), signer), names).reference
+        """Append a roster signed by one root; the first one founds the workspace."""
+        return self.commit_roster(seal(self.draft_roster(roster), signer), names)
+
+    def commit_roster(
+        self, envelope: bytes, names: Iterable[Opening], successors: Mapping[str, ServiceKey] | None = None
+    ) -> Reference:
+        """Append a roster that its roots have signed; ``successors`` are the new keys of services it names.
+
+        Raises:
+            DeniedError: it names a service key that this gate does not hold: nothing could go on.
+        """
+        held = {**self._services, **(successors or {})}
+        with self.log.transaction((successors or {}).get("log")) as tx:
+            reference = tx.append(envelope, names).reference
+            for name, public in require_roster(tx.tables).services.items():
+                if held[name].keyid != service_keyid(public):
+                    raise DeniedError(
+                        f"the roster names a key of the {name} service that is not here; nothing was written",
+                        hint=f"commit it where `interlock roster rotate-service {name}` made the key",
+                    )
+        self._services = held
+        return reference
 
     # --- what the loop reports -----------------------------------------------------------
 

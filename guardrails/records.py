@@ -337,16 +337,27 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Predecessor:
+    """The log that this one goes on from: its origin, and the newest checkpoint that was seen of it."""
+
+    origin: str
+    size: int
+    root: str
+
+
+@dataclass(frozen=True)
 class Roster:
     """Who may decide what, and which service keys sign machine records. Signed by roots.
 
-    ``services`` maps ``gate``, ``evaluator`` and ``log`` to an Ed25519 public key (base64, raw).
+    ``services`` maps ``gate``, ``evaluator``, ``learner`` and ``log`` to an Ed25519 public key (base64, raw).
+    ``threshold`` is how many roots a change needs. ``predecessor`` stands in a first roster only.
     """
 
     version: int
     people: tuple[Person, ...]
     services: dict[str, str]
     threshold: int = 1
+    predecessor: Predecessor | None = None
 
 
 @dataclass(frozen=True)

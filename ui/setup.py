@@ -15,20 +15,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from guardrails.canonical import Digest
-from guardrails.decision_log.envelope import Signer
+from guardrails.decision_log.envelope import Signer, seal
 from guardrails.decision_log.keys import KDF_ROUNDS, PersonKey, person_keyid
 from guardrails.decisions import Intention
 from guardrails.errors import DeniedError, UsageError
 from guardrails.policy import load_policy
-from guardrails.records import Action, Key, ModelKind, Opening, Person, Role, Roster, Surface, open_text
+from guardrails.records import (
+    Action,
+    Key,
+    ModelKind,
+    Opening,
+    Person,
+    Predecessor,
+    Role,
+    Roster,
+    Surface,
+    open_text,
+)
 from guardrails.view import view_of
 from sandbox.adoption import base_bundle
 from sandbox.config import ModelConfig
 from sandbox.runner import Runner
+from ui import pins
 from ui.wiring import Workspace
 
 DEFAULT_POLICY = Path(__file__).parent.parent / "policies" / "default.yaml"
 MIN_PASSPHRASE_CHARS = 8
+RECOVERY = "recovery key"
 TOKEN_FILE = "setup.token"  # noqa: S105 - a file name
 
 Report = Callable[[str, float], None]
@@ -47,8 +60,15 @@ def is_ready(workspace: Workspace) -> bool:
         return bool(view.policies()) and set(workspace.config.models) <= adopted
 
 
-def found(workspace: Workspace, name: str, passphrase: str, *, rounds: int = KDF_ROUNDS) -> PersonKey:
-    """Make the first person, sole root and operator, with a key behind a passphrase; returns the key.
+def found(
+    workspace: Workspace, name: str, passphrase: str, *, recovery: Path | None = None,
+    predecessor: Predecessor | None = None, rounds: int = KDF_ROUNDS,
+) -> PersonKey:  # fmt: skip
+    """Make the first person, root and operator, with a key behind a passphrase; returns the key.
+
+    ``recovery``: also a second root, ``RECOVERY``, that can only change the roster. Its key is written to that
+    file, behind the same passphrase, and is meant to leave this machine. Both keys sign the first roster, and
+    both are pinned.
 
     Raises:
         DeniedError: somebody is set up already.
@@ -57,7 +77,17 @@ def found(workspace: Workspace, name: str, passphrase: str, *, rounds: int = KDF
     if is_founded(workspace):
         raise DeniedError("this workspace has its first person already", hint="use `interlock operator add`")
     person, key, opening = new_person(workspace, name, passphrase, (Role.OPERATOR, Role.ROOT), rounds=rounds)
-    workspace.gate.record_roster(Roster(1, (person,), workspace.service_keys()), key, [opening])
+    people, names, keys = [person], [opening], [key]
+    if recovery is not None:
+        spare = PersonKey.generate()
+        second, second_name = person_with(RECOVERY, (Role.ROOT,), spare.public)
+        spare.save(recovery, passphrase, rounds=rounds)
+        people, names, keys = [person, second], [opening, second_name], [key, spare]
+    payload = workspace.gate.draft_roster(
+        Roster(1, tuple(people), workspace.service_keys(), predecessor=predecessor)
+    )
+    workspace.gate.commit_roster(seal(payload, *keys), names)
+    pins.pin(workspace.log, workspace.path)
     return key
 
 
@@ -65,16 +95,26 @@ def new_person(
     workspace: Workspace, name: str, passphrase: str, roles: tuple[Role, ...], *, rounds: int = KDF_ROUNDS
 ) -> tuple[Person, PersonKey, Opening]:
     """A person for the next roster, with a fresh key saved behind a passphrase."""
+    key = PersonKey.generate()
+    person, opening = person_with(name, roles, key.public)
+    require_passphrase(passphrase)
+    key.save(workspace.people_keys / person.id, passphrase, rounds=rounds)
+    return person, key, opening
+
+
+def person_with(name: str, roles: tuple[Role, ...], public: str) -> tuple[Person, Opening]:
+    """A person for the next roster, whose key is somewhere else; raises UsageError for an unusable name."""
     name = " ".join(name.split())
     if not name or len(name) > 80 or not name.isprintable():
         raise UsageError("a name of 1 to 80 printable characters is needed")
+    opening = open_text(name)
+    return Person(f"p-{secrets.token_hex(6)}", opening.commitment(), roles, (Key(public),)), opening
+
+
+def require_passphrase(passphrase: str) -> None:
+    """Raise UsageError for a passphrase that is too short."""
     if len(passphrase) < MIN_PASSPHRASE_CHARS:
         raise UsageError(f"the passphrase needs at least {MIN_PASSPHRASE_CHARS} characters")
-    key = PersonKey.generate()
-    person_id = f"p-{secrets.token_hex(6)}"
-    opening = open_text(name)
-    key.save(workspace.people_keys / person_id, passphrase, rounds=rounds)
-    return Person(person_id, opening.commitment(), roles, (Key(key.public),)), key, opening
 
 
 def complete(workspace: Workspace, key: Signer, runner: Runner, surface: Surface, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 interlock.toml      configuration                    keys/           service keys, 0600
 log.db              the decision log                 keys/people/    people's keys, behind passphrases
+                                                     keys/roots.pub  root keys that the log must begin with
 artifacts/          models, evidence, by content     jobs/ cache/    scratch; may be deleted when idle
 """
 
@@ -18,13 +19,15 @@ from typing import TYPE_CHECKING
 
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.store import Log
-from guardrails.errors import InterlockError, StorageError, UsageError
+from guardrails.errors import InterlockError, InvalidInputError, StorageError, UsageError
 from guardrails.gate import Gate
 from guardrails.ledger import project
 from guardrails.ledger.people import SERVICES
+from guardrails.ledger.rows import RosterRow, read
 from guardrails.ledger.standing import effective_everywhere
 from guardrails.registry import ArtifactStore
 from sandbox.config import FILE_NAME, Config, load_config
+from ui import pins
 
 if TYPE_CHECKING:
     from sandbox.rounds import Bench
@@ -46,8 +49,14 @@ class Workspace:
 
     @cached_property
     def log(self) -> Log:
-        """The decision log, for reading only."""
-        return Log.open(self.database_url)
+        """The decision log, for reading only; raises LogVerificationError if pinned roots did not found it."""
+        log = Log.open(self.database_url)
+        try:
+            pins.require(log, self.path)
+        except BaseException:
+            log.close()
+            raise
+        return log
 
     @cached_property
     def store(self) -> ArtifactStore:
@@ -62,7 +71,7 @@ class Workspace:
     @cached_property
     def gate(self) -> Gate:
         """The gate, with the services' keys. Only trusted processes ask for it."""
-        services = {name: ServiceKey.load(self.path / "keys" / f"{name}.pem") for name in SERVICES}
+        services = self._service_keys_in_force()
         log = Log.open(self.database_url, services["log"], project)
         return Gate(log, self.store, services, self.secret)
 
@@ -78,7 +87,32 @@ class Workspace:
 
     def service_keys(self) -> dict[str, str]:
         """Service → public key, for the first roster."""
-        return {name: ServiceKey.load(self.path / "keys" / f"{name}.pem").public_base64 for name in SERVICES}
+        return {name: ServiceKey.load(self.service_key(name)).public_base64 for name in SERVICES}
+
+    def service_key(self, name: str, *, following: bool = False) -> Path:
+        """Where the private key of a service lies; ``following``: the one that a rotation is about to bring."""
+        return self.path / "keys" / (f"{name}.pem.next" if following else f"{name}.pem")
+
+    def _service_keys_in_force(self) -> dict[str, ServiceKey]:
+        """The services' keys by the roster; finishes a rotation that was committed and then interrupted."""
+        with self.log.read() as snapshot:
+            row = read(snapshot.tables, RosterRow)
+        keys = {}
+        for name in SERVICES:
+            path, incoming = self.service_key(name), self.service_key(name, following=True)
+            keys[name] = ServiceKey.load(path)
+            named = row.roster.services[name] if row else keys[name].public_base64
+            if keys[name].public_base64 != named and incoming.is_file():
+                successor = ServiceKey.load(incoming)
+                if successor.public_base64 == named:
+                    incoming.replace(path)
+                    keys[name] = successor
+            if keys[name].public_base64 != named:
+                raise InvalidInputError(
+                    f"{path}: not the key that the roster names for the {name} service",
+                    hint="restore it from a backup, or let the roots name another: interlock roster rotate-service",
+                )
+        return keys
 
 
 def open_workspace(path: Path) -> Workspace:

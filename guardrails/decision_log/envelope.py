@@ -34,6 +34,7 @@ SCHEMA = "interlock/v1"
 NAMESPACE = "interlock-decision"
 MAX_ENVELOPE_BYTES = 65_535
 
+_PAE = re.compile(rb"DSSEv1 ([1-9][0-9]{0,3}) ")
 _RECORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
@@ -57,6 +58,22 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     """The bytes that a signature covers: DSSE v1 pre-authentication encoding."""
     kind = payload_type.encode("utf-8")
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def unpae(data: bytes) -> tuple[str, bytes]:
+    """Payload type and payload of a pre-authentication encoding: the strict inverse of ``pae``."""
+    match = _PAE.match(data)
+    if match:
+        start = match.end() + int(match[1]) + 1
+        kind, rest = data[match.end() : start - 1], data[start:]
+        length, separator, payload = rest.partition(b" ")
+        try:
+            text = kind.decode("utf-8")
+        except UnicodeDecodeError:
+            text = ""
+        if separator and length == b"%d" % len(payload) and pae(text, payload) == data:
+            return text, payload
+    raise RecordError("not a DSSE pre-authentication encoding, or changed in length")
 
 
 def format_time(moment: datetime) -> str:

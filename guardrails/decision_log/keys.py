@@ -141,6 +141,39 @@ class PersonKey:
         return sshsig.sign(self._private, pae, NAMESPACE)
 
 
+class HeldSignature:
+    """A signature that a person made elsewhere, over bytes that were exported: it signs these and no others."""
+
+    scheme: Literal["sshsig"] = "sshsig"
+
+    def __init__(self, signature: bytes) -> None:
+        self._signature = signature
+        self.claims = sshsig.read(signature)
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> HeldSignature:
+        """Read what ``ssh-keygen -Y sign`` wrote; raises InvalidInputError where it is something else."""
+        try:
+            return cls(sshsig.dearmor(text))
+        except RecordError as error:
+            raise InvalidInputError(f"{where}: {error.message}", hint=error.hint) from None
+
+    @property
+    def public(self) -> str:
+        """The public key that the signature names."""
+        return self.claims.key.text
+
+    @property
+    def keyid(self) -> str:
+        """Its fingerprint."""
+        return self.claims.key.keyid
+
+    def sign(self, pae: bytes) -> bytes:
+        """The signature that is held, if it is over just these bytes; raises DeniedError otherwise."""
+        sshsig.verify(self.claims.key, pae, self._signature, NAMESPACE)
+        return self._signature
+
+
 def service_keyid(public_base64: str) -> str:
     """``sha256:`` and the hash of the raw public key of a service."""
     return "sha256:" + hashlib.sha256(_raw_public(public_base64)).hexdigest()

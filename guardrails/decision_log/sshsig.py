@@ -31,6 +31,7 @@ _MAGIC = b"SSHSIG"
 _VERSION = 1
 _HASH = b"sha512"
 _USER_PRESENT = 0x01
+_USER_VERIFIED = 0x04
 _BEGIN = "-----BEGIN SSH SIGNATURE-----"
 _END = "-----END SSH SIGNATURE-----"
 
@@ -127,6 +128,41 @@ def verify(public: PublicKey, message: bytes, signature: bytes, namespace: str) 
         Ed25519PublicKey.from_public_bytes(public.raw).verify(proof, signed)
     except (InvalidSignature, ValueError):
         raise DeniedError(f"signature by {public.keyid} does not fit what it should sign") from None
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a signature says of itself. Nothing of it is proven before ``verify`` has held.
+
+    For hardware keys: whether the token felt a touch (``present``), whether it checked a PIN or a finger
+    (``verified``), and how many signatures it says to have made (``counter``). None for other keys.
+    """
+
+    key: PublicKey
+    namespace: str
+    present: bool | None = None
+    verified: bool | None = None
+    counter: int | None = None
+
+
+def read(signature: bytes) -> Claims:
+    """The claims of a binary SSHSIG; raises RecordError where it is none that can sign decisions."""
+    reader = _Reader(signature)
+    try:
+        is_known = reader.take(len(_MAGIC) + 4) == _MAGIC + struct.pack(">I", _VERSION)
+        blob = reader.string() if is_known else b""
+        kind = _Reader(blob).string().decode("ascii")
+        key = PublicKey.parse(f"{kind} {base64.b64encode(blob).decode('ascii')}")
+        namespace = reader.string().decode("utf-8")
+        reader.string(), reader.string()
+        inner = _Reader(reader.string())
+        inner.string(), inner.string()
+        if key.kind != SK_ED25519:
+            return Claims(key, namespace)
+        flags, counter = struct.unpack(">BI", inner.take(5))
+    except (ValueError, struct.error):
+        raise RecordError("damaged SSH signature", hint="expected what ssh-keygen -Y sign wrote") from None
+    return Claims(key, namespace, bool(flags & _USER_PRESENT), bool(flags & _USER_VERIFIED), counter)
 
 
 def armor(signature: bytes) -> str:

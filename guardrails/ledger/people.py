@@ -1,8 +1,8 @@
 """Who signed a record, and whether the roster then in force lets them.
 
 Invariants: a machine record needs the signature of the service that makes such records; a decision needs
-one signature by a key, not revoked, of the person that it names, in a role that this person holds; a
-roster needs its threshold of distinct roots. A signature that nobody can be named for counts for nothing.
+one signature by a key, not revoked, of the person that it names, in a role that this person holds (who signs
+a roster: see ``roster``). A signature that nobody can be named for counts for nothing.
 A signature states the fingerprint of the key that made it: with any other key id the same signature would
 make a second record, and an approval that was taken back could be handed in again.
 """
@@ -15,7 +15,7 @@ from guardrails.decision_log.keys import is_signed_by, service_keyid, verify_ser
 from guardrails.decision_log.store import Entry
 from guardrails.errors import DeniedError, RecordError, StaleError, UnknownNameError
 from guardrails.ledger.rows import Vote
-from guardrails.records import Decision, Person, Role, Roster
+from guardrails.records import Decision, Person, Roster
 
 SERVICE_OF = {
     "proposal": "learner",
@@ -61,14 +61,6 @@ def require_signer(entry: Entry, decision: Decision, roster: Roster) -> Person:
             hint="prepare and sign it again",
         )
     return person
-
-
-def require_roots(entry: Entry, roster: Roster) -> None:
-    """Refuse a roster record without the threshold of distinct roots of ``roster``."""
-    roots = [person for person in roster.people if Role.ROOT in person.roles]
-    signed = sum(1 for person in roots if _signed_by(entry, person))
-    if roster.threshold < 1 or signed < roster.threshold:
-        raise DeniedError(f"roster: signed by {signed} of the {max(roster.threshold, 1)} roots needed")
 
 
 def vote_of(entry: Entry, decision: Decision) -> Vote:

@@ -14,18 +14,16 @@ from typing import Any
 
 from guardrails.canonical import Digest
 from guardrails.codec import decode_record
-from guardrails.decision_log.keys import person_keyid
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader, Tables
 from guardrails.errors import DeniedError, RecordError, StaleError
-from guardrails.ledger import removal, requests
-from guardrails.ledger.people import SERVICE_OF, require_roots, require_service, require_signer, vote_of
+from guardrails.ledger import removal, requests, roster
+from guardrails.ledger.people import SERVICE_OF, require_service, require_signer, vote_of
 from guardrails.ledger.rows import (
     ModelRow,
     ProposalRow,
     Reign,
     RequestRow,
-    RosterRow,
     Workspace,
     read,
     read_all,
@@ -111,24 +109,6 @@ def project(tables: Tables, entry: Entry) -> None:
 
 
 # --- set-up --------------------------------------------------------------------------------
-
-
-def _roster(tables: Tables, entry: Entry, roster: Roster) -> None:
-    row = read(tables, RosterRow)
-    if not any(Role.ROOT in person.roles for person in roster.people):
-        raise DeniedError("a roster needs at least one root")
-    if len({person.id for person in roster.people}) != len(roster.people):
-        raise DeniedError("a person stands twice in the roster")
-    keys = [person_keyid(key.public) for person in roster.people for key in person.keys]
-    if len(set(keys)) != len(keys):
-        raise DeniedError("a key stands twice in the roster", hint="one key belongs to one person")
-    expected = 1 if row is None else row.roster.version + 1
-    if roster.version != expected:
-        raise StaleError(f"roster version {roster.version} does not follow {expected - 1}")
-    if row is not None:
-        require_roots(entry, row.roster)
-    require_roots(entry, roster)
-    write(tables, RosterRow(roster, Digest(entry.leaf)))
 
 
 def adopt(tables: Tables, entry: Entry, decision: Decision) -> None:
@@ -436,7 +416,7 @@ def after_rollback(
 
 
 _HANDLERS: dict[str, tuple[type[Any], Callable[[Tables, Entry, Any], None]]] = {
-    "roster": (Roster, _roster),
+    "roster": (Roster, roster.enter),
     "proposal": (Proposal, _proposal),
     "failure": (Failure, _failure),
     "transition": (Transition, _transition),
