@@ -6,6 +6,10 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     [loop]
     pause_s = 5.0                     # rest between rounds
 
+    [[log.witnesses]]                 # asked to cosign the log's checkpoints; nobody else is
+    url = "http://127.0.0.1:8710"
+    key = "witness.example/w1+0123abcd+BASE64"
+
     [models.navigator]
     kind = "lam"                      # llm | lam
     base = "shipped:navigator"        # shipped:NAME, or a Hugging Face directory
@@ -20,6 +24,11 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     base = "shipped:assistant"
     train = ["shipped:devils-dictionary"]        # shipped:NAME, or a .txt or .jsonl file
     controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
+
+    [learners.average]                # used as technique "command:average"
+    command = ["python", "average.py"]
+    files = "learners/average"        # shown to it, read-only, as /in/learner
+    limits = {wall_s = 300.0}         # tighter than the model's; never wider
 """
 
 from __future__ import annotations
@@ -37,6 +46,7 @@ from guardrails.records import ModelKind
 
 FILE_NAME = "interlock.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+COMMAND = "command:"
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,36 @@ class JobLimits:
     processes: int = 256
     disk_bytes: int = 4 << 30
 
+    def tightest(self, other: JobLimits) -> JobLimits:
+        """Of each limit the lower one."""
+        return JobLimits(**{name: min(value, getattr(other, name)) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Any program that makes proposals. ``files`` is a directory that it is shown, None for none."""
+
+    name: str
+    command: tuple[str, ...]
+    files: Path | None = None
+    limits: JobLimits | None = None
+
+    @property
+    def technique(self) -> str:
+        """The technique under which recipes and proposals name it."""
+        return COMMAND + self.name
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way of making a proposal: a technique and its settings, passed to the learner as text."""
+    """One way of making a proposal: a technique and its settings, passed to the learner as text.
+
+    ``learner`` is the program where the technique is ``command:NAME``.
+    """
 
     technique: str
     settings: dict[str, str] = field(default_factory=dict)
+    learner: Learner | None = None
 
 
 @dataclass(frozen=True)
@@ -77,19 +110,29 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class WitnessConfig:
+    """A witness that is asked to cosign this log's checkpoints: where, and its verifier key."""
+
+    url: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole file. ``origin`` says where each value came from: ``file:line`` or ``default``."""
 
     models: dict[str, ModelConfig]
     pause_s: float = 5.0
-    learners: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    learners: dict[str, Learner] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    witnesses: tuple[WitnessConfig, ...] = ()
 
 
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str,
     "items": int, "samples": int, "threads": int, "labels": dict, "limits": dict,
 }  # fmt: skip
+_LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
     "wall_s": (int, float), "cpu_s": (int, float), "memory_bytes": int, "processes": int, "disk_bytes": int,
 }  # fmt: skip
@@ -103,24 +146,28 @@ class _Reader:
         self.lines = text.splitlines()
         self.origin: dict[str, str] = {}
 
-    def line(self, path: tuple[str, ...]) -> int:
-        """The line of a key: the first that assigns it after its table's header; 1 if not found."""
+    def line(self, path: tuple[str, ...], place: int = 0) -> int:
+        """The line of a key: the first that assigns it after its table's header; 1 if not found.
+
+        ``place`` counts the tables of a list that share a header.
+        """
         header = re.compile(
             r"^\s*\[+\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in path[:-1]) + r"\s*\]+"
         )
         key = re.compile(rf'^\s*"?{re.escape(path[-1])}"?\s*[=.]')
         start = 0
         if len(path) > 1:
-            start = next((i for i, line in enumerate(self.lines) if header.match(line)), -1) + 1
+            headers = [i for i, line in enumerate(self.lines) if header.match(line)]
+            start = headers[min(place, len(headers) - 1)] + 1 if headers else 0
         own = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in path) + r"\s*[\].]")
         for index, line in enumerate(self.lines[start:], start + 1):
             if key.match(line):
                 return index
         return next((i for i, line in enumerate(self.lines, 1) if own.match(line)), max(start, 1))
 
-    def fail(self, path: tuple[str, ...], message: str, hint: str = "") -> ConfigError:
+    def fail(self, path: tuple[str, ...], message: str, hint: str = "", place: int = 0) -> ConfigError:
         """An error located at a key."""
-        return ConfigError(f"{self.file}:{self.line(path)}: {'.'.join(path)}: {message}", hint=hint)
+        return ConfigError(f"{self.file}:{self.line(path, place)}: {'.'.join(path)}: {message}", hint=hint)
 
     def table(
         self, value: Any, keys: Mapping[str, type | tuple[type, ...]], path: tuple[str, ...]
@@ -161,19 +208,56 @@ def load_config(workspace: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
     reader = _Reader(file, text)
-    top = reader.table(data, {"loop": dict, "models": dict, "learners": dict}, ())
+    top = reader.table(data, {"loop": dict, "models": dict, "learners": dict, "log": dict}, ())
     loop = reader.table(top.get("loop", {}), {"pause_s": (int, float)}, ("loop",))
-    models = {name: _model(reader, name, value) for name, value in top.get("models", {}).items()}
-    learners = {}
-    for name, value in top.get("learners", {}).items():
-        command = reader.table(value, {"command": list}, ("learners", name)).get("command")
-        if not command or not all(isinstance(part, str) for part in command):
-            raise reader.fail(("learners", name), "command needs a list of one or more texts")
-        learners[name] = tuple(command)
-    return Config(models, float(loop.get("pause_s", 5.0)), learners, reader.origin)
+    learners = {
+        name: _learner(reader, workspace, name, value) for name, value in top.get("learners", {}).items()
+    }
+    models = {name: _model(reader, name, value, learners) for name, value in top.get("models", {}).items()}
+    witnesses = _witnesses(reader, top.get("log", {}))
+    return Config(models, float(loop.get("pause_s", 5.0)), learners, reader.origin, witnesses)
 
 
-def _model(reader: _Reader, name: str, value: Any) -> ModelConfig:
+def _witnesses(reader: _Reader, value: Any) -> tuple[WitnessConfig, ...]:
+    found, path = [], ("log", "witnesses")
+    for place, item in enumerate(reader.table(value, {"witnesses": list}, ("log",)).get("witnesses", [])):
+        if not isinstance(item, dict) or set(item) != {"url", "key"}:
+            raise reader.fail(path, "each witness needs url and key, and nothing else", place=place)
+        url, key = item["url"], item["key"]
+        if not (isinstance(url, str) and url.startswith(("http://", "https://"))):
+            raise reader.fail((*path, "url"), "an address that begins with http:// or https://", place=place)
+        if not (isinstance(key, str) and key.count("+") >= 2):
+            raise reader.fail((*path, "key"), "a verifier key like name+0123abcd+base64", place=place)
+        found.append(WitnessConfig(url, key))
+    return tuple(found)
+
+
+def _learner(reader: _Reader, workspace: Path, name: str, value: Any) -> Learner:
+    path = ("learners", name)
+    if not NAME.fullmatch(name):
+        raise reader.fail(path, "not a usable name", "lower-case letters, digits, dot, dash, underscore")
+    table = reader.table(value, _LEARNER_KEYS, path)
+    command = table.get("command")
+    if not command or not all(isinstance(word, str) for word in command) or not command[0]:
+        raise reader.fail((*path, "command"), "command needs a list of one or more texts, a program first")
+    if any("\0" in word for word in command):
+        raise reader.fail((*path, "command"), "a word with a NUL byte cannot be passed to a program")
+    files = table.get("files")
+    if files == "":
+        raise reader.fail((*path, "files"), "the path of a directory is needed")
+    limits = _limits(reader, table["limits"], (*path, "limits")) if "limits" in table else None
+    return Learner(name, tuple(command), workspace / Path(files).expanduser() if files else None, limits)
+
+
+def _limits(reader: _Reader, value: Any, path: tuple[str, ...]) -> JobLimits:
+    limits = reader.table(value, _LIMIT_KEYS, path)
+    for key, amount in limits.items():
+        if not 0 < amount < 2**53:
+            raise reader.fail((*path, key), "a number above 0 is needed")
+    return JobLimits(**limits)
+
+
+def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learner]) -> ModelConfig:
     path = ("models", name)
     if not NAME.fullmatch(name):
         raise reader.fail(path, "not a usable name", "lower-case letters, digits, dot, dash, underscore")
@@ -191,19 +275,31 @@ def _model(reader: _Reader, name: str, value: Any) -> ModelConfig:
     train = table.get("train", [])
     if not all(isinstance(source, str) for source in train):
         raise reader.fail((*path, "train"), "a list of texts is needed")
-    limits = reader.table(table.get("limits", {}), _LIMIT_KEYS, (*path, "limits"))
     return ModelConfig(
         name=name, kind=kind, base=table["base"],
-        recipes=tuple(_recipe(reader, item, (*path, "recipes")) for item in table.get("recipes", [])),
+        recipes=tuple(
+            _recipe(reader, item, (*path, "recipes"), learners, place)
+            for place, item in enumerate(table.get("recipes", []))
+        ),
         train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         levels=table.get("levels", ""), items=table.get("items", 240), samples=table.get("samples", 6),
         threads=table.get("threads", 1), labels=reader.texts(table.get("labels", {}), (*path, "labels")),
-        limits=JobLimits(**limits),
+        limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
     )  # fmt: skip
 
 
-def _recipe(reader: _Reader, value: Any, path: tuple[str, ...]) -> Recipe:
+def _recipe(
+    reader: _Reader, value: Any, path: tuple[str, ...], learners: Mapping[str, Learner], place: int
+) -> Recipe:
     if not isinstance(value, dict) or not isinstance(value.get("technique"), str):
         raise reader.fail(path, "each recipe needs a technique")
-    settings = {key: item for key, item in value.items() if key != "technique"}
-    return Recipe(value["technique"], reader.texts(settings, path))
+    technique = value["technique"]
+    settings = reader.texts({key: item for key, item in value.items() if key != "technique"}, path)
+    learner = None
+    if technique.startswith(COMMAND):
+        learner = learners.get(technique.removeprefix(COMMAND))
+        if learner is None:
+            known = ", ".join(COMMAND + name for name in learners) or "none"
+            where = (*path, "technique")
+            raise reader.fail(where, f"there is no learner {technique:.80}", f"known: {known}", place)
+    return Recipe(technique, settings, learner)

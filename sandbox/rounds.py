@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,12 @@ from guardrails.errors import (
     InterlockError,
     JobFailedError,
     RecordError,
+    UsageError,
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.records import Compute, Measurements
-from sandbox import suites
+from sandbox import command_learner, suites
+from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, collect
 from sandbox.isolation.manifest import Manifest, read_manifest
@@ -83,8 +85,13 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
         try:
             bench.gate.store.checkout(champion, folder / "champion", below="model")
             mounts = {"/in/champion": folder / "champion", "/in/data": folder / "data"}
-            outcome = _run(bench, model, folder, "propose", request, mounts, report)
-            collect(folder / "propose" / "out", folder / "bundle", BUNDLE)
+            staged = command_learner.stage(recipe.learner, folder) if recipe.learner else None
+            outcome = _run(bench, _limited(model, recipe), folder, "propose", request, mounts, report, staged)
+            try:
+                collect(folder / "propose" / "out", folder / "bundle", BUNDLE)
+                manifest = read_manifest(folder / "bundle")
+            except BundleError as error:
+                raise command_learner.refused_bundle(error, outcome) from None
             compute = outcome.compute
             if (folder / "bundle" / "model" / "adapter_config.json").exists():
                 compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
@@ -93,7 +100,15 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
             raise JobFailedError(
                 f"{failure}: {error.message}", log_tail=getattr(error, "log_tail", "")
             ) from None
-        return _record(bench, model, folder / "bundle", recipe, seed, champion, data, outcome.level, compute)
+        return bench.gate.record_proposal(
+            Submission(
+                model=model.name, technique=recipe.technique, intent=manifest.intent,
+                bundle=bench.gate.store.put_tree(folder / "bundle"), champion=champion, data=data,
+                objective=_objective(manifest), recipe=recipe.settings, seed=seed,
+                environment=_provenance(outcome, staged), isolation=outcome.level, submitted=False,
+                compute=compute, proposer="loop",
+            )
+        )  # fmt: skip
 
 
 def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer: str, report: Report) -> str:
@@ -187,16 +202,18 @@ def evaluator_version() -> str:
 
 def _run(
     bench: Bench, model: ModelConfig, folder: Path, stage: str, request: dict[str, Any],
-    mounts: dict[str, Path], report: Report,
+    mounts: dict[str, Path], report: Report, staged: Staged | None = None,
 ) -> JobOutcome:  # fmt: skip
-    """Run one worker to its end; raises JobFailedError unless it exits with 0."""
+    """Run one worker, or a program in its place, to its end; raises JobFailedError unless it exits with 0."""
     own = folder / stage
     (own / "out").mkdir(parents=True)
     request_file = own / "request.json"
     request_file.write_text(json.dumps(request), encoding="utf-8")
     limits = model.limits
+    if staged is not None:
+        mounts = mounts | staged.mounts
     spec = JobSpec(
-        argv=("python", "-m", f"sandbox.worker.{stage}", "/in/request.json"),
+        argv=staged.argv if staged else ("python", "-m", f"sandbox.worker.{stage}", "/in/request.json"),
         inputs=(Mount(request_file, "/in/request.json"), *(Mount(path, to) for to, path in sorted(mounts.items()))),
         out=own / "out",
         log=own / "log.txt",
@@ -211,8 +228,10 @@ def _run(
     if outcome.killed or outcome.exit != 0:
         reason = outcome.killed or f"exit status {outcome.exit}"
         last = outcome.log_tail.strip().splitlines()[-1:] or ["no output"]
+        refused = ", ".join(f"{denial.what} ({denial.count})" for denial in outcome.denied if denial.count)
         raise JobFailedError(
-            f"{stage} job ended: {reason}: {last[0][:300]}",
+            f"{stage} job ended: {reason}: {last[0][:300]}"
+            + (f"; refused: {refused[:300]}" if refused else ""),
             log_tail=outcome.log_tail,
             compute=outcome.compute,
         )
@@ -231,6 +250,9 @@ def _wait(bench: Bench, spec: JobSpec, stage: str, report: Report) -> JobOutcome
                 _require_no_halt(bench)
                 look_at = time.monotonic() + HALT_CHECK_S
             time.sleep(POLL_S)
+    except UsageError as error:
+        # The job cannot be run as described, for example because there is no such program.
+        raise JobFailedError(f"{stage} job could not be started: {error.message}", hint=error.hint) from None
     except BaseException as error:
         # Also on Ctrl-C: whoever stops waiting ends the job.
         handle.cancel(str(error) or type(error).__name__)
@@ -268,19 +290,16 @@ def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, rep
     return outcome
 
 
-def _record(
-    bench: Bench, model: ModelConfig, bundle: Path, recipe: Recipe, seed: int, champion: Digest,
-    data: Digest, level: str, compute: Compute,
-) -> str:  # fmt: skip
-    manifest = read_manifest(bundle)
-    return bench.gate.record_proposal(
-        Submission(
-            model=model.name, technique=recipe.technique, intent=manifest.intent,
-            bundle=bench.gate.store.put_tree(bundle), champion=champion, data=data,
-            objective=_objective(manifest), recipe=recipe.settings, seed=seed,
-            environment=environment(), isolation=level, submitted=False, compute=compute, proposer="loop",
-        )
-    )  # fmt: skip
+def _limited(model: ModelConfig, recipe: Recipe) -> ModelConfig:
+    """The model with the limits of the recipe's program, where these are tighter."""
+    if recipe.learner is None or recipe.learner.limits is None:
+        return model
+    return replace(model, limits=model.limits.tightest(recipe.learner.limits))
+
+
+def _provenance(outcome: JobOutcome, staged: Staged | None) -> dict[str, str]:
+    """What the run depended on, which program it was, and what that was refused."""
+    return environment() | (staged.provenance if staged else {}) | command_learner.refusals(outcome)
 
 
 def _records(bench: Bench, order: MeasurementOrder, folder: Path) -> Path:

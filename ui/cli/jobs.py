@@ -7,6 +7,7 @@ Invariants: nothing is recorded that the gate did not accept; a job ends with it
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guardrails.ledger.rows import ProposalRow
-    from sandbox.config import ModelConfig, Recipe
+    from sandbox.config import Learner, ModelConfig, Recipe
 
 BUDGETS = ("wall_s", "cpu_s", "memory_bytes", "processes", "disk_bytes")
 
@@ -55,7 +56,8 @@ def propose(
 
     config = configured(session, model)
     config = _tightened(config, budgets)
-    recipe = _recipe(config, technique, settings)
+    programs = {learner.technique: learner for learner in session.workspace.config.learners.values()}
+    recipe = _recipe(config, technique, settings, programs)
     made: list[str] = []
     failed: list[JobFailedError] = []
     with open_bench(session) as bench, session.output.progress() as report:
@@ -167,24 +169,26 @@ def _give(session: Session, kind: str, row: ProposalRow) -> None:
     give_verdict(session, kind, row, row.verdict)
 
 
-def _recipe(config: ModelConfig, technique: str, settings: tuple[str, ...]) -> Recipe:
+def _recipe(
+    config: ModelConfig, technique: str, settings: tuple[str, ...], learners: Mapping[str, Learner]
+) -> Recipe:
     """The configured recipe of a technique (the first one where none is named), with settings replaced."""
     from sandbox.config import Recipe
 
     known = [recipe for recipe in config.recipes if technique in ("", recipe.technique)]
     if not known and not technique:
         raise UsageError(f"models.{config.name} has no recipe", hint="name one with --technique")
-    recipe = known[0] if known else Recipe(technique)
-    require_learner(recipe.technique)
-    return Recipe(recipe.technique, {**recipe.settings, **_assignments(settings, "--set")})
+    recipe = known[0] if known else Recipe(technique, {}, learners.get(technique))
+    require_learner(recipe.technique, learners)
+    return dataclasses.replace(recipe, settings={**recipe.settings, **_assignments(settings, "--set")})
 
 
-def require_learner(technique: str) -> None:
-    """Raise UnknownNameError unless there is such a technique."""
+def require_learner(technique: str, programs: Collection[str] = ()) -> None:
+    """Raise UnknownNameError unless there is such a technique; ``programs`` are those of interlock.toml."""
     from sandbox.worker.learners import LEARNERS
 
-    if technique not in LEARNERS:
-        known = ", ".join(sorted(LEARNERS))
+    if technique not in LEARNERS and technique not in programs:
+        known = ", ".join([*sorted(LEARNERS), *sorted(programs)])
         raise UnknownNameError(f"there is no technique {technique:.80}", hint=f"known: {known}")
 
 

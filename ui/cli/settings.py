@@ -71,7 +71,13 @@ def _values(workspace: Workspace) -> dict[str, Any]:
                 found[f"models.{name}.recipes"] = value
             elif item.name != "name":
                 found[f"models.{name}.{item.name}"] = list(value) if isinstance(value, tuple) else value
-    found |= {f"learners.{name}.command": list(words) for name, words in workspace.config.learners.items()}
+    for name, learner in workspace.config.learners.items():
+        found[f"learners.{name}.command"] = list(learner.command)
+        if learner.files is not None:
+            found[f"learners.{name}.files"] = str(learner.files)
+        if learner.limits is not None:
+            limits = dataclasses.asdict(learner.limits)
+            found |= {f"learners.{name}.limits.{key}": value for key, value in limits.items()}
     found |= {
         f"environment.{name}": os.environ[name]
         for name in _ENVIRONMENT
