@@ -347,3 +347,34 @@ def test_version_two_files_are_understood(tmp_path: Path) -> None:
     assert fake.ran_out_of_memory()
     assert fake.refused_processes() == 7
     assert name().startswith("interlock-")
+
+
+def _second_version() -> Path | None:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, system = line.partition(" - ")
+        if system.startswith("cgroup2 ") and os.access(fields.split()[4], os.W_OK):
+            return Path(fields.split()[4])
+    return None
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or _second_version() is None, reason="needs root and cgroup version 2")
+def test_version_two_counts_time_and_kills_at_once() -> None:
+    """The kernel's own version 2, as far as it can be had beside version 1."""
+    base = _second_version()
+    assert base is not None
+    made = cgroup.Group(cgroup.Available({"cpu": base}, {}), Limits())
+    program = subprocess.Popen([sys.executable, "-c", "import os\nos.fork(); os.fork()\nwhile True: pass"])
+    try:
+        made.add(program.pid)
+        time.sleep(0.5)
+        assert made.cpu_s() > 0.2
+        assert program.pid in made.members()
+        made.kill()
+        assert program.wait(1) == -9
+        deadline = time.monotonic() + 1
+        while made.members():
+            assert time.monotonic() < deadline
+    finally:
+        program.kill()
+        made.remove()
+    assert not (base / made._folders["cpu"].name).exists()

@@ -79,6 +79,8 @@ def _checks(session: Session) -> Iterator[Check]:
     for extra, names in _EXTRAS.items():
         yield _packages(extra, names, needed=False)
     yield from _isolation()
+    yield _totals()
+    yield _ray()
     yield _memory()
     yield _disk(session.path)
     yield from _workspace(session)
@@ -112,6 +114,29 @@ def _isolation() -> Iterator[Check]:
             f"isolation: {found['level']}", outcome, detail, "interlock sandbox doctor",
             IsolationUnavailableError.exit_status,
         )  # fmt: skip
+
+
+def _totals() -> Check:
+    """Who keeps a job's totals: the kernel at each step, or a watchdog that looks twenty times a second."""
+    from sandbox.isolation import cgroup
+
+    found = cgroup.available()
+    if not found.missing:
+        return Check("job totals", OK, "memory, processes and CPU time are kept by control groups")
+    reasons = "; ".join(f"{kind}: {why}" for kind, why in found.missing.items())
+    hint = "run as root, or in a control group that this user may divide and that hands out memory and pids"
+    return Check("job totals", WARN, f"kept by {found.measured_by} ({reasons})", hint)
+
+
+def _ray() -> Check:
+    """Who can reach Ray's ports."""
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return Check("ray", OK, "starts with the first job, and listens on this machine's loopback only")
+    detail = f"RAY_ADDRESS: jobs run on the cluster at {address}; who reaches its ports runs programs there"
+    return Check(
+        "ray", WARN, detail, "unset RAY_ADDRESS, or keep the cluster's ports in a network of their own"
+    )
 
 
 def _memory() -> Check:
