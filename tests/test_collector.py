@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from guardrails.errors import BundleError
@@ -312,6 +312,178 @@ def test_configurations_name_no_code(bundle: Path, name: str, value: object) -> 
     refused(bundle, "auto_map")
 
 
+NAMES_CODE = {
+    "remote code": {"auto_map": {"AutoModel": "someone/evil--model.Evil"}},
+    "trust": {"trust_remote_code": True},
+    "generation": {"custom_generate": "someone/evil"},
+    "kernel from a hub": {"_attn_implementation": "someone/evil-attention"},
+    "kernel for a part": {"attn_implementation": {"text": "eager", "vision": "someone/evil@main"}},
+    "kernel of another type": {"attn_implementation": 7},
+    "module to import": {"megatron_core": "antigravity"},
+    "deep down": {"a": [{"b": {"auto_map": ["x.Y"]}}]},
+    "template": {"chat_template": "{{ ''.__class__.__mro__ }}"},
+    "one of several templates": {"chat_template": [{"name": "x", "template": "{{ messages|attr('x') }}"}]},
+    "template that is none": {"chat_template": 5},
+}
+
+
+@pytest.mark.parametrize("kind", NAMES_CODE)
+def test_no_field_leads_a_loader_to_code(bundle: Path, kind: str) -> None:
+    (bundle / "model" / "tokenizer_config.json").write_text(json.dumps(NAMES_CODE[kind]))
+    refused(bundle, "model/tokenizer_config.json: ")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"attn_implementation": None, "_attn_implementation": "flash_attention_2", "auto_map": None},
+        {"megatron_core": "megatron.core", "trust_remote_code": False},
+        {"chat_template": "{% for m in messages %}{{ m['content'] }}{% include_me %}{% endfor %}"},
+        {"chat_template": [{"name": "default", "template": "Do not include __ in what you import: {{ x }}"}]},
+    ],
+)
+def test_usual_fields_are_left_alone(bundle: Path, value: object) -> None:
+    (bundle / "model" / "tokenizer_config.json").write_text(json.dumps(value))
+    assert collect(bundle, bundle.parent / "collected", BUNDLE)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ ''|attr('__class__') }}",
+        "{% include '/etc/passwd' %}",
+        "{%- import 'os' as os %}",
+        "{% for x in range(999999999) %}{% endfor %}",
+        "{{ 'a' * 9999999999 }}",
+        "{{ 9999999999 * 'a' }}",
+    ],
+)
+def test_a_template_that_reaches_for_more_is_refused(bundle: Path, template: str) -> None:
+    (bundle / "model" / "chat_template.jinja").write_text(template)
+    refused(bundle, "the chat template uses")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"w": "../../../etc/passwd"},
+        {"w": "/etc/x.safetensors"},
+        {"w": "pytorch_model.bin"},
+        {"w": ".safetensors"},
+        {"w": "a\n.safetensors"},
+        {"w": 5},
+        ["model.safetensors"],
+        None,
+    ],
+)
+def test_an_index_names_files_beside_it(bundle: Path, table: object) -> None:
+    index = bundle / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": table}))
+    refused(bundle, "model.safetensors.index.json")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"w": "model-00001-of-00002.safetensors"}}))
+    assert collect(bundle, bundle.parent / "collected", BUNDLE)
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud800"}', '{"\\uDFFF": 1}', '["\\udc00\\ud800"]'])
+def test_half_a_character_is_refused(bundle: Path, text: str) -> None:
+    (bundle / "model" / "config.json").write_text(text)
+    refused(bundle, "half a character")
+
+
+def test_a_whole_character_from_two_halves_is_not(bundle: Path) -> None:
+    (bundle / "model" / "config.json").write_text('{"a": "\\ud83d\\ude00"}')
+    assert collect(bundle, bundle.parent / "collected", BUNDLE)
+
+
+def test_a_folder_of_very_many_names_is_refused_without_reading_them(bundle: Path) -> None:
+    for index in range(600):
+        (bundle / "model" / f"x{index}.txt").touch()
+    refused(bundle, "model: a bundle holds at most 256 files")
+
+
+# --- any tree ---------------------------------------------------------------------------------------
+
+_PIECES = st.sampled_from(
+    ["proposal.json", "model", "adapter", "data", "config.json", "model.safetensors", "tokenizer.json", "a.jsonl",
+     "chat_template.jinja", "model.safetensors.index.json", "pytorch_model.bin", "x.pth", "sitecustomize.py",
+     "LD_PRELOAD", "\n", "\x1b[2J", "..name", "-rf", "\u202egpj.exe", "n" * 200, "~", "$(id)", "a b"]
+)  # fmt: skip
+_CONTENT = st.one_of(
+    st.binary(max_size=64),
+    st.sampled_from([b"{}", b"[]", b'{"auto_map":"x"}', b"\x80\x04.", b"\xff" * 16, b"{" * 5000]),
+    st.just(safetensors()),
+)
+_KINDS = st.sampled_from(["file", "link", "folder", "fifo", "hard link", "sparse", "sealed"])
+_TREES = st.lists(st.tuples(st.lists(_PIECES, min_size=1, max_size=3), _KINDS, _CONTENT), max_size=8)
+
+
+def _grow(root: Path, pieces: list[str], kind: str, content: bytes) -> None:
+    path = root.joinpath(*pieces)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() or path.is_symlink():
+            return
+        if kind == "file":
+            path.write_bytes(content)
+        elif kind == "link":
+            path.symlink_to(root.parent / "secret")
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "hard link":
+            path.hardlink_to(root.parent / "secret")
+        elif kind == "sparse":
+            with path.open("wb") as stream:
+                stream.truncate(1 << 20)
+        else:
+            path.write_bytes(content)
+            path.chmod(0o4755)
+    except OSError:
+        return  # a part of the path is a file already, or this name is taken
+
+
+@pytest.mark.timeout(120)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trees=_TREES, whole=st.booleans())
+def test_any_tree_is_taken_whole_or_refused_whole(
+    tmp_path_factory: pytest.TempPathFactory, trees: list[tuple[list[str], str, bytes]], whole: bool
+) -> None:
+    """Nothing of the outside, nothing unlisted, nothing but plain files: or no destination at all."""
+    base = tmp_path_factory.mktemp("tree")
+    (base / "secret").write_text("secret of the host")
+    root = base / "out"
+    root.mkdir()
+    for pieces, kind, content in trees:
+        _grow(root, pieces, kind, content)
+    if whole:  # what a good bundle has, unless something else lies there already
+        for name, content in (
+            ("proposal.json", json.dumps(MANIFEST).encode()),
+            ("model/config.json", b"{}"),
+            ("model/model.safetensors", safetensors()),
+        ):
+            _grow(root, name.split("/"), "file", content)
+    dest = base / "collected"
+    try:
+        entries = collect(root, dest, BUNDLE)
+    except BundleError as error:
+        entries, said = None, str(error)
+    if entries is None:
+        assert said.isprintable()
+        assert not dest.exists()
+        return
+    taken = {str(path.relative_to(dest)) for path in dest.rglob("*") if not path.is_dir()}
+    assert taken == {entry.path for entry in entries}
+    for path in dest.rglob("*"):
+        assert not path.is_symlink()
+        assert path.is_dir() or (path.is_file() and stat.S_IMODE(path.stat().st_mode) == 0o444)
+        if path.is_file():
+            assert path.stat().st_nlink == 1
+            assert b"secret of the host" not in path.read_bytes()
+            assert any(rule.matches(str(path.relative_to(dest))) for rule in BUNDLE.rules)
+
+
 # --- safetensors ------------------------------------------------------------------------------------
 
 
@@ -345,6 +517,15 @@ BROKEN_WEIGHTS = {
     "overlap": _with_header({**_tensor(), "v": _tensor()["w"]}, bytes(8)),
     "metadata of objects": _with_header({"__metadata__": {"a": {}}, **_tensor()}, bytes(8)),
     "enormous shape": _with_header(_tensor(shape=[2**40, 2**40], data_offsets=[0, 8]), bytes(8)),
+    "space before the header": _with_header(b" " + json.dumps(_tensor()).encode(), bytes(8)),
+    "header of nested lists": _with_header(b'{"w":' + b"[" * 5000 + b"]" * 5000 + b"}"),
+    "offsets past all numbers": _with_header(_tensor(data_offsets=[0, 2**63]), bytes(8)),
+    "offsets the wrong way": _with_header(_tensor(data_offsets=[8, 0]), bytes(8)),
+    "negative offsets": _with_header(_tensor(data_offsets=[-8, 0]), bytes(8)),
+    "true as a size": _with_header(_tensor(shape=[True, 2]), bytes(8)),
+    "ninety dimensions": _with_header(_tensor(shape=[1] * 90, data_offsets=[0, 4]), bytes(4)),
+    "half a character": _with_header(b'{"\\ud800":' + json.dumps(_tensor()["w"]).encode() + b"}", bytes(8)),
+    "no pickle, but named so": b"\x93NUMPY" + bytes(64),
     "a pickle": pickle.dumps({"w": [1.0, 2.0]}),
     "a zip": b"PK\x03\x04" + bytes(64),
 }

@@ -13,6 +13,7 @@ Call it only after every process that could write to the source is dead.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -44,7 +45,7 @@ class Rule:
     """Files that a shape takes: a pattern of the whole path, what they hold, how long they may be.
 
     ``holds`` is ``json``, ``config`` (JSON that a model loader reads), ``lines``, ``text``,
-    ``safetensors``, ``manifest``, or ``skip`` for files that are left behind without complaint.
+    ``safetensors``, ``index``, ``template``, ``manifest``, or ``skip`` for files that are left behind without complaint.
     """
 
     pattern: str
@@ -72,9 +73,10 @@ def _model_rules(folder: str) -> tuple[Rule, ...]:
     return (
         Rule(rf"{folder}(config|generation_config|adapter_config)\.json", "config", MIB),
         Rule(rf"{folder}(special_tokens_map|added_tokens|tokenizer_config)\.json", "config", 8 * MIB),
-        Rule(rf"{folder}(tokenizer[a-z_]*|vocab|model\.safetensors\.index)\.json", "json", 64 * MIB),
+        Rule(rf"{folder}(tokenizer[a-z_]*|vocab)\.json", "json", 64 * MIB),
+        Rule(rf"{folder}model\.safetensors\.index\.json", "index", 16 * MIB),
         Rule(rf"{folder}(merges\.txt|vocab\.txt)", "text", 64 * MIB),
-        Rule(rf"{folder}chat_template\.jinja", "text", 256 << 10),
+        Rule(rf"{folder}chat_template\.jinja", "template", 256 << 10),
         Rule(rf"{folder}{_NAME}\.safetensors", "safetensors", 16 * GIB),
         Rule(rf"{folder}(README\.md|\.gitattributes|LICENSE)", "skip", MIB),
     )
@@ -169,7 +171,7 @@ def _names(source: Path, shape: Shape) -> Iterator[tuple[str, int, str]]:
     """Path in the result, open folder and name of everything that lies in a shape's folders."""
     root = _open_folder(str(source), None, str(source))
     try:
-        found = sorted(os.listdir(root))  # noqa: PTH208 - an open folder has no path
+        found = _listed(root, shape, "")
         for name in found:
             if name not in shape.folders:
                 yield name, root, name
@@ -177,12 +179,21 @@ def _names(source: Path, shape: Shape) -> Iterator[tuple[str, int, str]]:
             if name in found:
                 folder = _open_folder(name, root, name)
                 try:
-                    for below in sorted(os.listdir(folder)):  # noqa: PTH208
+                    for below in _listed(folder, shape, name):
                         yield f"{name}/{below}", folder, below
                 finally:
                     os.close(folder)
     finally:
         os.close(root)
+
+
+def _listed(folder: int, shape: Shape, path: str) -> list[str]:
+    """The names in an open folder; a folder of millions is refused without reading them all."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in itertools.islice(entries, 2 * shape.max_files)]
+    if len(names) == 2 * shape.max_files:
+        raise BundleError(f"{_shown(path) or '.'}: a {shape.name} holds at most {shape.max_files} files")
+    return sorted(names)
 
 
 def _open_folder(name: str, above: int | None, path: str) -> int:
@@ -256,11 +267,13 @@ def _blocks(descriptor: int, size: int, path: str, rule: Rule) -> Iterator[bytes
 
 
 def _check(data: bytes, path: str, holds: str) -> None:
-    if holds == "text":
+    if holds in ("text", "template"):
         try:
-            data.decode("utf-8")
+            text = data.decode("utf-8")
         except UnicodeError:
             raise BundleError(f"{path}: not UTF-8 text") from None
+        if holds == "template":
+            formats.check_template(text, path)
     elif holds == "lines":
         formats.check_json_lines(data, path)
     elif holds == "manifest":
@@ -269,6 +282,8 @@ def _check(data: bytes, path: str, holds: str) -> None:
         value = formats.parse_json(data, path)
         if holds == "config":
             formats.refuse_code(value, path)
+        elif holds == "index":
+            formats.check_index(value, path)
 
 
 def _read(descriptor: int, size: int) -> bytes:

@@ -9,7 +9,9 @@ Invariants:
 from __future__ import annotations
 
 import json
+import re
 import struct
+from pathlib import PurePosixPath
 from typing import Any
 
 from guardrails.errors import BundleError
@@ -19,6 +21,19 @@ MAX_VALUES = 4_000_000
 MAX_LINE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
+
+# In JSON half of a surrogate pair can be written; no encoding can hold it.
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
+_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.safetensors")
+# Fields that some library hands to its importer, with the value they always have.
+_MODULES = {"megatron_core": "megatron.core"}
+# Fields whose values are names of built-in code; one with a slash would be fetched.
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation",
+                    "_experts_implementation")  # fmt: skip
+_TEMPLATE_REACH = re.compile(
+    r"__\w+__|\|\s*attr\b|\{%[-+]?\s*(?:import|include|extends|from)\b"
+    r"|\brange\s*\([^)]*\d{5,}|\*\s*\d{5,}|\d{5,}\s*\*"
+)
 
 _TYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
@@ -40,6 +55,8 @@ def parse_json(data: bytes, name: str) -> Any:
         raise BundleError(f"{name}: not usable JSON: {_short(error)}", hint="plain UTF-8 JSON") from None
     if _depth(value) > MAX_DEPTH:
         raise BundleError(f"{name}: nested deeper than {MAX_DEPTH} levels")
+    if _HALF_CHARACTER.search(data) and not _encodable(value):
+        raise BundleError(f"{name}: holds half a character, which no text can hold", hint="plain UTF-8 JSON")
     return value
 
 
@@ -61,9 +78,7 @@ def refuse_code(value: Any, name: str) -> None:
         if isinstance(item, list):
             stack += item
         elif isinstance(item, dict):
-            for key in ("auto_map", "custom_pipelines"):
-                if item.get(key):
-                    raise BundleError(f"{name}: {key!r} names code to run", hint="remove it")
+            _refuse_code_names(item, name)
             mapping = item.get("auto_mapping")
             library = mapping.get("parent_library", "") if isinstance(mapping, dict) else mapping or ""
             if library and str(library).split(".")[0] not in ("transformers", "torch"):
@@ -71,9 +86,55 @@ def refuse_code(value: Any, name: str) -> None:
             stack += item.values()
 
 
+def _refuse_code_names(item: dict[str, Any], name: str) -> None:
+    for key in ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "use_kernels"):
+        if item.get(key):
+            raise BundleError(f"{name}: {key!r} names code to run", hint="remove it")
+    for key, usual in _MODULES.items():
+        if item.get(key, usual) not in (None, usual):
+            raise BundleError(f"{name}: {key!r} names a library to import", hint=f"set it to {usual!r}")
+    for key in _IMPLEMENTATIONS:
+        parts = item.get(key)
+        for part in parts.values() if isinstance(parts, dict) else [parts]:
+            if part is not None and not (isinstance(part, str) and re.fullmatch(r"[a-z0-9_|]{1,40}", part)):
+                raise BundleError(f"{name}: {key!r} names a kernel to fetch", hint="set it to null")
+    if (template := item.get("chat_template")) is not None:
+        # Some libraries keep several templates under their names.
+        texts = [entry.get("template") if isinstance(entry, dict) else entry
+                 for entry in (template if isinstance(template, list) else [template])]  # fmt: skip
+        for text in texts:
+            if not isinstance(text, str):
+                raise BundleError(f"{name}: a chat template is a text, or several under their names")
+            check_template(text, name)
+
+
+def check_template(text: str, name: str) -> None:
+    """Raise BundleError for a chat template that reaches for the inside of Python.
+
+    Templates are rendered by a sandbox that refuses this as well; here it is refused before anything
+    loads it, together with other files, loops over huge ranges, and repetition by multiplication.
+    """
+    reach = _TEMPLATE_REACH.search(text)
+    if reach:
+        found = ascii(reach.group())[1:-1][:40]
+        raise BundleError(f"{name}: the chat template uses {found!r}", hint="use plain loops and conditions")
+
+
+def check_index(value: Any, name: str) -> None:
+    """Raise BundleError unless an index of shards names safetensors files beside it, and nothing else."""
+    table = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(table, dict):
+        raise BundleError(f"{name}: no weight_map", hint="save the model again")
+    for file in table.values():
+        if not isinstance(file, str) or PurePosixPath(file).name != file or not _SHARD.fullmatch(file):
+            raise BundleError(f"{name}: names {ascii(file)[:80]}, not a safetensors file beside it")
+
+
 def check_safetensors_header(size_field: bytes, header: bytes, file_size: int, name: str) -> None:
     """Raise BundleError unless the header describes exactly the bytes that follow it."""
     (length,) = struct.unpack("<Q", size_field)
+    if not header.startswith(b"{"):
+        raise _broken(name, "its header does not begin with an object")
     table = parse_json(header, name)
     if not isinstance(table, dict) or length != len(header):
         raise _broken(name, "its header is not an object")
@@ -148,6 +209,14 @@ def _depth(value: Any) -> int:
         elif isinstance(item, list):
             stack += [(below, depth + 1) for below in item if isinstance(below, dict | list)]
     return deepest
+
+
+def _encodable(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _short(error: Exception) -> str:
