@@ -226,7 +226,7 @@ def test_only_success_is_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not cache.exists()
     levels.require("strict", cache=cache)
     monkeypatch.setattr(probe, "_passed", set())
-    monkeypatch.setattr(probe, "examine", lambda _: pytest.fail("the canary ran again"))
+    monkeypatch.setattr(probe, "examine", lambda *_: pytest.fail("the canary ran again"))
     levels.require("strict", cache=cache)
 
 
@@ -246,7 +246,7 @@ def test_a_doubtful_note_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(probe, "_passed", set())
     asked = []
     monkeypatch.setattr(
-        probe, "examine", lambda level: asked.append(1) or probe.Report(level, (), observes=True)
+        probe, "examine", lambda level, _: asked.append(1) or probe.Report(level, (), observes=True)
     )
     levels.require("strict", cache=tmp_path)
     assert asked
@@ -501,6 +501,16 @@ def test_should_stop_ends_a_job_at_once_and_says_why(run: Run) -> None:
     assert (outcome.exit, outcome.killed) == (None, "enough")
     assert time.monotonic() - started < 10
     assert _no_process_left(1)
+
+
+@pytest.mark.usefixtures("unprobed")
+def test_a_stop_is_heard_while_the_level_is_tried(run: Run) -> None:
+    started = time.monotonic()
+    outcome = run("print('ran')", should_stop=_after(0.05))
+    assert time.monotonic() - started < 1
+    assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
+    assert not probe._passed, "nothing was found out"
+    assert run("print('ran')").log_tail == "ran\n"
 
 
 def test_a_stop_is_heard_while_the_namespaces_are_made(

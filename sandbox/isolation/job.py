@@ -62,7 +62,7 @@ def run(
             try:
                 try:
                     _set_up(job, should_stop)
-                except _StopError as stopped:
+                except StopError as stopped:
                     return _outcome(job, str(stopped))
                 return _outcome(job, _supervise(job, should_stop))
             finally:
@@ -111,8 +111,13 @@ class _Job:
         os.close(self.ended)
 
 
-class _StopError(Exception):
+class StopError(Exception):
     """Asked to stop before the program began; carries the reason."""
+
+
+def never_began(level: str, reason: str) -> JobOutcome:
+    """The outcome of a job that was asked to stop before any of it existed."""
+    return JobOutcome(None, reason, level, Compute(0.0, 0.0, 0, 0, "unmeasured"), (), "")
 
 
 def _prepare_out(out: Path) -> None:
@@ -183,7 +188,7 @@ def _set_up(job: _Job, should_stop: Callable[[], str]) -> None:
     """Bring the job to its first instruction.
 
     Raises:
-        _StopError: asked to stop on the way.
+        StopError: asked to stop on the way.
         IsolationUnavailableError: a step failed; the program never ran.
     """
     if job.level == profile.STRICT:
@@ -309,11 +314,11 @@ class _Wait:
         """Whether the step cannot succeed any more.
 
         Raises:
-            _StopError: asked to stop.
+            StopError: asked to stop.
         """
         reason = self._should_stop()
         if reason:
-            raise _StopError(reason)
+            raise StopError(reason)
         return self._job.is_over() or time.monotonic() > self._deadline
 
 

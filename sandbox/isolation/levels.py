@@ -3,7 +3,8 @@
 Invariants:
 - ``run_job`` refuses a level whose behavioural probe has not passed here; it never falls back on a
   lower one.
-- ``none`` isolates nothing. It exists for tests; what it made can never be approved.
+- ``none`` isolates nothing. It exists for tests and for trying; no policy makes a round run at it, and what
+  it made can never be approved.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from guardrails.errors import UsageError
+from guardrails.errors import IsolationUnavailableError, UsageError
 from sandbox.isolation import job, probe, profile
 from sandbox.isolation.spec import JobOutcome, JobSpec
 
@@ -37,6 +38,25 @@ def require(level: str, *, cache: Path | None = None) -> None:
         probe.require(level, cache)
 
 
+def strictest(minimum: str, *, cache: Path | None = None) -> str:
+    """The strictest level that holds here, and that isolates no less than ``minimum``; never ``none``.
+
+    Raises:
+        IsolationUnavailableError: no such level holds; with each failed probe of each, and its remedy.
+    """
+    failures: list[str] = []
+    for level in reversed(LEVELS):
+        if level == profile.NONE or not at_least(level, minimum):
+            continue
+        try:
+            require(level, cache=cache)
+        except IsolationUnavailableError as error:
+            failures += [f"{level}: {failure}" for failure in error.failures]
+        else:
+            return level
+    raise IsolationUnavailableError(minimum, failures)
+
+
 def examine(level: str) -> probe.Report:
     """Every probe of a confining level, run here and now, with the remedy of each that failed."""
     return probe.examine(_known(level))
@@ -58,7 +78,11 @@ def run_job(
         JobFailedError: the program could not be started.
         UsageError: the job cannot be run as described.
     """
-    require(level, cache=cache)
+    try:
+        if _known(level) != profile.NONE:
+            probe.require(level, cache, should_stop)
+    except job.StopError as stopped:
+        return job.never_began(level, str(stopped))
     return job.run(spec, level, should_stop, cache=cache)
 
 

@@ -16,7 +16,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +51,23 @@ _REMEDIES = {
 _passed: set[str] = set()
 
 
-def require(level: str, cache: Path | None) -> None:
-    """Return if ``level`` passes its probe here, now or earlier in this boot; raise otherwise."""
+def _never() -> str:
+    return ""
+
+
+def require(level: str, cache: Path | None, should_stop: Callable[[], str] = _never) -> None:
+    """Return if ``level`` passes its probe here, now or earlier in this boot.
+
+    Raises:
+        IsolationUnavailableError: it does not pass.
+        StopError: asked to stop while it was tried, which says nothing about the level.
+    """
     key = _key(level)
     note = f"isolation-{level}"
     if key in _passed or notes.read(cache, note) == key:
         _passed.add(key)
         return
-    report = examine(level)
+    report = examine(level, should_stop)
     if not report.ok:
         raise IsolationUnavailableError(level, report.failures)
     _passed.add(key)
@@ -96,10 +105,10 @@ class Report:
         return (*failed, f"remedy: {_REMEDIES[self.level]}") if failed else ()
 
 
-def examine(level: str) -> Report:
+def examine(level: str, should_stop: Callable[[], str] = _never) -> Report:
     """Try a level here, now, whatever is remembered of it."""
     try:
-        outcome, results = _attacked(level, _PROCESSES)
+        outcome, results = _attacked(level, _PROCESSES, should_stop)
     except (InterlockError, OSError) as error:
         failures = error.failures if isinstance(error, IsolationUnavailableError) else (str(error),)
         return Report(level, tuple(Probe(text, FAILED, _REMEDIES[level]) for text in failures), False)
@@ -121,10 +130,12 @@ def failed_attacks(level: str) -> list[str]:
 
 def run_canary(level: str, *, processes: int = _PROCESSES) -> dict[str, str]:
     """Plant victims, run the canary at a level, and say for each attack whether it was stopped."""
-    return _attacked(level, processes)[1]
+    return _attacked(level, processes, _never)[1]
 
 
-def _attacked(level: str, processes: int) -> tuple[JobOutcome, dict[str, str]]:
+def _attacked(
+    level: str, processes: int, should_stop: Callable[[], str]
+) -> tuple[JobOutcome, dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="interlock-probe-"))
     folder.chmod(0o755)  # readable to other users, so that only the profile stands in the way
     try:
@@ -139,7 +150,9 @@ def _attacked(level: str, processes: int) -> tuple[JobOutcome, dict[str, str]]:
                 log=folder / "log",
                 limits=Limits(30, 30, 512 * MIB, processes, 16 * MIB, 16 * MIB),
             )
-            outcome = job.run(spec, level, lambda: "")
+            outcome = job.run(spec, level, should_stop)
+            if outcome.killed and (reason := should_stop()):
+                raise job.StopError(reason)
             report = folder / "out" / "report.json"
             if not outcome.ok or not report.is_file() or report.is_symlink():
                 said = outcome.killed or outcome.log_tail.strip() or f"exit status {outcome.exit}"
