@@ -93,6 +93,10 @@ class ArtifactStore:
         except OSError as error:
             raise ArtifactError(f"artifact {address} cannot be read: {error.strerror}") from None
 
+    def path_of(self, address: Digest) -> Path:
+        """Where a blob lies, or would lie; its bytes are not checked."""
+        return self._blob(address)
+
     # --- trees ---------------------------------------------------------------------------
 
     def put_tree(self, directory: Path) -> Digest:

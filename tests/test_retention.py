@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli_workspace import OPERATOR, Cli, Made
 from fakes import BLOCKED, PASSING, Site, policy
 
 from guardrails.canonical import digest
@@ -300,3 +301,22 @@ def test_killed_at_every_step_the_next_run_finishes(folder):
             break
         steps += 1
     assert steps >= 8
+
+
+def test_the_command_says_what_and_how_much(tmp_path, capsys):
+    made = Made(tmp_path / "ws")
+    proposal = made.proposed()
+    left = made.workspace.store.put_bytes(b"left by a crash")
+    made.close()
+    cli = Cli(tmp_path / "ws", capsys)
+    cli.ok("--as", OPERATOR, "reject", proposal, "--reason", "no")
+    assert cli.ok("gc") == {"dry_run": False, "proposals": [], "files": 0, "bytes": 0, "kept_young": 1}
+    for path in (tmp_path / "ws" / "artifacts").rglob("*"):
+        os.utime(path, (0, 0))
+    planned = cli.ok("gc", "--dry-run")
+    assert planned == {"dry_run": True, "proposals": [], "files": 1, "bytes": 15, "kept_young": 0}
+    assert made.workspace.store.has(left)
+    assert cli.ok("gc") == {**planned, "dry_run": False}
+    assert not made.workspace.store.has(left)
+    assert "0 files" in cli("gc").out
+    assert cli.ok("log", "verify")["ok"]

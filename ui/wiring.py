@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sandbox.rounds import Bench
     from sandbox.runner import Runner
 
+DATABASE = "INTERLOCK_DATABASE_URL"
 DEFAULT_CONFIG = Path(__file__).parent.parent / "sandbox" / "default.toml"
 
 
@@ -78,7 +79,7 @@ class Workspace:
     @property
     def database_url(self) -> str:
         """``INTERLOCK_DATABASE_URL``, or a SQLite file in the workspace."""
-        return os.environ.get("INTERLOCK_DATABASE_URL") or f"sqlite:///{self.path / 'log.db'}"
+        return os.environ.get(DATABASE) or f"sqlite:///{self.path / 'log.db'}"
 
     @property
     def people_keys(self) -> Path:

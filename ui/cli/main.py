@@ -68,6 +68,11 @@ _SECTIONS = {
     "Record": {
         "log": ("ui.cli.log", "Read, verify and export the decision log."),
     },
+    "Upkeep": {
+        "backup": ("ui.cli.upkeep", "Write the whole workspace to one file, while it is in use."),
+        "restore": ("ui.cli.upkeep", "Make a workspace of a backup, verified first."),
+        "gc": ("ui.cli.upkeep", "Remove bundles whose retention time is over."),
+    },
     "Tools": {
         "sandbox": ("ui.cli.isolation", "Check the isolation, or run a program in it."),
         "console": ("ui.cli.start", "Open the console in the browser."),
