@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from guardrails.decision_log.store import Log, Snapshot
+from guardrails.decision_log.tables import ERASED_TABLE
 from guardrails.errors import UnknownNameError, UsageError
 from guardrails.ledger import standing
 from guardrails.ledger.rows import (
@@ -95,9 +96,14 @@ class View:
         return standing.standing_of(self.snapshot.tables, row, now)
 
     def text(self, commitment: Commitment) -> str:
-        """The text behind a commitment, or ``ERASED``."""
+        """The text behind a commitment, or ``ERASED``; with the record that erased it, where one did."""
         opening = self.snapshot.opening(commitment)
-        return ERASED if opening is None else opening.text
+        return self.erasure(commitment) if opening is None else opening.text
+
+    def erasure(self, commitment: Commitment) -> str:
+        """What stands in place of a text that is gone."""
+        row = self.snapshot.tables.get(ERASED_TABLE, commitment.sha256)
+        return ERASED if row is None else f"(erased on {str(row['at'])[:10]} by record {row['seq']})"
 
     def people(self) -> list[tuple[Person, str]]:
         """Everybody in the roster, with their names."""
@@ -106,9 +112,10 @@ class View:
 
     def name_of(self, person_id: str) -> str:
         """The name of a person; their id where the name was erased or they left the roster."""
-        for person, name in self.people():
+        for person in self.roster.people if self.roster else ():
             if person.id == person_id:
-                return person_id if name == ERASED else name
+                opening = self.snapshot.opening(person.name)
+                return person_id if opening is None else opening.text
         return person_id
 
     def person_called(self, name: str) -> Person:

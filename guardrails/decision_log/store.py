@@ -23,10 +23,11 @@ from guardrails.decision_log import checkpoint as notes
 from guardrails.decision_log import cosigned, database, merkle, succession
 from guardrails.decision_log.checkpoint import Checkpoint
 from guardrails.decision_log.keys import ServiceKey
+from guardrails.decision_log.scrub import scrub
 from guardrails.decision_log.snapshot import Entry, Snapshot, commit_to
-from guardrails.decision_log.tables import SqlTables, Tables
+from guardrails.decision_log.tables import ERASED_TABLE, SqlTables, Tables
 from guardrails.errors import InterlockError, LogVerificationError, RecordError, StorageError, UsageError
-from guardrails.records import Opening
+from guardrails.records import Commitment, Opening
 
 __all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
 
@@ -105,8 +106,17 @@ class Transaction(Snapshot):
             if self._connection.execute(query).scalar() != reference.sha256:
                 raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
 
+    def forget(self, commitments: Iterable[Commitment]) -> None:
+        """Delete texts that a record of this transaction erases. Their bytes go with ``Log.scrub`` afterwards."""
+        names = [item.sha256 for item in commitments]
+        table = database.openings
+        with self._all_or_nothing():
+            self._connection.execute(delete(table).where(table.c.sha256.in_(names)))
+
     def _keep(self, opening: Opening) -> None:
         commitment = commit_to(opening)
+        if self.tables.get(ERASED_TABLE, commitment.sha256) is not None:
+            return  # a later roster brings the name along again; what was erased stays so
         if self.opening(commitment) is None:
             row = {"sha256": commitment.sha256, "salt": opening.salt, "text": opening.text}
             self._connection.execute(insert(database.openings).values(row))
@@ -215,6 +225,12 @@ class Log:
             raise UsageError("the log was opened for reading only")
         with database.transaction(self._engine, write=True) as connection:
             cosigned.keep(connection, size, witness, line)
+
+    def scrub(self) -> None:
+        """Remove the last traces of deleted texts from the files; raises StorageError while others read."""
+        if self._signer is None:
+            raise UsageError("the log was opened for reading only")
+        scrub(self._engine)
 
     def rebuild(self) -> int:
         """Make every projection anew from the records; the number of records replayed."""

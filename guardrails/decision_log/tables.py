@@ -19,6 +19,10 @@ from guardrails.decision_log.database import projection
 from guardrails.errors import LogVerificationError, RecordError
 
 
+ERASED_TABLE = "erased"
+"""The projection's table of erased commitments: ``sha256`` → the record that erased them."""
+
+
 class Reader(Protocol):
     """Tables that can be looked at."""
 

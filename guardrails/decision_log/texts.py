@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guardrails.decision_log.snapshot import Entry, Snapshot
-from guardrails.decision_log.tables import Reader
+from guardrails.decision_log.tables import ERASED_TABLE, Reader
 from guardrails.errors import InterlockError, LogVerificationError
 from guardrails.records import Commitment
-
-ERASED_TABLE = "erased"
-"""The projection's table of erased commitments: ``sha256`` → the record that erased them."""
 
 
 @dataclass

@@ -108,7 +108,7 @@ def _measured(data: Json) -> list[str]:
 
 def _outcome(finding: Json) -> str:
     waived = ", waived" if finding["waived"] else ""
-    return finding["outcome"] + waived + (", not binding" if finding["shadow"] else "")
+    return f"{finding['outcome']}{waived}{', not binding' if finding['shadow'] else ''}"
 
 
 def _decided(data: Json) -> list[str]:

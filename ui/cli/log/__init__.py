@@ -9,8 +9,8 @@ key, on a core installation; ``verify`` ends with 7 unless every check that was 
 not checked.
 """
 
-from ui.cli.log import export, history, proof, show, verify, witness
+from ui.cli.log import erase, export, history, proof, show, verify, witness
 from ui.cli.log.group import log
 from ui.cli.log.verify import verified
 
-__all__ = ["export", "history", "log", "proof", "show", "verified", "verify", "witness"]
+__all__ = ["erase", "export", "history", "log", "proof", "show", "verified", "verify", "witness"]

@@ -14,7 +14,7 @@ import click
 
 from guardrails.canonical import Digest
 from guardrails.errors import LogVerificationError, RecordError, UsageError
-from ui import presenters
+from ui import pins, presenters
 from ui.cli.group import add
 from ui.cli.log.group import log
 from ui.cli.output import line, pairs
@@ -105,6 +105,7 @@ def verify(
     if bundle is not None:
         if recompute:
             raise UsageError("a bundle holds no evidence: --recompute needs a workspace")
+        options["root_pins"] += pins.given()
         result = _of_bundle(bundle, options)
     else:
         result = verified(session, recompute=recompute, artifacts=not no_artifacts, **options)
@@ -177,11 +178,17 @@ def verified(
     session: Session, *, recompute: bool = False, artifacts: bool = True, **options: Any
 ) -> Verification:
     """Verify the whole log; a database too damaged to be read is a failure like any other."""
+    from guardrails.decision_log.verify import Verification
     from guardrails.ledger.judging import recomputer
 
     store = session.workspace.store
+    options["root_pins"] = [*options.get("root_pins", ()), *pins.pinned(session.workspace.path)]
+    try:
+        opened = session.workspace.log
+    except LogVerificationError as error:  # already its first record is not the pinned roots'
+        return Verification(index=error.index if error.index >= 0 else None, reason=error.reason)
     return _verified(
-        session.workspace.log,
+        opened,
         artifacts=(lambda address: check_artifact(store, address)) if artifacts else None,
         recompute=recomputer(store) if recompute else None,
         **options,
