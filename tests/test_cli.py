@@ -72,7 +72,7 @@ def test_every_command_explains_itself(capsys):
     "name",
     [
         "request-changes", "comment", "backup", "restore", "gc", "label", "redteam", "serve",
-        "waiver revoke", "operator revoke", "log erase", "log witness",
+        "waiver revoke", "log erase", "log witness",
     ],
 )  # fmt: skip
 def test_what_is_not_built_does_not_pretend_to_be(name, capsys):

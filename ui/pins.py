@@ -43,9 +43,13 @@ def pinned(workspace: Path) -> tuple[str, ...]:
     file = workspace / "keys" / FILE_NAME
     if file.exists():
         keys = read_keys(str(file))
-    if given := os.environ.get(VARIABLE, ""):
-        keys = (*keys, *read_keys(given))
-    return tuple(dict.fromkeys(keys))
+    return tuple(dict.fromkeys((*keys, *given())))
+
+
+def given() -> tuple[str, ...]:
+    """The root keys that ``$INTERLOCK_ROOT_KEYS`` gives; empty where it is not set."""
+    named = os.environ.get(VARIABLE, "")
+    return read_keys(named) if named else ()
 
 
 def require(log: Log, workspace: Path) -> None:

@@ -19,7 +19,7 @@ from ui.cli import comparison, drawing
 from ui.cli.group import command
 from ui.cli.output import heading, line, show
 from ui.cli.session import Session
-from ui.cli.signing import give_receipt, offered_role, reason_and_role, request_role, sign
+from ui.cli.signing import draft_of, give_receipt, offered_role, reason_and_role, request_role, sign
 
 if TYPE_CHECKING:
     from guardrails.decisions import Intention
@@ -126,7 +126,7 @@ def _decide(session: Session, action: Action, proposal: str, reason: str, chosen
         findings = presenters.detail_fields(row, view.name_of, view.text)
     viewed = VIEWED if action is Action.APPROVE else ()
     wish = Intention(action, row.id, person.id, role, reason, Surface.CLI, viewed=viewed)
-    draft = session.workspace.gate.draft(wish)
+    draft = draft_of(session, wish)
     _require_same(row, draft.decision)
     if action is Action.APPROVE:
         _present(session, row, findings, now)
@@ -217,7 +217,7 @@ def sign_request(session: Session, wish: Intention, chosen: str | None, expected
         person = view.person_called(wish.person)
         name = view.name_of(wish.person)
         role = request_role(view, person, wish, chosen, session.now())
-    draft = session.workspace.gate.draft(replace(wish, role=role))
+    draft = draft_of(session, replace(wish, role=role))
     if expected and draft.decision.request != expected:
         raise StaleError(f"{expected} changed just now", hint="look at it again")
     give_receipt(session, wish.action.value, sign(session, draft, person, name), role=role.value)

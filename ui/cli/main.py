@@ -57,13 +57,14 @@ _SECTIONS = {
         "rollback": ("ui.cli.decide", "Return a model to an earlier champion."),
         "halt": ("ui.cli.decide", "Stop every job and every promotion now."),
         "resume": ("ui.cli.decide", "Lift a halt."),
+        "decision": ("ui.cli.offline", "Show what is to be signed offline."),
         "tick": ("ui.cli.decide", "Do what is due: promotions after a cool-down, expiries."),
     },
     "Rules and people": {
         "policy": ("ui.cli.policies", "Check, show and activate policies."),
         "waiver": ("ui.cli.policies", "Grant and list exceptions."),
-        "operator": ("ui.cli.people", "Add and list people."),
-        "roster": ("ui.cli.people", "Show who may decide what."),
+        "operator": ("ui.cli.people", "Add people, revoke and replace their keys."),
+        "roster": ("ui.cli.rosters", "Show and change who may decide what."),
     },
     "Record": {
         "log": ("ui.cli.log", "Read, verify and export the decision log."),

@@ -56,6 +56,8 @@ class Session:
     """What a command is handed."""
 
     options: Options = field(default_factory=Options)
+    export: Path | None = None
+    """Where a decision is written to be signed elsewhere, instead of being signed here."""
 
     @cached_property
     def output(self) -> Output:
@@ -107,7 +109,8 @@ class Session:
             return here[0][0]
         if not here:
             raise UsageError(
-                "nobody's key lies in this workspace", hint="run `interlock init --operator NAME`"
+                "nobody's key lies in this workspace",
+                hint="say who you are with --as, to sign offline; or run `interlock init --operator NAME`",
             )
         names = ", ".join(name for _, name in here)
         raise UsageError("several people have keys here: say who signs", hint=f"--as PERSON, one of: {names}")
@@ -119,7 +122,8 @@ class Session:
         path = self.workspace.people_keys / person.id
         if not path.is_file():
             raise UsageError(
-                f"the key of {name} is not in this workspace", hint=f"it was looked for at {path}"
+                f"the key of {name} is not in this workspace",
+                hint=f"it was looked for at {path}; to sign elsewhere: --export FILE",
             )
         return PersonKey.load(path, self.passphrase(f"Passphrase of {name}: "))
 

@@ -10,11 +10,14 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from guardrails.errors import DeniedError
+from guardrails.errors import DeniedError, UsageError
 from guardrails.records import Action, Person, Role
 from ui.cli.output import line, pairs, show
 from ui.presenters import Mark
@@ -38,11 +41,68 @@ PAST = {
 
 
 def reason_and_role(function: F) -> F:
-    """The two options of every decision."""
+    """The options of every decision: why, in which role, and signed here or elsewhere.
+
+    With ``--import`` the command itself does not run: what was signed has been prepared and shown at the export.
+    """
+
+    @wraps(function)
+    def decide(session: Session, reason: str | None, import_: Path | None, **rest: Any) -> Any:
+        if import_ is not None:
+            return _take_back(session, import_, {**rest, "reason": reason})
+        if reason is None:
+            raise click.MissingParameter(param_hint="'--reason'", param_type="option")
+        return function(session, reason=reason, **rest)
+
+    def keep_export(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+        session = ctx.find_object(_session_class())
+        if session is not None and value is not None:
+            session.export = value
+
     choices = click.Choice([role.value for role in Role])
-    role = click.option("--role", type=choices, help="The role to sign in [one that is asked for].")
-    reason = click.option("--reason", required=True, metavar="TEXT", help="Why; it goes into the record.")
-    return reason(role(function))
+    for option in (
+        click.option(
+            "--import", "import_", type=click.Path(path_type=Path), metavar="FILE.sig",
+            help="Hand in what was exported and then signed with ssh-keygen.",
+        ),
+        click.option(
+            "--export", type=click.Path(path_type=Path), metavar="FILE", expose_value=False, callback=keep_export,
+            help="Write the exact bytes to a file, to be signed elsewhere with ssh-keygen; nothing is decided yet.",
+        ),
+        click.option("--role", type=choices, help="The role to sign in [one that is asked for]."),
+        click.option("--reason", metavar="TEXT", help="Why; it goes into the record."),
+    ):  # fmt: skip
+        decide = option(decide)
+    return decide  # type: ignore[return-value]
+
+
+def _session_class() -> type[Session]:
+    from ui.cli.session import Session
+
+    return Session
+
+
+def _take_back(session: Session, file: Path, arguments: dict[str, Any]) -> None:
+    """Append a decision that was exported by this very command and signed elsewhere."""
+    from ui.cli import offline
+
+    if arguments["reason"] is not None or session.export is not None:
+        raise UsageError("--import takes neither --reason nor --export: what was signed says it all")
+    back = offline.returned(session, file)
+    decided = back.draft.decision
+    offline.require_for(str(click.get_current_context().info_name), arguments, decided)
+    receipt = offline.commit(session, back)
+    signed_by = offline.signature_fields(back.signature)
+    give_receipt(session, decided.action.value, receipt, role=decided.role.value,
+                 viewed=list(decided.viewed), signed_by=signed_by)  # fmt: skip
+
+
+def draft_of(session: Session, wish: Intention) -> Draft:
+    """Bind a wish to the state of now; what will be signed elsewhere says so."""
+    from guardrails.records import Surface
+
+    surface = wish.surface if session.export is None else Surface.OFFLINE
+    return session.workspace.gate.draft(replace(wish, surface=surface))
 
 
 def offered_role(
@@ -86,7 +146,11 @@ def request_role(view: View, person: Person, wish: Intention, chosen: str | None
 
 
 def sign(session: Session, draft: Draft, person: Person, name: str) -> Receipt:
-    """Ask for the passphrase, sign and append."""
+    """Ask for the passphrase, sign and append; or write what is to be signed elsewhere, and end there."""
+    if session.export is not None:
+        from ui.cli.offline import give_export
+
+        give_export(session, draft, session.export)
     key = session.unlock(person, name)
     return session.workspace.gate.commit(draft, key)
 

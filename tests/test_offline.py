@@ -1,0 +1,411 @@
+"""Decisions and rosters signed offline: exported by the command line, signed by the real ``ssh-keygen``, handed in.
+
+Hardware keys are played by a synthesised signature, byte for byte as a token makes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import struct
+import subprocess
+
+import fakes
+import pytest
+from cli_workspace import OPERATOR, SAFETY, Cli, Made, copy_of
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from guardrails import offline
+from guardrails.decision_log import sshsig
+from guardrails.decision_log.envelope import PAYLOAD_TYPE, open_envelope, pae, parse_statement, unpae
+from guardrails.decision_log.sshsig import SK_ED25519, PublicKey
+from guardrails.errors import RecordError
+from guardrails.view import view_of
+from ui.wiring import Workspace
+
+pytestmark = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="OpenSSH is not installed")
+
+NIA = "Nia Abara"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("offline") / "workspace"
+    made = Made(path)
+    made.proposed()  # P-0001 eligible
+    made.proposed(fakes.REVIEWABLE)  # P-0002 review
+    made.proposed(fakes.BLOCKED)  # P-0003 blocked, waivable
+    made.close()
+    return path
+
+
+@pytest.fixture
+def cli(template, tmp_path, capsys, monkeypatch):
+    for name in ("INTERLOCK_AS", "INTERLOCK_ROOT_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    made = Cli(copy_of(template, tmp_path / "workspace"), capsys)
+    new_key(tmp_path / "nia")
+    made.ok("operator", "import-ssh", NIA, "--public-key", tmp_path / "nia.pub", "--role", "operator",
+            "--as", OPERATOR)  # fmt: skip
+    return made
+
+
+def new_key(path, kind: str = "ed25519") -> None:
+    made = subprocess.run(
+        ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "somebody@host", "-f", str(path)], check=False
+    )
+    assert made.returncode == 0
+
+
+def ssh_sign(key, file, namespace: str = "interlock-decision"):
+    """What the documentation tells people to type; returns the path of the signature."""
+    made = subprocess.run(
+        ["ssh-keygen", "-q", "-Y", "sign", "-n", namespace, "-f", str(key), str(file)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return file.with_name(file.name + ".sig")
+
+
+def newest(cli, record: str = ""):
+    """The newest record (of a kind) and its raw envelope."""
+    with view_of(Workspace(cli.path).log) as view:
+        return [e for e in view.snapshot.entries() if not record or e.statement.record == record][-1]
+
+
+# --- the whole way -----------------------------------------------------------------------------
+
+
+def test_an_imported_key_approves_offline_and_standard_tools_check_it(cli, tmp_path):
+    out = tmp_path / "decision"
+    said = cli.ok("approve", "P-0001", "--as", NIA, "--reason", "read all samples", "--export", out)
+    assert said["body"]["surface"] == "offline"
+    assert said["texts"] == ["read all samples"]
+    assert cli.ok("show", "P-0001")["state"] == "awaiting_approval", "an export decides nothing"
+    assert out.stat().st_mode & 0o077 == 0
+
+    shown = cli("decision", "show", out)
+    assert "read all samples" in shown.out
+    assert "sha256:" in shown.out
+
+    signature = ssh_sign(tmp_path / "nia", out)
+    done = cli.ok("approve", "P-0001", "--import", signature)
+    assert done["state"] == "promoted"
+    assert done["role"] == "operator"
+    assert done["signed_by"]["type"] == "ssh-ed25519"
+    assert cli.ok("show", "P-0001")["votes"][0]["surface"] == "offline"
+    assert cli.ok("log", "verify")["ok"]
+
+    # From the log alone: the envelope's payload and signature, and ssh-keygen.
+    entry = newest(cli, "decision")
+    raw = json.loads(entry.envelope)
+    message = tmp_path / "message"
+    message.write_bytes(pae(raw["payloadType"], base64.b64decode(raw["payload"])))
+    assert message.read_bytes() == out.read_bytes()
+    armoured = tmp_path / "from-the-log.sig"
+    armoured.write_text(sshsig.armor(base64.b64decode(raw["signatures"][0]["sig"])))
+    allowed = tmp_path / "allowed"
+    public = " ".join((tmp_path / "nia.pub").read_text().split()[:2])
+    allowed.write_text(f'nia namespaces="interlock-decision" {public}\n')
+    verify = [
+        "ssh-keygen",
+        "-Y",
+        "verify",
+        "-f",
+        allowed,
+        "-I",
+        "nia",
+        "-n",
+        "interlock-decision",
+        "-s",
+        armoured,
+    ]
+    assert subprocess.run(verify, stdin=message.open("rb"), capture_output=True, check=False).returncode == 0
+    altered = tmp_path / "altered"
+    altered.write_bytes(message.read_bytes().replace(b"approve", b"reject "))
+    assert subprocess.run(verify, stdin=altered.open("rb"), capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("words", "effect"),
+    [
+        (("reject", "P-0001"), "rejected"),
+        (("withdraw", "P-0002"), "withdrawn"),
+        (("halt",), "done"),
+    ],
+)
+def test_every_decision_can_be_signed_offline(cli, tmp_path, words, effect):
+    out = tmp_path / "decision"
+    cli.ok(*words, "--as", NIA, "--reason", "because", "--export", out)
+    assert cli.ok(*words, "--import", ssh_sign(tmp_path / "nia", out))["state"] == effect
+
+
+def test_halt_and_resume_waiver_policy_and_rollback_offline(cli, tmp_path):
+    def decide(*words):
+        out = tmp_path / f"decision-{len(list(tmp_path.iterdir()))}"
+        cli.ok(*words, "--as", NIA, "--reason", "because", "--export", out)
+        return cli.ok(*words, "--import", ssh_sign(tmp_path / "nia", out))
+
+    assert decide("halt")["state"] == "done"
+    assert decide("resume")["state"] == "done"
+    first = decide("waiver", "add", "P-0003", "--rule", "pii", "--until", "72h")
+    assert (first["action"], first["state"]) == ("waive", "open")
+    policy = tmp_path / "main.yaml"
+    policy.write_text(fakes.policy(coolDown="5m").files["main.yaml"], encoding="utf-8")
+    assert decide("policy", "activate", policy)["state"] == "done"
+    base = cli.ok("model", "show", "toy")["champion_digest"]
+    cli.ok("tick")
+    assert decide("approve", "P-0001")["state"] == "approved"
+    assert cli.ok("log", "verify")["ok"]
+    assert base == cli.ok("model", "show", "toy")["champion_digest"]
+
+
+def test_a_policy_that_wants_offline_signatures_gets_no_others(cli, tmp_path):
+    policy = tmp_path / "main.yaml"
+    text = (
+        fakes.policy().files["main.yaml"].replace("  coolDown: 0m", "  coolDown: 0m\n  surfaces: [offline]")
+    )
+    policy.write_text(text, encoding="utf-8")
+    assert (
+        cli.ok("policy", "activate", policy, "--as", OPERATOR, "--reason", "keys at home")["state"] == "done"
+    )
+    cli.ok("tick")
+    refused = cli.signed("approve", "P-0001", "--as", OPERATOR, "--reason", "quick")
+    assert refused.status == 6
+    out = tmp_path / "decision"
+    cli.ok("approve", "P-0001", "--as", NIA, "--reason", "slow", "--export", out)
+    assert cli.ok("approve", "P-0001", "--import", ssh_sign(tmp_path / "nia", out))["state"] == "promoted"
+
+
+# --- what is refused, and why ------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(cli, tmp_path):
+    out = tmp_path / "decision"
+    cli.ok("approve", "P-0001", "--as", NIA, "--reason", "fine", "--export", out)
+    return out
+
+
+def refused(cli, signature, status: int, reason: str, *words) -> None:
+    before = cli.ok("log", "checkpoint")["entries"]
+    ran = cli(*(words or ("approve", "P-0001")), "--import", signature)
+    assert (ran.status, reason in ran.err) == (status, True), ran.err
+    assert cli.ok("log", "checkpoint")["entries"] == before
+
+
+def test_the_control_is_accepted(cli, exported, tmp_path):
+    assert cli("approve", "P-0001", "--import", ssh_sign(tmp_path / "nia", exported)).status == 0
+
+
+def test_a_changed_statement(cli, exported, tmp_path):
+    signature = ssh_sign(tmp_path / "nia", exported)
+    exported.write_bytes(exported.read_bytes().replace(b'"P-0001"', b'"P-0002"'))
+    refused(cli, signature, 6, "does not fit what it should sign")
+    exported.write_bytes(exported.read_bytes()[:-1])
+    refused(cli, signature, 3, "not a statement as Interlock exports it")
+
+
+def test_a_signature_in_another_namespace(cli, exported, tmp_path):
+    refused(cli, ssh_sign(tmp_path / "nia", exported, "file"), 6, "namespace 'file'")
+
+
+def test_a_key_that_nobody_knows_and_the_key_of_somebody_else(cli, exported, tmp_path):
+    new_key(tmp_path / "eve")
+    refused(cli, ssh_sign(tmp_path / "eve", exported), 6, "a key that is not in the roster")
+    new_key(tmp_path / "ben")
+    cli.ok("operator", "import-ssh", "Ben", "--public-key", tmp_path / "ben.pub", "--as", OPERATOR)
+    (tmp_path / "decision.sig").unlink()
+    refused(cli, ssh_sign(tmp_path / "ben", exported), 6, f"the statement is {NIA}'s, the signature is Ben's")
+
+
+def test_a_statement_that_became_stale(cli, exported, tmp_path):
+    signature = ssh_sign(tmp_path / "nia", exported)
+    new_key(tmp_path / "ben")
+    cli.ok("operator", "import-ssh", "Ben", "--public-key", tmp_path / "ben.pub", "--as", OPERATOR)
+    refused(cli, signature, 6, "prepared under roster")
+
+
+def test_a_decision_that_was_handed_in_already(cli, exported, tmp_path):
+    signature = ssh_sign(tmp_path / "nia", exported)
+    cli.ok("approve", "P-0001", "--import", signature)
+    refused(cli, signature, 6, "already in the log")
+
+
+def test_a_key_that_was_revoked_after_signing(cli, exported, tmp_path):
+    signature = ssh_sign(tmp_path / "nia", exported)
+    cli.ok("operator", "revoke", NIA, "--as", OPERATOR)
+    refused(cli, signature, 6, "not signed by a key of")
+
+
+def test_openings_that_are_missing_or_say_something_else(cli, exported, tmp_path):
+    signature = ssh_sign(tmp_path / "nia", exported)
+    beside = tmp_path / "decision.openings"
+    text = beside.read_text()
+    beside.write_text(text.replace("fine", "awful"))
+    refused(cli, signature, 3, "a text in it is not the one that the statement commits to")
+    beside.unlink()
+    refused(cli, signature, 3, "cannot be read")
+    beside.write_text("{}")
+    refused(cli, signature, 3, "not the openings")
+
+
+def test_a_statement_for_another_log(cli, exported, tmp_path):
+    _, payload = unpae(exported.read_bytes())
+    statement = parse_statement(payload)
+    foreign = payload.replace(statement.log.encode(), b"interlock/another")
+    exported.write_bytes(pae(PAYLOAD_TYPE, foreign))
+    refused(cli, ssh_sign(tmp_path / "nia", exported), 3, "it is for the log interlock/another")
+
+
+def test_a_statement_that_hides_where_it_was_signed(cli, exported, tmp_path):
+    _, payload = unpae(exported.read_bytes())
+    exported.write_bytes(pae(PAYLOAD_TYPE, payload.replace(b'"surface":"offline"', b'"surface":"console"')))
+    refused(cli, ssh_sign(tmp_path / "nia", exported), 3, "says that it was made at the console")
+
+
+def test_the_command_must_be_the_one_that_was_exported(cli, exported, tmp_path):
+    signature = ssh_sign(tmp_path / "nia", exported)
+    for words in (("reject", "P-0001"), ("approve", "P-0002"), ("halt",)):
+        refused(cli, signature, 2, "what was signed is: approve P-0001", *words)
+    assert cli("approve", "P-0001", "--import", signature, "--reason", "x").status == 2
+    assert cli("approve", "P-0001", "--import", exported).status == 2
+
+
+def test_an_export_overwrites_nothing_and_needs_a_reason(cli, exported):
+    words = ("approve", "P-0001", "--as", NIA)
+    assert cli(*words, "--reason", "again", "--export", exported).status == 2
+    assert cli(*words, "--export", exported.with_name("other")).status == 2
+    assert not exported.with_name("other").exists()
+
+
+def test_a_file_that_is_no_signature(cli, exported, tmp_path):
+    for text in ("", "nonsense", "-----BEGIN SSH SIGNATURE-----\nU1NI\n-----END SSH SIGNATURE-----\n"):
+        (tmp_path / "decision.sig").write_text(text)
+        ran = cli("approve", "P-0001", "--import", tmp_path / "decision.sig")
+        assert ran.status == 3, ran.err
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"DSSEv1 ", b"DSSEv1 2 ab 1 xy", b"DSSEv1 2 ab 01 x", b"DSSEv1 99 ab 1 x", b"DSSEv2 2 ab 1 x",
+     b"DSSEv1 02 ab 1 x", b"DSSEv1 2 ab 1 x\n"],
+)  # fmt: skip
+def test_only_the_very_encoding_is_read_back(data):
+    assert unpae(b"DSSEv1 2 ab 1 x") == ("ab", b"x")
+    with pytest.raises(RecordError):
+        unpae(data)
+
+
+# --- hardware keys -----------------------------------------------------------------------------
+
+TOKEN_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+TOKEN = PublicKey(SK_ED25519, TOKEN_KEY.public_key().public_bytes_raw(), b"ssh:")
+
+
+def token_signs(message: bytes, flags: int, counter: int) -> str:
+    """What ``ssh-keygen -Y sign`` writes with a token: PROTOCOL.sshsig around PROTOCOL.u2f."""
+
+    def string(data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + data
+
+    scope = string(b"interlock-decision") + string(b"") + string(b"sha512")
+    data = b"SSHSIG" + scope + string(hashlib.sha512(message).digest())
+    state = struct.pack(">BI", flags, counter)
+    signed = hashlib.sha256(TOKEN.application).digest() + state + hashlib.sha256(data).digest()
+    inner = string(SK_ED25519.encode()) + string(TOKEN_KEY.sign(signed)) + state
+    return sshsig.armor(b"SSHSIG" + struct.pack(">I", 1) + string(TOKEN.blob) + scope + string(inner))
+
+
+@pytest.mark.parametrize(("flags", "verified"), [(0x01, False), (0x05, True)])
+def test_a_hardware_key_approves_and_what_it_said_is_shown(cli, tmp_path, flags, verified):
+    (tmp_path / "token.pub").write_text(f"{TOKEN.text} token\n")
+    cli.ok("operator", "import-ssh", "Tor", "--public-key", tmp_path / "token.pub", "--as", OPERATOR)
+    out = tmp_path / "decision"
+    cli.ok("approve", "P-0001", "--as", "Tor", "--reason", "touched", "--export", out)
+    signature = tmp_path / "decision.sig"
+    signature.write_text(token_signs(out.read_bytes(), flags=0x04, counter=41))
+    refused(cli, signature, 6, "nobody touched it")
+    signature.write_text(token_signs(out.read_bytes(), flags, 42))
+    done = cli.ok("approve", "P-0001", "--import", signature)
+    assert done["signed_by"] == {
+        "key": TOKEN.keyid, "type": SK_ED25519, "touched": True, "verified": verified, "counter": 42,
+    }  # fmt: skip
+    assert cli.ok("log", "verify")["ok"]
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_other_kinds_of_keys_are_not_imported(cli, tmp_path, kind):
+    new_key(tmp_path / "other", kind)
+    ran = cli.signed(
+        "operator", "import-ssh", "Ola", "--public-key", tmp_path / "other.pub", "--as", OPERATOR
+    )
+    assert ran.status == 2
+    assert "cannot sign decisions" in ran.err
+    assert "ssh-keygen -t ed25519" in ran.err
+
+
+# --- rosters -----------------------------------------------------------------------------------
+
+
+def test_a_root_signs_a_roster_offline(cli, tmp_path):
+    proposed, out = tmp_path / "roster", tmp_path / "to-sign"
+    cli.ok("roster", "propose", "--roles", f"{NIA}=operator,root", "--threshold", "2", "--out", proposed)
+    cli.ok("roster", "sign", proposed, "--export", out)
+    shown = cli("decision", "show", out)
+    assert "roster" in shown.out
+    early = cli("roster", "commit", proposed)
+    assert early.status == 6
+    assert "signatures are missing: 1 of the roots now, 2 of the roots that it names" in early.err
+    data = cli.ok("roster", "sign", proposed, "--import", ssh_sign(tmp_path / "nia", out))
+    assert (data["missing_old"], data["missing_new"], data["complete"]) == (1, 1, False)
+    assert f"{NIA} " in " ".join(data["changes"])
+    data = cli.ok("roster", "sign", proposed, "--as", OPERATOR)
+    assert data["complete"]
+    done = cli.ok("roster", "commit", proposed)
+    assert cli.ok("roster", "show")["threshold"] == 2
+    assert done["record"]["seq"] == newest(cli, "roster").seq
+    assert len(open_envelope(newest(cli, "roster").envelope).signatures) == 2
+    assert cli.ok("log", "verify")["ok"]
+    alone = cli.signed("operator", "revoke", SAFETY, "--as", OPERATOR)
+    assert alone.status == 6
+    assert "2 roots together" in alone.err
+    assert "interlock roster propose --revoke" in alone.err
+
+
+def test_a_roster_file_that_was_changed_or_overtaken(cli, tmp_path):
+    proposed = tmp_path / "roster"
+    cli.ok("roster", "propose", "--revoke", SAFETY, "--out", proposed)
+    cli.ok("roster", "sign", proposed, "--as", OPERATOR)
+    value = json.loads(proposed.read_text())
+    payload = base64.b64decode(value["payload"]).replace(b'"threshold":1', b'"threshold":2')
+    (tmp_path / "changed").write_text(json.dumps({**value, "payload": base64.b64encode(payload).decode()}))
+    assert cli("roster", "commit", tmp_path / "changed").status == 6
+    (tmp_path / "broken").write_text(proposed.read_text()[:-20])
+    assert cli("roster", "commit", tmp_path / "broken").status == 3
+    new_key(tmp_path / "eve")
+    cli.ok("roster", "sign", proposed, "--export", tmp_path / "x")
+    ran = cli("roster", "sign", proposed, "--import", ssh_sign(tmp_path / "eve", tmp_path / "x"))
+    assert (ran.status, "not the key of a root" in ran.err) == (6, True)
+    cli.ok("operator", "revoke", NIA, "--as", OPERATOR)
+    ran = cli("roster", "commit", proposed)
+    assert (ran.status, "prepare it again" in ran.err) == (6, True)
+
+
+def test_the_rendering_leaves_nothing_out(cli, exported):
+    """Every scalar of the signed statement stands in what is printed."""
+    statement = offline.read_statement(exported.read_bytes(), "x")
+    shown = " ".join(cli("decision", "show", exported).out.split())
+
+    def scalars(value):
+        if isinstance(value, dict):
+            return [found for item in value.values() for found in scalars(item)]
+        if isinstance(value, list):
+            return [found for item in value for found in scalars(item)]
+        return [str(value)] if value != "" else []
+
+    squeezed = shown.replace(" ", "")
+    for scalar in [*scalars(dict(statement.body)), statement.log, statement.time]:
+        assert scalar.replace(" ", "") in squeezed, scalar
