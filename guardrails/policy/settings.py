@@ -18,7 +18,7 @@ from guardrails.policy.model import QuorumRule
 from guardrails.policy.order import Halt, Higher, Lower, Order, Quorum, Ranked, Rules, Subset, Superset
 from guardrails.records import Role, Surface
 
-ISOLATION_LEVELS = ("none", "landlock", "strict")
+ISOLATION_LEVELS = ("none", "landlock", "strict+gpu", "strict")
 EXCLUSIONS = ("proposer", "data-author", "policy-author")
 VIEWABLE = ("findings", "samples", "provenance", "diff")
 INVALIDATORS = ("bundle", "champion", "evidence", "policy", "roster")
@@ -78,8 +78,16 @@ def quorum_schema(*, most: int = 20) -> Json:
         "additionalProperties": False,
         "required": ["quorum", "roles"],
         "properties": {
-            "quorum": {"type": "integer", "minimum": 1, "maximum": most},
-            "roles": _set_of(tuple(Role), least=1),
+            "quorum": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": most,
+                "description": "How many different people.",
+            },
+            "roles": {
+                **_set_of(tuple(Role), least=1),
+                "description": "In which roles their signatures count.",
+            },
             "distinctRoles": {"type": "boolean", "description": "No two signers in the same role."},
         },
     }
@@ -148,3 +156,35 @@ UNBUILT: dict[str, tuple[str, ...]] = {
     "deadMan": ("operatorSeenWithin",),
 }
 """Keys of the format whose feature is not built yet: they and their members take only 0, [] or null."""
+
+DOCS: dict[str, str] = {
+    "isolation.minimum": "The least isolation level at which proposing and measuring must have run.",
+    "defaults.confidence": "Of every interval, two-sided; the error budget can only raise it.",
+    "defaults.minSamples": "The fewest independent items on which a sampled number counts.",
+    "defaults.onInconclusive": "What too few items, or a check that does not apply, mean for the verdict.",
+    "defaults.onError": "What NaN, a crash or a missing measurement mean: always block.",
+    "budgets.compute.cpuSecondsPerProposal": "CPU seconds that making one proposal may take; more is blocked.",
+    "budgets.compute.cpuHoursPerDay": "CPU hours in 24 hours, after which no new proposal starts.",
+    "budgets.proposals.pending": "How many proposals may wait for people before no new one starts.",
+    "budgets.proposals.perDay": "How many proposals may start in 24 hours.",
+    "budgets.promotions.perDay": "How many promotions a model may have in 24 hours.",
+    "budgets.cumulativeDrift": "How far a model may move from its first champion, by the upper bound; blocking.",
+    "budgets.errorBudget.alpha": "The error level that all attempts since the last promotion share.",
+    "approval.onEligible": "Whose approval an eligible proposal needs.",
+    "approval.onReview": "Whose approval a proposal needs that the sample could not clear.",
+    "approval.onBlocked": "Whose approval a blocked proposal needs: nobody's suffices.",
+    "approval.exclude": "Who may not approve: the proposer, the data's author, the policy's author.",
+    "approval.coolDown": "The time between a complete quorum and the promotion.",
+    "approval.expiresAfter": "How long after the verdict an approval can still take effect.",
+    "approval.surfaces": "Where a signature may be made to count.",
+    "approval.requireViewed": "What a person must have opened before an approval counts.",
+    "approval.invalidateOn": "Which changes make an approval void.",
+    "rollback": "Whose signatures return a model to an earlier champion.",
+    "halt": "Who may stop every job and promotion: one person always suffices.",
+    "resume": "Whose signatures lift a halt.",
+    "activation.tighten": "Whose signatures put a policy in force that gives nothing up.",
+    "activation.loosen": "Whose signatures put a policy in force, or take one out, where something loosens.",
+    "waiver": "Whose signatures grant an exception for one rule and one bundle.",
+    "retention.rejectedDays": "How many days the bundle of a rejected proposal is kept.",
+}
+"""What each setting does: hover text in editors, and the generated documentation."""

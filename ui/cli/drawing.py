@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from guardrails.authoring.remedy import remedy
 from guardrails.errors import InterlockError
 from guardrails.records import Finding, Outcome, Sample, VerdictKind
 from ui import presenters
@@ -88,9 +89,20 @@ def draw_finding(console: Console, finding: Finding, confidence: float, rational
         ("policy line", finding.source or "–"),
         ("message", finding.message),
     ]
+    to_pass = remedy(finding).text
+    if to_pass:
+        items.append(("to pass", to_pass))
     if rationale:
         items.append(("rationale", rationale))
     console.print(pairs(items))
+
+
+def draw_remedies(console: Console, verdict: Verdict) -> None:
+    """What would have to change, for each rule that did not pass."""
+    told = [(f.rule, remedy(f).text) for f in presenters.worst_first(verdict.findings) if not f.shadow]
+    told = [(rule, text) for rule, text in told if text]
+    if told:
+        show(console, heading("What would have to change"), pairs(told))
 
 
 def draw_basis(console: Console, verdict: Verdict) -> None:

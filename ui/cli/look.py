@@ -160,6 +160,8 @@ def show_(session: Session, id_: str) -> None:
 @click.option("--rule", default="", metavar="RULE", help="Only this rule, with all that is known of it.")
 def explain(session: Session, id_: str, rule: str) -> None:
     """Explain a verdict."""
+    from guardrails.authoring.remedy import remedy
+
     now = session.now()
     with session.view() as view:
         row = view.proposal(id_.upper())
@@ -175,8 +177,9 @@ def explain(session: Session, id_: str, rule: str) -> None:
         assert verdict is not None  # noqa: S101 - it has findings
         verdict = dataclasses.replace(verdict, findings=tuple(f for f in verdict.findings if f.rule == rule))
     data = presenters.verdict_fields(row.id, verdict, row.state.value)
-    for fields in data["findings"]:
+    for fields, finding in zip(data["findings"], verdict.findings if verdict else (), strict=True):
         fields["rationale"] = rationale.get(fields["rule"], "")
+        fields["to_pass"] = remedy(finding).text
     if verdict is None and row.note:
         data["summary"] = row.note
 
@@ -192,6 +195,7 @@ def explain(session: Session, id_: str, rule: str) -> None:
             drawing.draw_finding(console, verdict.findings[0], verdict.confidence, rationale.get(rule, ""))
         else:
             drawing.draw_findings(console, verdict)
+            drawing.draw_remedies(console, verdict)
             drawing.draw_basis(console, verdict)
 
     session.output.result("explain", data, draw)

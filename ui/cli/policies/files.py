@@ -11,7 +11,7 @@ import click
 from guardrails.errors import PolicyError, Problem
 from ui import presenters
 from ui.cli.group import add
-from ui.cli.output import line, marked
+from ui.cli.output import heading, line, marked, pairs, show
 from ui.cli.policies.groups import policy
 from ui.cli.session import Finished, Session
 
@@ -64,6 +64,36 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
         raise Finished(PolicyError.exit_status)
 
 
+@add(policy, "explain", help="Say what a rule of a policy asks for, in words; without --rule, all of them.")
+@click.argument("target", metavar="FILE|NAME")
+@click.option("--rule", default="", metavar="RULE", help="Only this rule.")
+def explain(session: Session, target: str, rule: str) -> None:
+    """Explain a policy."""
+    from guardrails.authoring.reference import rule_fields
+    from guardrails.errors import UnknownNameError
+    from guardrails.policy import combine
+    from ui.cli.policies.past import policy_at
+
+    found = policy_at(session, target).policy
+    rules = [one for one in found.rules if rule in ("", one.id)]
+    if not rules:
+        known = ", ".join(one.id for one in found.rules) or "none"
+        raise UnknownNameError(f"policy {found.name} has no rule {rule:.80}", hint=f"its rules: {known}")
+    effective = combine([found])
+    told = [rule_fields(one, effective) for one in rules]
+
+    def draw(console: Console) -> None:
+        for item in told:
+            show(
+                console,
+                heading(item["rule"]),
+                pairs([(k, v) for k, v in item.items() if v and k != "rule"]),
+                "",
+            )
+
+    session.output.result("policy explain", {"policy": found.name, "rules": told}, draw)
+
+
 @add(policy, "schema", help="Print the JSON Schema (draft-07) of policies, or of cases, for editors.")
 @click.option("--cases", is_flag=True, help="The schema of case files.")
 def schema(session: Session, cases: bool) -> None:
@@ -73,3 +103,32 @@ def schema(session: Session, cases: bool) -> None:
 
     data = cases_schema() if cases else policy_schema()
     session.output.result("policy schema", data, lambda console: click.echo(json.dumps(data, indent=2)))
+
+
+@add(policy, "docs", help="Write the documentation of every check, and of policies as pages (Markdown).")
+@click.argument("files", nargs=-1, metavar="[FILE…]", type=click.Path(path_type=Path))
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Write checks.md and NAME.md there."
+)
+def docs(session: Session, files: tuple[Path, ...], out: Path | None) -> None:
+    """Generate documentation."""
+    from guardrails.authoring.reference import checks_page, policy_page
+    from guardrails.policy import load_policy
+
+    policies = [load_policy(file).policy for file in files]
+    pages = {"checks.md": checks_page()} | {f"{one.name}.md": policy_page(one) for one in policies}
+    written = []
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in pages.items():
+            (out / name).write_text(text, encoding="utf-8")
+            written.append(str(out / name))
+    data = {"files": written, "pages": {} if written else pages}
+
+    def draw(console: Console) -> None:
+        for name in written:
+            console.print(line(presenters.Mark("✓", name, "good")))
+        if not written:
+            click.echo("\n".join(pages.values()), nl=False)
+
+    session.output.result("policy docs", data, draw)
