@@ -24,6 +24,7 @@ from guardrails.view import view_of
 from sandbox import rounds
 from sandbox.config import Config, ModelConfig, Recipe
 from sandbox.rounds import Bench
+from sandbox.witnessing import ask_all
 
 STATE_FILE = "loop.json"
 WAIT_S = 1.0
@@ -58,6 +59,8 @@ def run(
                     return
                 _round(bench, config.models[name], tell)
             done += 1
+            for told in ask_all(bench.gate.log, config.witnesses):
+                tell(Event("problem" if told.error else "result", "", told.sentence))
             if count is None:
                 _rest(bench, config.pause_s, tell, stop)
     finally:

@@ -93,6 +93,4 @@ def _chosen(view: View, records: tuple[int, ...], person: str) -> tuple[Commitme
 
 def _person_id(view: View, person: str) -> str:
     """The id of somebody in the roster, or an id as it is: who left can still ask."""
-    return (
-        person if person.startswith("p-") or person.startswith("person-") else view.person_called(person).id
-    )
+    return person if person.startswith("p-") else view.person_called(person).id

@@ -72,11 +72,12 @@ def checkpoint(
 
 
 def _ask(session: Session) -> None:
-    from guardrails.errors import InterlockError, LogVerificationError
-    from ui.witnessing import ask_all
+    from guardrails.errors import LogVerificationError
+    from sandbox.witnessing import ask_all
 
-    told = ask_all(session.workspace)
-    if not told:
+    configured = session.workspace.config.witnesses
+    told = ask_all(session.workspace.gate.log, configured)
+    if not configured:
         raise UsageError(
             "no witness is configured", hint="interlock.toml: [[log.witnesses]] with url and key"
         )
@@ -84,8 +85,8 @@ def _ask(session: Session) -> None:
         session.output.note(one.sentence)
     alarms = [one.error for one in told if isinstance(one.error, LogVerificationError)]
     failed = [one.error for one in told if one.error is not None]
-    if alarms or failed:
-        raise (alarms or failed)[0] or InterlockError("a witness could not be asked")
+    for error in [*alarms, *failed]:
+        raise error
 
 
 def _keep(session: Session, answer: Path, given: str) -> None:
