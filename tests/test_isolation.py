@@ -90,7 +90,7 @@ def test_the_canary_gets_through_where_nothing_guards() -> None:
 
 
 def test_levels_are_ordered() -> None:
-    assert levels.LEVELS == ("none", "landlock", "strict")
+    assert levels.LEVELS == ("none", "landlock", "strict+gpu", "strict")
     assert levels.at_least("strict", "landlock")
     assert not levels.at_least("none", "landlock")
     with pytest.raises(UsageError, match="isolation level 'docker'"):

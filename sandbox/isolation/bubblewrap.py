@@ -49,8 +49,10 @@ def arguments(
     scratch_bytes: int,
     info_fd: int,
     as_root: bool,
+    devices: Sequence[Path] = (),
+    device_files: Sequence[Path] = (),
 ) -> list[str]:
-    """The command line that runs ``command`` in the strict profile."""
+    """The command line that runs ``command`` in the strict profile; ``devices`` are shown besides."""
     return [
         str(bwrap),
         *_namespaces(as_root=as_root),
@@ -59,6 +61,9 @@ def arguments(
         *_memory("/scratch", scratch_bytes),
         *_memory("/dev/shm", min(scratch_bytes, _SHARED_MEMORY_BYTES)),  # noqa: S108 - the job's own
         *_temporary(runtime, scratch_bytes),
+        *_parents([str(path) for path in (*devices, *device_files)]),
+        *(word for path in device_files for word in ("--ro-bind", str(path), str(path))),
+        *(word for path in devices for word in ("--dev-bind", str(path), str(path))),
         "--remount-ro",
         "/dev",
         # After the job's own folders: an installation may lie below a host's /tmp or /scratch.

@@ -31,7 +31,7 @@ from typing import NoReturn
 
 from guardrails.errors import InterlockError, IsolationUnavailableError, JobFailedError, UsageError
 from guardrails.records import Compute
-from sandbox.isolation import cgroup, guard, profile
+from sandbox.isolation import cgroup, controllers, guard, profile
 from sandbox.isolation.folders import private_folder
 from sandbox.isolation.joblog import JobLog
 from sandbox.isolation.meter import Watchdog, children, group_lives
@@ -133,7 +133,7 @@ def _prepare_out(out: Path) -> None:
 
 def _group(spec: JobSpec, level: str, cache: Path | None, stack: contextlib.ExitStack) -> cgroup.Group | None:
     """The job's control group, removed with ``stack``; None at a level whose program nobody holds back."""
-    where = cgroup.available(cache) if level != profile.NONE else cgroup.NOTHING
+    where = controllers.available(cache) if level != profile.NONE else cgroup.NOTHING
     if not where.bases:
         return None
     try:
@@ -191,7 +191,7 @@ def _set_up(job: _Job, should_stop: Callable[[], str]) -> None:
         StopError: asked to stop on the way.
         IsolationUnavailableError: a step failed; the program never ran.
     """
-    if job.level == profile.STRICT:
+    if job.level in profile.WITH_NAMESPACES:
         job.watchdog.first = _first_process(job, should_stop)
     if job.plan.guard is not None:
         _enter_group(job, should_stop)
@@ -255,7 +255,7 @@ def _enter_group(job: _Job, should_stop: Callable[[], str]) -> None:
     if job.group is None:
         return
     pid = job.process.pid
-    if job.level == profile.STRICT:
+    if job.level in profile.WITH_NAMESPACES:
         wait = _Wait(job, should_stop)
         while not (pid := _guard_below(job.watchdog.first)):
             if wait.is_in_vain():

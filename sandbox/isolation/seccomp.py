@@ -62,13 +62,14 @@ _PR_SET_PDEATHSIG = 1
 Instruction = tuple[int, int, int, int]
 
 
-def compile_filter(machine: str, *, namespaces: bool, observed: bool = False) -> bytes:
+def compile_filter(machine: str, *, namespaces: bool, observed: bool = False, gpu: bool = False) -> bytes:
     """The filter's instructions as bytes.
 
     Args:
         machine: ``os.uname().machine``.
         namespaces: whether the job has mounts and process numbers of its own; if not, calls are
             refused too that would reach past what Landlock covers.
+        gpu: whether the job may control a GPU; Landlock says which.
         observed: whether refusals are left to a listener (``notify``) instead of being answered here.
 
     Raises:
@@ -87,7 +88,7 @@ def compile_filter(machine: str, *, namespaces: bool, observed: bool = False) ->
     ]
     if machine == "x86_64":
         program += [(_AT_LEAST, 0, 1, _X32_BIT), _answer(_KILL)]
-    for name, block in _checked(namespaces=namespaces):
+    for name, block in _checked(namespaces=namespaces, gpu=gpu):
         value = number(CHECKED[name], machine)
         if value is not None:
             program += [(_EQUAL, 0, len(block), value), *block]
@@ -115,7 +116,7 @@ def _asked(instruction: Instruction) -> Instruction:
     return _answer(_ASK) if refuses else instruction
 
 
-def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
+def _checked(*, namespaces: bool, gpu: bool) -> Iterator[tuple[str, list[Instruction]]]:
     """For each call in ``CHECKED``: instructions that end in an answer, whatever the arguments."""
     for name, flags, mode in (("open", 1, 2), ("openat", 2, 3)):
         only_existing = [_load(flags), (_ANY_BIT, 1, 0, _CREATING), _answer(_ALLOW)]
@@ -126,7 +127,8 @@ def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
         # Landlock does not cover permissions: without its own mounts a job could change the host's.
         yield name, _no_bits(mode, _SET_ID_BITS) if namespaces else [_refusal(errno.EPERM)]
     yield "clone", _no_bits(0, _CLONE_REFUSED)
-    yield "ioctl", _one_of(1, _IOCTLS, getattr(errno, refused.reason("ioctl")))
+    ordinary = _one_of(1, _IOCTLS, getattr(errno, refused.reason("ioctl")))
+    yield "ioctl", [*_driver_ioctls(), *ordinary] if gpu else ordinary
     # The parent-death signal is what ends a job without namespaces when its supervisor dies.
     yield "prctl", _one_of(0, (*_PRCTLS, _PR_SET_PDEATHSIG) if namespaces else _PRCTLS, errno.EPERM)
     # 0 is the caller itself; other numbers could be other programs' where process numbers are shared.
@@ -140,6 +142,15 @@ def _checked(*, namespaces: bool) -> Iterator[tuple[str, list[Instruction]]]:
         kinds += [(_EQUAL, 0, 1, kind), _answer(_ALLOW)]
     no = _refusal(errno.EPERM)
     yield "socketpair", [_load(0), (_EQUAL, 1, 0, _AF_UNIX), no, *kinds, no]
+
+
+def _driver_ioctls() -> list[Instruction]:
+    """Lets through what NVIDIA's driver is asked: its letter ``F``, and the plain numbers of its memory part."""
+    block = [_load(1), (_AND, 0, 0, 0xFF00), (_EQUAL, 0, 1, ord("F") << 8), _answer(_ALLOW)]
+    block += [_load(1), (_AND, 0, 0, 0xFFFFFF00), (_EQUAL, 0, 1, 0), _answer(_ALLOW)]
+    for value in (0x30000001, 0x30000002):  # opening and closing the memory part
+        block += [_load(1), (_EQUAL, 0, 1, value), _answer(_ALLOW)]
+    return block
 
 
 def _no_bits(argument: int, bits: int) -> list[Instruction]:

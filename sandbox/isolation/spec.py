@@ -62,7 +62,8 @@ class JobSpec:
 
     ``argv[0] == "python"`` means the interpreter that Interlock runs on, with its packages. ``out``
     is made if missing and must be empty; it appears as ``/out``. ``log`` receives standard output
-    and standard error, up to a cap. ``env`` adds to the profile's environment.
+    and standard error, up to a cap. ``env`` adds to the profile's environment. ``gpu`` is the number of the one GPU that the
+    job may use, at the level ``strict+gpu``.
     """
 
     argv: tuple[str, ...]
@@ -71,6 +72,7 @@ class JobSpec:
     log: Path
     limits: Limits = field(default_factory=Limits)
     env: Mapping[str, str] = field(default_factory=dict)
+    gpu: int | None = None
 
     def __post_init__(self) -> None:
         if not self.argv or not self.argv[0] or any("\0" in arg for arg in self.argv):
@@ -130,6 +132,7 @@ def spec_to_json(spec: JobSpec) -> dict[str, Any]:
         "log": str(spec.log),
         "limits": dict(vars(spec.limits)),
         "env": dict(spec.env),
+        "gpu": spec.gpu,
     }
 
 
@@ -142,6 +145,7 @@ def spec_from_json(data: Mapping[str, Any]) -> JobSpec:
         log=Path(data["log"]),
         limits=Limits(**data["limits"]),
         env=dict(data["env"]),
+        gpu=data.get("gpu"),
     )
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 sandbox = group("sandbox", "Check the isolation, or run a program in it.")
 
 LEVELS = ("none", "landlock", "strict")
-STRICT = "strict"
+STRICT, STRICT_GPU = "strict", "strict+gpu"
 _KILLED = 128 + signal.SIGKILL
 # What the kernel ends by itself: one process that is over a limit of the whole job.
 _ENDED_BY_KERNEL = {128 + signal.SIGXCPU: "cpu_s", 128 + signal.SIGXFSZ: "output_bytes"}
@@ -97,6 +97,9 @@ def draw_level(console: Console, found: dict[str, Any]) -> None:
     context_settings={"allow_interspersed_args": False},
 )  # fmt: skip
 @click.option("--level", type=click.Choice(LEVELS), default=STRICT, show_default=True)
+@click.option(
+    "--gpu", type=click.IntRange(0, 999), metavar="N", help="Show /dev/nvidiaN; the level is then strict+gpu."
+)
 @click.option("--in", "in_", type=click.Path(path_type=Path), metavar="DIR", help="Shown read-only at /in.")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="An empty directory, writable at /out."
@@ -112,15 +115,17 @@ def draw_level(console: Console, found: dict[str, Any]) -> None:
 @click.option("--disk", type=BYTES, metavar="SIZE", help="Both --output and --scratch.")
 @click.argument("command", nargs=-1, required=True, metavar="-- CMD…")
 def run(
-    session: Session, level: str, in_: Path | None, out: Path | None, command: tuple[str, ...],
+    session: Session, level: str, gpu: int | None, in_: Path | None, out: Path | None, command: tuple[str, ...],
     **limits: float | None,
 ) -> None:  # fmt: skip
     """Run a program in isolation."""
     if level == LEVELS[0]:
         session.output.warn("level none: nothing is protected; the program can do whatever you can")
+    if gpu is not None:
+        level = _with_gpu(session, level)
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="interlock-run-")))
-        spec = _spec(command, in_, out or private / "out", private / "log.txt", limits)
+        spec = replace(_spec(command, in_, out or private / "out", private / "log.txt", limits), gpu=gpu)
         outcome, cut = _run(session, spec, level)
     data = {
         "level": outcome.level,
@@ -140,6 +145,17 @@ def run(
     status = _KILLED if outcome.exit is None else outcome.exit
     if status:
         raise Finished(status)
+
+
+def _with_gpu(session: Session, level: str) -> str:
+    """The level of a program with a GPU, which is never quite ``strict``: said, not left to be found out."""
+    if level != STRICT:
+        raise UsageError(f"--gpu needs --level {STRICT}, not {level}")
+    session.output.note(
+        "strict+gpu: as strict, but the program talks to the GPU's driver in the kernel, and memory on the "
+        "GPU has no limit"
+    )
+    return STRICT_GPU
 
 
 def _limit_hit(spec: JobSpec, outcome: JobOutcome) -> str | None:
