@@ -247,7 +247,8 @@ class ArtifactStore:
         except OSError as error:
             raise ArtifactError(f"cannot store an artifact in {self.root}: {error.strerror}") from None
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # what stays behind, retention removes
+                path.unlink()
 
     def _publish(self, path: Path, address: Digest) -> None:
         """Flush, then move into place in one step; a crash leaves either nothing or the whole blob."""

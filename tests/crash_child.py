@@ -7,6 +7,7 @@ names a record that the gate has acknowledged: position and leaf.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import traceback
@@ -18,6 +19,7 @@ from guardrails import canonical
 from guardrails.codec import encode_record
 from guardrails.decision_log.keys import PersonKey
 from guardrails.decisions import Intention
+from guardrails.errors import InterlockError
 from guardrails.gate import Gate, Submission
 from guardrails.records import Action, Compute, Role, Surface
 from guardrails.view import view_of
@@ -34,31 +36,29 @@ def acknowledge(gate: Gate) -> None:
     print(entry.seq, entry.leaf, flush=True)
 
 
-def main(path: Path, turn: str) -> None:
-    """Propose, measure, judge, approve, promote; every third time roll back; until killed."""
-    workspace = open_workspace(path)
-    gate = workspace.gate
-    with view_of(gate.log) as view:
-        person = view.people()[0][0]
-    key = PersonKey.load(workspace.people_keys / person.id, PASSPHRASE)
+class Walker:
+    """One gate on a workspace, and the person who decides in it."""
 
-    def decide(action: Action, target: str, **fields: object) -> None:
-        wish = Intention(action, target, person.id, Role.OPERATOR, "again", Surface.CLI, VIEWED, **fields)
-        gate.commit(gate.draft(wish), key)
-        acknowledge(gate)
+    def __init__(self, path: Path, turn: str) -> None:
+        self.path, self.turn, self.number = path, turn, 0
+        self.workspace = open_workspace(path)
+        self.gate = self.workspace.gate
+        with view_of(self.gate.log) as view:
+            self.person = view.people()[0][0].id
+        self.key = PersonKey.load(self.workspace.people_keys / self.person, PASSPHRASE)
 
-    print("ready", flush=True)
-    number = 0
-    while True:
-        number += 1
+    def walk(self, *, back: bool) -> None:
+        """Propose, measure, judge, approve, promote, and roll back if asked to; each acknowledged."""
+        self.number += 1
+        gate, number = self.gate, self.number
         champion = gate.require_ready(MODEL)
-        folder = path / "jobs" / f"bundle-{turn}-{number}"
+        folder = self.path / "jobs" / f"bundle-{self.turn}-{number}"
         (folder / "model").mkdir(parents=True)
-        (folder / "model" / "model.safetensors").write_bytes(f"{turn} {number} ".encode() * 50)
+        (folder / "model" / "model.safetensors").write_bytes(f"{self.turn} {number} ".encode() * 50)
         compute = Compute(1.0, 1.0, 1, 1, "test")
         proposal = gate.record_proposal(
             Submission(
-                MODEL, "self_supervised", "again", workspace.store.put_tree(folder), champion,
+                MODEL, "self_supervised", "again", self.workspace.store.put_tree(folder), champion,
                 canonical.digest(b"data"), canonical.digest(b"objective"), {}, number, {}, "strict", False,
                 compute, "loop",
             )
@@ -71,13 +71,53 @@ def main(path: Path, turn: str) -> None:
         acknowledge(gate)
         gate.judge(proposal)
         acknowledge(gate)
-        decide(Action.APPROVE, proposal)
-        if number % 3 == 0:
-            decide(Action.ROLLBACK, MODEL, digest=champion)
+        self._decide(Action.APPROVE, proposal)
+        if back:
+            self._decide(Action.ROLLBACK, MODEL, digest=champion)
+
+    def _decide(self, action: Action, target: str, **fields: object) -> None:
+        wish = Intention(action, target, self.person, Role.OPERATOR, "again", Surface.CLI, VIEWED, **fields)
+        self.gate.commit(self.gate.draft(wish), self.key)
+        acknowledge(self.gate)
+
+
+def main(path: Path, turn: str) -> None:
+    """Walk the line until killed; every third time back again."""
+    walker = Walker(path, turn)
+    print("ready", flush=True)
+    while True:
+        walker.walk(back=walker.number % 3 == 2)
+
+
+FULL, FAILING = 3, 4
+
+
+def meet(path: Path, turn: str, at: int, mode: int) -> None:
+    """Walk once and back, while the ``at``-th change to the workspace's disk meets a fault (see ``faults.c``).
+
+    Killed, that is all. Where the disk fails, the error must be one of ours, and once the disk is well again the
+    same process goes on. At the end, the number of changes.
+    """
+    faults = ctypes.CDLL(None)
+    walker = Walker(path, turn)
+    print("ready", flush=True)
+    faults.fault_arm(ctypes.c_long(at), mode, os.fsencode(path) + b"/")
+    try:
+        walker.walk(back=True)
+    except (InterlockError, OSError) as error:
+        # The folder for a job is made by this test itself, so there an OSError is one.
+        if not isinstance(error, InterlockError) and "jobs" not in str(error.filename):
+            raise
+        faults.fault_arm(0, 0, b"/")
+        print(f"refused {error}", flush=True)
+        walker.turn += "-again"
+        walker.walk(back=True)
+    else:
+        print(f"changes {faults.fault_count()}", flush=True)
 
 
 def serve() -> None:
-    """Commands on standard input: ``start PATH TURN FILE`` answers a process id, ``bury PID`` its status."""
+    """Commands on standard input: ``start PATH TURN FILE [AT MODE]`` answers a process id, ``bury PID`` its status."""
     for line in sys.stdin:
         command, *words = line.split()
         if command == "bury":
@@ -87,6 +127,9 @@ def serve() -> None:
         if pid == 0:
             os.dup2(os.open(words[2], os.O_WRONLY | os.O_CREAT, 0o600), sys.stdout.fileno())
             try:
+                if words[3:]:
+                    meet(Path(words[0]), words[1], int(words[3]), int(words[4]))
+                    os._exit(0)
                 main(Path(words[0]), words[1])
             except BaseException:
                 traceback.print_exc()

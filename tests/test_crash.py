@@ -57,9 +57,10 @@ def workspace(folder):
 class Starter:
     """The process that starts and buries what is killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, **variables: str) -> None:
         here = Path(__file__).parent
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+        path = os.pathsep.join([str(here), str(here.parent)])
+        environment = {**os.environ, "PYTHONPATH": path, **variables}
         self.process = subprocess.Popen(
             [sys.executable, str(here / "crash_child.py")], env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -110,7 +111,18 @@ class Child:
 
 
 def test_sigkill_at_many_points_loses_nothing(workspace, folder, starter):
-    chance = random.Random(20260302)
+    kill_often(workspace, folder, starter, seed=20260302)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(9))
+def test_sigkill_at_500_points_loses_nothing(workspace, folder, starter, seed):
+    """With the one above, on another workspace each, as the log grows with every turn: 550 kills."""
+    kill_often(workspace, folder, starter, seed)
+
+
+def kill_often(workspace, folder, starter, seed):
+    chance = random.Random(seed)
     acknowledged: dict[int, str] = {}
     cut = 0
     for turn in range(KILLS):
