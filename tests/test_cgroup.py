@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from guardrails.errors import IsolationUnavailableError
-from sandbox.isolation import cgroup, levels
+from sandbox.isolation import cgroup, controllers, levels
 from sandbox.isolation.spec import MIB, JobOutcome, JobSpec, Limits, Mount
 
-HERE = cgroup.available()
+HERE = controllers.available()
 needs_all = pytest.mark.skipif(bool(HERE.missing), reason=f"no control groups here: {dict(HERE.missing)}")
 
 
 @pytest.fixture
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cgroup, "_found", [])
+    monkeypatch.setattr(controllers, "_found", [])
 
 
 def job(folder: Path, source: str, level: str = "strict", **limits: float) -> JobOutcome:
@@ -154,7 +154,7 @@ def test_cpu_time_of_a_relay_counts(tmp_path: Path) -> None:
 def test_without_control_groups_the_watchdog_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroup, "candidates", lambda *_: {})
+    monkeypatch.setattr(controllers, "candidates", lambda *_: {})
     outcome = job(tmp_path, "print('x')")
     assert outcome.compute.measured_by == "watchdog"
 
@@ -163,7 +163,7 @@ def test_without_control_groups_the_watchdog_measures(
 @pytest.mark.usefixtures("unknown")
 def test_with_some_of_them_both_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bases = dict(HERE.bases)
-    monkeypatch.setattr(cgroup, "candidates", lambda *_: {"processes": bases["processes"]})
+    monkeypatch.setattr(controllers, "candidates", lambda *_: {"processes": bases["processes"]})
     outcome = job(tmp_path, "block = bytearray(b'x') * (40 << 20)\nimport time; time.sleep(1)")
     assert outcome.compute.measured_by == "cgroup: processes; watchdog: memory, cpu"
     assert outcome.compute.memory_bytes > 40 * MIB
@@ -201,7 +201,7 @@ def test_a_limit_that_does_nothing_is_noticed(kind: str, monkeypatch: pytest.Mon
             real(group, which, value)
 
     monkeypatch.setattr(cgroup.Group, "_limit", limit)
-    found = cgroup.available()
+    found = controllers.available()
     assert list(found.missing) == [kind]
     assert found.missing[kind].startswith("a limit of ")
     assert kind in found.measured_by.partition("watchdog: ")[2]
@@ -211,15 +211,15 @@ def test_a_limit_that_does_nothing_is_noticed(kind: str, monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("unknown")
 def test_a_clock_that_stands_still_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup.Group, "cpu_s", lambda _: 0.0)
-    assert list(cgroup.available().missing) == ["cpu"]
+    assert list(controllers.available().missing) == ["cpu"]
 
 
 @pytest.mark.usefixtures("unknown")
 def test_folders_that_only_look_like_control_groups_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroup, "candidates", lambda *_: dict.fromkeys(cgroup.KINDS, tmp_path))
-    found = cgroup.available()
+    monkeypatch.setattr(controllers, "candidates", lambda *_: dict.fromkeys(cgroup.KINDS, tmp_path))
+    found = controllers.available()
     assert found.bases == {}
     assert found.measured_by == "watchdog"
 
@@ -227,10 +227,10 @@ def test_folders_that_only_look_like_control_groups_are_noticed(
 @needs_all
 @pytest.mark.usefixtures("unknown")
 def test_what_was_seen_to_hold_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cgroup.available(tmp_path).measured_by == "cgroup"
-    monkeypatch.setattr(cgroup, "_found", [])
-    monkeypatch.setattr(cgroup, "_failures", lambda _: pytest.fail("tried again"))
-    assert cgroup.available(tmp_path).measured_by == "cgroup"
+    assert controllers.available(tmp_path).measured_by == "cgroup"
+    monkeypatch.setattr(controllers, "_found", [])
+    monkeypatch.setattr(controllers, "_failures", lambda _: pytest.fail("tried again"))
+    assert controllers.available(tmp_path).measured_by == "cgroup"
 
 
 # --- what a killed supervisor leaves -----------------------------------------------------------
@@ -239,8 +239,8 @@ def test_what_was_seen_to_hold_is_not_tried_again(tmp_path: Path, monkeypatch: p
 @needs_all
 def test_groups_of_killed_programs_are_removed_and_no_others() -> None:
     source = (
-        "import os, sys\nfrom sandbox.isolation import cgroup\nfrom sandbox.isolation.spec import Limits\n"
-        "group = cgroup.Group(cgroup.available(), Limits())\n"
+        "import os, sys\nfrom sandbox.isolation import cgroup, controllers\nfrom sandbox.isolation.spec import Limits\n"
+        "group = cgroup.Group(controllers.available(), Limits())\n"
         "print(*{str(f) for f in group._folders.values()}, flush=True)\nsys.stdin.read()"
     )
     alive = cgroup.Group(HERE, Limits())
@@ -277,7 +277,7 @@ MOUNT = "36 25 0:31 {root} {point} rw,nosuid - {kind} cgroup rw,{options}\n"
 def files(tmp_path: Path, membership: str, mounts: str) -> dict[str, Path]:
     (tmp_path / "cgroup").write_text(membership)
     (tmp_path / "mountinfo").write_text(mounts)
-    return cgroup.candidates(tmp_path / "cgroup", tmp_path / "mountinfo")
+    return controllers.candidates(tmp_path / "cgroup", tmp_path / "mountinfo")
 
 
 def group(folder: Path, handed_out: str = "") -> Path:
@@ -312,7 +312,7 @@ def test_version_two_is_looked_for_from_where_we_are_upwards(tmp_path: Path) -> 
 
 def test_unreadable_descriptions_are_no_control_groups(tmp_path: Path) -> None:
     assert files(tmp_path, "nonsense\n", "more nonsense\n") == {}
-    assert cgroup.candidates(tmp_path / "absent", tmp_path / "absent") == {}
+    assert controllers.candidates(tmp_path / "absent", tmp_path / "absent") == {}
 
 
 def test_version_two_files_are_understood(tmp_path: Path) -> None:

@@ -118,9 +118,9 @@ def _isolation() -> Iterator[Check]:
 
 def _totals() -> Check:
     """Who keeps a job's totals: the kernel at each step, or a watchdog that looks twenty times a second."""
-    from sandbox.isolation import cgroup
+    from sandbox.isolation import controllers
 
-    found = cgroup.available()
+    found = controllers.available()
     if not found.missing:
         return Check("job totals", OK, "memory, processes and CPU time are kept by control groups")
     reasons = "; ".join(f"{kind}: {why}" for kind, why in found.missing.items())
