@@ -198,8 +198,12 @@ class _RuleJudge:
         return True, f"; waived, would fail; the waiver ends at {end.isoformat()}{soon}"
 
     def isolation(self, place: Place) -> Judged:
-        """Both jobs must have run at the least level; a submission's own training is not ours to isolate."""
-        subject, least = self.case.subject, self.effective.isolation_minimum
+        """Both jobs must have run at the least level; a submission's own training is not ours to isolate.
+
+        At ``none`` nothing is isolated: what was made or measured there passes under no policy.
+        """
+        subject = self.case.subject
+        least = max(self.effective.isolation_minimum, ISOLATION_LEVELS[1], key=ISOLATION_LEVELS.index)
         ran = {"measurement": subject.measured_at}
         if not subject.submitted:
             ran["proposal"] = subject.isolation

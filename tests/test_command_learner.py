@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_docs import ROOT, blocks
 
-from guardrails.errors import JobFailedError
+from guardrails.errors import IsolationUnavailableError, JobFailedError
 from guardrails.records import State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds
@@ -48,23 +48,24 @@ BLEND = """
 import json, os, socket, sys
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-request = json.load(open("/in/request.json"))
+inside, out = Path(os.environ["INTERLOCK_IN"]), Path(os.environ["INTERLOCK_OUT"])
+request = json.load(open(inside / "request.json"))
 try:
     socket.create_connection(("192.0.2.1", 80), 1)
 except OSError as error:
     print("no network:", error)
 for attempt in range(2):
-    try: os.symlink("/etc/passwd", "/out/link")
+    try: os.symlink("/etc/passwd", "/scratch/link")
     except OSError: pass
 share = 1 - float(sys.argv[1])
-model = Path("/out/model"); model.mkdir()
-for path in Path("/in/champion").iterdir():
+model = out / "model"; model.mkdir()
+for path in (inside / "champion").iterdir():
     if path.suffix == ".safetensors":
         save_file({name: (t * share).to(t.dtype) for name, t in load_file(path).items()}, model / path.name)
     elif path.suffix in (".json", ".jinja", ".txt"):
         (model / path.name).write_bytes(path.read_bytes())
 manifest = {"schema": "interlock/bundle/v1", "intent": "blend " + request["recipe"].get("note", ""), "technique": "blend"}
-json.dump(manifest, open("/out/proposal.json", "w"))
+json.dump(manifest, open(out / "proposal.json", "w"))
 """
 
 
@@ -265,3 +266,46 @@ def test_the_command_line_runs_it_and_knows_its_name(site, monkeypatch, capsys):
     assert "command:blend" in capsys.readouterr().out
     assert run([*at, "config", "show"]) == 0
     assert "below/blend.py" in capsys.readouterr().out
+
+
+def test_without_the_level_that_the_policy_asks_for_nothing_runs(site, monkeypatch, capsys):
+    from sandbox.isolation import levels, notes, probe
+    from ui.cli.main import run
+
+    def fails(level, *_):
+        return probe.Report(
+            level, (probe.Probe("the canary could fly", probe.FAILED, "clip it"),), observes=False
+        )
+
+    monkeypatch.setenv("INTERLOCK_RUNNER", "local")
+    monkeypatch.setattr(probe, "examine", fails)
+    monkeypatch.setattr(probe, "_passed", set())
+    monkeypatch.setattr(notes, "read", lambda *_: "")
+    with site.workspace.log.read() as snapshot:
+        before = snapshot.size
+    status = run(
+        ["--workspace", str(site.workspace.path), "--json", "propose", "tiny", "--technique", "command:blend"]
+    )
+    said = json.loads(capsys.readouterr().out)["data"]["message"]
+    assert status == 8, said
+    assert "strict: the canary could fly" in said
+    assert "remedy: strict needs bubblewrap" in said
+    with site.workspace.log.read() as snapshot:
+        assert snapshot.size == before
+    with pytest.raises(IsolationUnavailableError) as caught:
+        levels.strictest("none")
+    assert [text.partition(":")[0] for text in caught.value.failures] == ["strict"] * 2 + ["landlock"] * 2
+
+
+def test_a_proposal_made_without_isolation_is_blocked_whatever_the_policy(site):
+    """A bench at `none` is not to be had from a workspace; here one is made by hand."""
+    bench = Bench(site.bench.gate, site.bench.runner, site.bench.workspace, site.bench.secret, "none")
+    recipe = Recipe("command:blend", {}, Learner("blend", ("python", "-c", BLEND, "0.001")))
+    proposal = rounds.propose(bench, site.model, recipe, 5, quiet)
+    assert site.row(proposal).proposal.isolation == "none"
+    assert not [key for key in site.row(proposal).proposal.environment if key.startswith("denied.")]
+    rounds.measure(site.bench, site.model, proposal, quiet)
+    row = site.row(proposal)
+    assert row.state is State.BLOCKED
+    (found,) = [finding for finding in row.verdict.findings if finding.rule == "isolation.minimum"]
+    assert "the proposal ran at none" in found.message

@@ -411,6 +411,15 @@ def test_isolation_minimum_is_the_policys() -> None:
     assert verdict([policy, hard], about=weak).kind is BLOCKED
 
 
+@pytest.mark.parametrize("about", [{"isolation": "none"}, {"measured_at": "none"}, {"measured_at": ""}])
+def test_nothing_made_or_measured_without_isolation_passes_under_any_policy(about: dict[str, object]) -> None:
+    policy = loaded(integrity_rule(), isolation={"minimum": "none"})
+    result = verdict([policy], about=subject(**about))
+    assert result.kind is BLOCKED
+    assert "landlock is needed" in finding(result, "isolation.minimum").message
+    assert verdict([policy], about=subject(isolation="landlock", measured_at="landlock")).kind is ELIGIBLE
+
+
 def test_attempts_tighten_the_interval() -> None:
     policy = loaded(rule(), budgets={"errorBudget": {"alpha": 0.05}})
     first, tenth = (verdict([policy], drift(GOOD), attempt=k) for k in (1, 10))

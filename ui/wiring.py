@@ -162,10 +162,10 @@ def ray_runner(workspace: Workspace, announce: Callable[[str], None] = lambda _:
 
 
 def open_bench(workspace: Workspace, runner: Runner) -> Bench:
-    """What rounds work with. Refuses unless the level that the policies in force ask for holds here.
+    """What rounds work with: the strictest level that holds here and that the policies in force take.
 
     Raises:
-        IsolationUnavailableError: with each failed probe and its remedy.
+        IsolationUnavailableError: no such level holds; with each failed probe and its remedy.
     """
     from sandbox.isolation import levels
     from sandbox.rounds import Bench
@@ -174,8 +174,8 @@ def open_bench(workspace: Workspace, runner: Runner) -> Bench:
         minimum = effective_everywhere(snapshot.tables).isolation_minimum
     cache = workspace.path / "cache"
     cache.mkdir(exist_ok=True)
-    levels.require(minimum, cache=cache)
-    return Bench(workspace.gate, runner, workspace.path, workspace.secret, minimum)
+    level = levels.strictest(minimum, cache=cache)
+    return Bench(workspace.gate, runner, workspace.path, workspace.secret, level)
 
 
 def _place(path: Path, write: Callable[[Path], None]) -> None:
