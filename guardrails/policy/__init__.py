@@ -3,7 +3,7 @@
 Read in this order: ``yaml_tree`` (bytes to located values), ``schema`` and ``validate`` (first pass),
 ``build`` (second pass), ``extend`` and ``loader`` (several files), ``model`` (the result), ``order``
 and ``settings`` (what is stricter), ``effective`` and ``compare`` (several policies, two versions),
-``facts`` and ``when`` (selectors), ``lint`` (warnings).
+``facts`` and ``when`` (selectors), ``lint`` and ``together`` (warnings on one and on several).
 """
 
 from guardrails.policy.compare import Change, compare, is_tightening
@@ -13,6 +13,7 @@ from guardrails.policy.lint import lint
 from guardrails.policy.loader import load_policy, parse_policy, source_digest
 from guardrails.policy.model import LoadedPolicy, Policy, QuorumRule, Require, Rule, Scope
 from guardrails.policy.schema import policy_schema
+from guardrails.policy.together import contradictions, holding, unknown_waivers
 
 __all__ = [
     "FACTS",
@@ -27,6 +28,8 @@ __all__ = [
     "Subject",
     "combine",
     "compare",
+    "contradictions",
+    "holding",
     "is_tightening",
     "lint",
     "load_policy",
@@ -34,4 +37,5 @@ __all__ = [
     "parse_policy",
     "policy_schema",
     "source_digest",
+    "unknown_waivers",
 ]

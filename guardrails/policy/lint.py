@@ -1,4 +1,5 @@
-"""What is valid but surely not meant: limits that the sample cannot resolve, and rules that say nothing.
+"""What is valid but surely not meant: limits that the sample cannot resolve, rules that can never fire,
+never pass or never apply, and limits that contradict each other (``together`` does the same for several files).
 
 Invariants: warnings only, never a refusal; each at the rule's own line, with what would help.
 """
@@ -6,11 +7,15 @@ Invariants: warnings only, never a refusal; each at the rule's own line, with wh
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from guardrails.checks import CHECKS
 from guardrails.errors import Problem
 from guardrails.policy.effective import Effective, combine
-from guardrails.policy.model import Policy, Rule
+from guardrails.policy.model import ENFORCE, Policy, Rule
+from guardrails.policy.together import contradictions
+from guardrails.policy.when import facts_read, holds
+from guardrails.records import ModelKind
 from guardrails.statistics import Estimate, attempt_alpha
 
 _MOST_ATTEMPTS = 1_000
@@ -20,6 +25,9 @@ def lint(policy: Policy) -> list[Problem]:
     """Warnings on a valid policy, in file order."""
     effective = combine([policy])
     found = [p for rule in (*policy.rules, *effective.cumulative_drift) for p in _rule(rule, effective)]
+    for rule in policy.rules:
+        found.extend(_reach(rule, policy.scope.kinds))
+    found.extend(contradictions([replace(policy, mode=ENFORCE)]))
     if not policy.rules:
         found.append(policy.places["rules"].problem("no rules: everything is blocked", "add rules"))
     return sorted(found, key=lambda p: (p.file, p.line, p.column))
@@ -38,6 +46,11 @@ def _rule(rule: Rule, effective: Effective) -> Iterator[Problem]:
             f"rule '{rule.id}': '{require}' always holds: the metric lies in {metric.low:g}..{metric.high:g}",
             "set a limit inside the range",
         )
+    if _never(rule, metric.low, metric.high):
+        yield rule.place.problem(
+            f"rule '{rule.id}': '{require}' can never hold: the metric lies in {metric.low:g}..{metric.high:g}",
+            "set a limit inside the range",
+        )
     if not rule.rationale:
         yield rule.place.problem(f"rule '{rule.id}' has no rationale", "say why this number")
     yield from _resolution(rule, effective)
@@ -46,6 +59,35 @@ def _rule(rule: Rule, effective: Effective) -> Iterator[Problem]:
 def _always(rule: Rule, low: float, high: float) -> bool:
     ends = [Estimate(end, end, end, 1, "") for end in (low, high)]
     return rule.require.op != "==" and all(rule.require.holds(end) for end in ends)
+
+
+def _never(rule: Rule, low: float, high: float) -> bool:
+    """Whether not even the best value of the range passes."""
+    require = rule.require
+    if require.op == "==":
+        return not low <= require.value <= high
+    best = low if require.op[0] == "<" else high
+    return not require.holds(Estimate(best, best, best, 1, ""))
+
+
+def _reach(rule: Rule, kinds: frozenset[ModelKind]) -> Iterator[Problem]:
+    """Which models a rule can speak of, where ``when`` depends on nothing but the kind."""
+    reads = facts_read(rule.when) if rule.when else ()
+    if set(reads) - {"model.kind"}:
+        return
+    reached = {kind for kind in kinds if not rule.when or holds(rule.when, {"model": {"kind": kind.value}})}
+    if not reached:
+        spoken = ", ".join(sorted(kinds))
+        yield rule.place.problem(
+            f"rule '{rule.id}' can never apply: '{rule.when}' is false for kind {spoken}",
+            "mend 'when', or widen 'appliesTo'",
+        )
+    can = CHECKS[rule.check].kinds
+    for kind in sorted(reached - can):
+        yield rule.place.problem(
+            f"rule '{rule.id}': '{rule.check}' does not exist for kind '{kind.value}', so it can never pass there",
+            f"""limit it: when: 'model.kind == "{min(can).value}"'""",
+        )
 
 
 def _resolution(rule: Rule, effective: Effective) -> Iterator[Problem]:

@@ -29,7 +29,13 @@ from ui.presenters.fields import (
 from ui.presenters.findings import condition, finding_sentence, headline, limit_value, worst_first
 from ui.presenters.log_entries import log_fields, record_fields
 from ui.presenters.marks import NO_VERDICT, STATE_MARKS, VERDICT_MARKS, Mark, finding_mark, verdict_mark
-from ui.presenters.policies import backtest_fields, backtest_sentence, flip_fields, problem_fields
+from ui.presenters.policies import (
+    backtest_fields,
+    backtest_sentence,
+    effective_fields,
+    flip_fields,
+    problem_fields,
+)
 from ui.presenters.texts import age, ago, counted, duration, interval, moment, number, one_line, plain, size
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     "counted",
     "detail_fields",
     "duration",
+    "effective_fields",
     "finding_fields",
     "finding_mark",
     "finding_sentence",

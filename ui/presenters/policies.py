@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from guardrails.authoring.backtest import Backtest, Flip
     from guardrails.authoring.mutation import Mutant
     from guardrails.authoring.testing import Gap, Result
+    from guardrails.policy import Policy
 
 Json = dict[str, Any]
 
@@ -98,3 +99,36 @@ def backtest_sentence(found: Backtest) -> str:
     if found.not_replayable:
         parts.append(f"{len(found.not_replayable)} could not be replayed")
     return " · ".join(parts)
+
+
+def effective_fields(policies: Sequence[Policy]) -> Json:
+    """Every rule and every setting that holds, with the lines that state them."""
+    from guardrails.policy import holding
+    from guardrails.policy.extend import shown_setting
+
+    return {
+        "policies": [policy.name for policy in policies],
+        "rules": [
+            {
+                "rule": rule.id,
+                "check": rule.check,
+                "limit": str(rule.require),
+                "severity": rule.severity.value,
+                "when": rule.when,
+                "waivable": rule.waivable,
+                "policy": policy.name,
+                "source": str(rule.place),
+            }
+            for policy in policies
+            for rule in policy.rules
+        ],
+        "settings": [
+            {
+                "path": one.path,
+                "value": shown_setting(one.value),
+                "sources": [source for _, source in one.sources],
+                "policies": [name for name, _ in one.sources],
+            }
+            for one in holding(policies)
+        ],
+    }

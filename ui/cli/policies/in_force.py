@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 
 
 @add(policy, "show", help="The policies in force; or one of them, as it was signed.")
-@click.argument("name", required=False, default="")
-def show_(session: Session, name: str) -> None:
+@click.argument("name", required=False, default="", metavar="[NAME]")
+@click.option(
+    "--effective", is_flag=True, help="Every value that holds, and the policy line that it comes from."
+)
+@click.option("--model", default="", metavar="NAME", help="With --effective: for this model.")
+def show_(session: Session, name: str, effective: bool, model: str) -> None:
     """Show policies in force."""
+    if effective:
+        from ui.cli.policies.effective import show_effective
+
+        show_effective(session, name, model)
+        return
     from guardrails.ledger.standing import policy_of
 
     with session.view() as view:
@@ -127,10 +136,16 @@ def deactivate(session: Session, name: str, reason: str, role: str | None) -> No
 def _announce(session: Session, view: View, name: str, new: Policy | None) -> None:
     """Say what a change of policies would change, before anybody signs."""
     from guardrails.ledger.standing import policy_of
-    from guardrails.policy import compare
+    from guardrails.policy import compare, contradictions, unknown_waivers
 
     in_force = {row.name: policy_of(row.source) for row in view.policies()}
     others = [known for own, known in in_force.items() if own != name]
+    after = [*others, new] if new is not None else others
+    for problem in contradictions(after):
+        session.output.warn(str(problem))
+    granted = [(row.id, row.waiver.rule) for row in view.waivers() if not row.revoked]
+    for told in unknown_waivers(after, granted):
+        session.output.warn(told)
     changes = compare(in_force.get(name), new, others)
     for change in changes:
         if change.loosens:
