@@ -18,7 +18,6 @@ from guardrails import canonical
 from guardrails.decision_log.database import projection
 from guardrails.errors import LogVerificationError, RecordError
 
-
 ERASED_TABLE = "erased"
 """The projection's table of erased commitments: ``sha256`` → the record that erased them."""
 
