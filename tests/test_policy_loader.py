@@ -470,6 +470,7 @@ def test_lint_warns_of_a_limit_that_the_sample_cannot_resolve() -> None:
     def harm(limit: float, **defaults: object) -> list[Problem]:
         one = rule(
             check="harm.compliance",
+            when='model.kind == "llm"',
             require={"metric": "rate", "bound": "upper", "op": "<", "value": limit},
             rationale="why",
         )
