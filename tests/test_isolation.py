@@ -25,12 +25,12 @@ from sandbox.isolation import (
     canary,
     folders,
     interpreter,
-    job,
     landlock,
     levels,
     notify,
     probe,
     profile,
+    startup,
 )
 from sandbox.isolation.meter import folder_bytes
 from sandbox.isolation.spec import (
@@ -531,7 +531,7 @@ def test_a_stop_is_heard_while_the_guard_prepares(run: Run, monkeypatch: pytest.
     levels.require("strict")
     # It is promised more than it gets, and waits.
     longer = SimpleNamespace(pack=lambda form, size: struct.pack(form, size + 1))
-    monkeypatch.setattr(job, "struct", longer)
+    monkeypatch.setattr(startup, "struct", longer)
     started = time.monotonic()
     outcome = run("print('ran')", should_stop=_after(0.5))
     assert time.monotonic() - started < 1.5

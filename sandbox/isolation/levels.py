@@ -15,6 +15,7 @@ from pathlib import Path
 from guardrails.errors import IsolationUnavailableError, UsageError
 from sandbox.isolation import job, probe, profile
 from sandbox.isolation.spec import JobOutcome, JobSpec
+from sandbox.isolation.startup import StopError
 
 LEVELS = profile.LEVELS
 
@@ -82,7 +83,7 @@ def run_job(
     try:
         if _known(level) != profile.NONE:
             probe.require(level, cache, should_stop)
-    except job.StopError as stopped:
+    except StopError as stopped:
         return job.never_began(level, str(stopped))
     return job.run(spec, level, should_stop, cache=cache)
 

@@ -24,6 +24,7 @@ from guardrails.errors import InterlockError, IsolationUnavailableError
 from sandbox.isolation import bubblewrap, canary, gpu, job, notes, profile
 from sandbox.isolation.notify import CALLS
 from sandbox.isolation.spec import MIB, JobOutcome, JobSpec, Limits, Mount
+from sandbox.isolation.startup import StopError
 
 _CANARY = Path(canary.__file__)
 _PROCESSES = 24
@@ -159,7 +160,7 @@ def _attacked(
             )
             outcome = job.run(spec, level, should_stop)
             if outcome.killed and (reason := should_stop()):
-                raise job.StopError(reason)
+                raise StopError(reason)
             report = folder / "out" / "report.json"
             if not outcome.ok or not report.is_file() or report.is_symlink():
                 said = outcome.killed or outcome.log_tail.strip() or f"exit status {outcome.exit}"

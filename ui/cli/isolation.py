@@ -198,8 +198,8 @@ def _spec(
 def _run(session: Session, spec: JobSpec, level: str) -> tuple[JobOutcome, bool]:
     """Run to the end, passing the program's output on as it comes; the outcome, and whether output was cut."""
     from sandbox.isolation import levels
-    from sandbox.isolation.job import NOT_STARTED
     from sandbox.isolation.joblog import LOG_CAP_BYTES
+    from sandbox.isolation.startup import NOT_STARTED
     from sandbox.runner import LocalRunner
 
     levels.require(level)
