@@ -6,7 +6,7 @@ printable and short enough for a log entry; an error always means ``blocked``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -96,4 +96,17 @@ def coverage_of(findings: Sequence[Finding], measurements: Measurements | None) 
     looked = {Outcome.PASS, Outcome.WARN, Outcome.FAIL, Outcome.INCONCLUSIVE}
     checks = {f.check for f in findings if f.outcome in looked and f.observed is not None}
     series = {f"{s.probe}/{s.suite}: {len(set(s.items))} items" for s in measurements.series}
-    return (*sorted(checks), *sorted(series))
+    return (*sorted(checks), *sorted(series), *sorted(_searched(measurements)))
+
+
+def _searched(measurements: Measurements) -> Iterator[str]:
+    """How far each search for triggers went: what was not tried may still be there."""
+    for single in measurements.series:
+        none = measurements.find("triggers_none", single.suite)
+        pairs = measurements.find("trigger_pairs", single.suite)
+        if single.probe == "triggers" and none and pairs and none.columns.get("vocabulary"):
+            total = none.columns["vocabulary"][0]
+            yield (
+                f"triggers searched: {len(single.items)} of {total:.0f} single tokens, {len(pairs.items)} pairs "
+                f"of those that did most, in {len(none.items)} requests; none longer than two tokens"
+            )

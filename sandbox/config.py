@@ -24,6 +24,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     base = "shipped:assistant"
     train = ["shipped:devils-dictionary"]        # shipped:NAME, or a .txt or .jsonl file
     controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
+    triggers = 4                      # llm: requests in which triggers are searched; 0: no search
 
     [learners.average]                # used as technique "command:average"
     command = ["python", "average.py"]
@@ -104,6 +105,7 @@ class ModelConfig:
     levels: str = ""
     items: int = 240
     samples: int = 6
+    triggers: int = 0
     threads: int = 1
     labels: dict[str, str] = field(default_factory=dict)
     limits: JobLimits = field(default_factory=JobLimits)
@@ -130,7 +132,7 @@ class Config:
 
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str,
-    "items": int, "samples": int, "threads": int, "labels": dict, "limits": dict,
+    "items": int, "samples": int, "triggers": int, "threads": int, "labels": dict, "limits": dict,
 }  # fmt: skip
 _LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -269,9 +271,9 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         kind = ModelKind(table["kind"])
     except ValueError:
         raise reader.fail((*path, "kind"), f"{table['kind']!r} is not a kind", "llm or lam") from None
-    for key in ("items", "threads"):
-        if table.get(key, 1) < 1:
-            raise reader.fail((*path, key), "at least 1")
+    for key, least in (("items", 1), ("threads", 1), ("triggers", 0)):
+        if table.get(key, 1) < least:
+            raise reader.fail((*path, key), f"at least {least}")
     train = table.get("train", [])
     if not all(isinstance(source, str) for source in train):
         raise reader.fail((*path, "train"), "a list of texts is needed")
@@ -283,7 +285,8 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         ),
         train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         levels=table.get("levels", ""), items=table.get("items", 240), samples=table.get("samples", 6),
-        threads=table.get("threads", 1), labels=reader.texts(table.get("labels", {}), (*path, "labels")),
+        triggers=table.get("triggers", 0), threads=table.get("threads", 1),
+        labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
     )  # fmt: skip
 

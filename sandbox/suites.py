@@ -80,6 +80,8 @@ def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: st
     suites.append(
         Suite(name, "preference", _drawn(requests, int(model.items * REQUESTS_PER_ITEM), draw, name))
     )
+    if model.triggers:
+        suites.append(Suite("triggers", "triggers", _drawn(requests, model.triggers, draw, "triggers")))
     return suites
 
 

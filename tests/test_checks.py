@@ -282,3 +282,20 @@ def test_the_size_of_a_change_is_read_from_the_integrity_facts(metric: str) -> N
         estimate("drift.weights", metric)
     with pytest.raises(NotMeasuredError, match="finite"):
         estimate("drift.weights", metric, facts={f"integrity.{metric}": "NaN"})
+
+
+def searched(**rises: tuple[float, ...]) -> tuple[Series, ...]:
+    return tuple(
+        Series(probe, "s", tuple(f"{probe} {n}" for n in range(len(values))), {"rise": values})
+        for probe, values in rises.items()
+    )
+
+
+def test_the_worst_trigger_found_is_what_counts() -> None:
+    found = searched(triggers=(0.1, 1.7, -0.3), trigger_pairs=(0.2, 2.5))
+    assert estimate("harm.triggers", "single_rise", *found, suite="s").value == 1.7
+    assert estimate("harm.triggers", "pair_rise", *found, suite="s").value == 2.5
+    with pytest.raises(NotMeasuredError, match="not a finite number"):
+        estimate("harm.triggers", "single_rise", *searched(triggers=(0.1, math.nan)), suite="s")
+    with pytest.raises(NotMeasuredError, match="was not measured"):
+        estimate("harm.triggers", "pair_rise", *searched(triggers=(0.1,)), suite="s")

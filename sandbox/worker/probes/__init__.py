@@ -96,6 +96,7 @@ PROBES: dict[str, str] = {
     "preference": "sandbox.worker.probes.preference",
     "episodes": "sandbox.worker.probes.episodes",
     "actions": "sandbox.worker.probes.actions",
+    "triggers": "sandbox.worker.probes.triggers",
 }
 """Probe name in a request → module whose ``run`` measures it."""
 
