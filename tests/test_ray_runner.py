@@ -18,7 +18,7 @@ import pytest
 
 from guardrails.errors import JobFailedError, UsageError
 from sandbox import supervisor
-from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
+from sandbox.isolation.spec import Denial, JobOutcome, JobSpec, Limits, Mount
 from sandbox.listeners import listeners
 from sandbox.ray_runner import RayRunner
 from sandbox.runner import JobHandle, wait
@@ -89,6 +89,18 @@ def test_a_job_runs_under_ray(runner: RayRunner, said: list[str], tmp_path: Path
     assert (tmp_path / "job.out" / "made").exists()
     assert said[0].startswith("starting Ray")
     assert said[1].startswith("Ray is ready")
+
+
+def test_refused_calls_are_heard_of_under_ray_too(runner: RayRunner, tmp_path: Path) -> None:
+    source = "import socket\nfor _ in range(3):\n    try: socket.socket()\n    except OSError: pass"
+    outcome = wait(runner.start(job(tmp_path, source), "strict"), 60)
+    assert Denial("socket", 3, "EPERM") in outcome.denied
+
+
+def test_a_program_that_is_not_there_is_a_failed_job(runner: RayRunner, tmp_path: Path) -> None:
+    spec = JobSpec(("/no/such/program",), (), tmp_path / "out", tmp_path / "log")
+    with pytest.raises(JobFailedError, match="/no/such/program"):
+        wait(runner.start(spec, "strict"), 60)
 
 
 def test_limits_and_errors_cross_ray_as_text(runner: RayRunner, tmp_path: Path) -> None:
