@@ -435,3 +435,28 @@ def test_the_schema_needs_no_rewrite_for_postgresql():
         assert ("VARCHAR" in text) == ('COLLATE "C"' in text)
     select = sa.select(database.meta.c.value).with_for_update()
     assert str(select.compile(dialect=dialect)).endswith("FOR UPDATE")
+
+
+def test_what_is_said_of_the_database(log: Log):
+    told, worries = log.describe()
+    assert told.startswith(f"SQLite {sqlite3.sqlite_version}, journal wal, ")
+    assert "MiB free" in told
+    assert bool(worries) is not sqlite.has_wal_reset_fix(sqlite3.sqlite_version_info)
+
+
+@pytest.mark.parametrize(
+    ("version", "fixed"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 53, 0), True),
+    ],
+)
+def test_which_versions_are_warned_of(version: tuple[int, ...], fixed: bool):
+    assert sqlite.has_wal_reset_fix(version) is fixed

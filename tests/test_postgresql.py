@@ -271,3 +271,19 @@ def test_a_replica_or_a_foreign_user_is_told_apart(postgresql_server: Server, lo
         add(log)
     with log.read() as snapshot:
         assert len(check(snapshot)) == 1
+
+
+def test_what_is_said_of_the_server(postgresql_server: Server, log: Log):
+    told, worries = log.describe()
+    assert re.match(r"PostgreSQL \d+.*, fsync on, full_page_writes on, \d+ bytes", told)
+    assert worries == []
+    system = "ALTER SYSTEM SET full_page_writes = off"
+    postgresql_server.ask("postgres", system, "SELECT pg_reload_conf()")
+    try:
+        end = time.monotonic() + 10
+        while not log.describe()[1]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert "full_page_writes is off" in log.describe()[1][0]
+    finally:
+        postgresql_server.ask("postgres", "ALTER SYSTEM RESET full_page_writes", "SELECT pg_reload_conf()")

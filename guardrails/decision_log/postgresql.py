@@ -64,6 +64,24 @@ def lock(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
+def describe(connection: Connection) -> tuple[str, list[str]]:
+    """The version of the server and its settings, and which of them may lose what was acknowledged."""
+    ask = connection.exec_driver_sql
+    version, fsync, pages = (
+        ask(f"SHOW {name}").scalar() for name in ("server_version", "fsync", "full_page_writes")
+    )
+    size = ask("SELECT pg_database_size(current_database())").scalar()
+    told = f"PostgreSQL {version}, fsync {fsync}, full_page_writes {pages}, {size} bytes"
+    worries = []
+    if fsync != "on":
+        worries.append("fsync is off on the server: a crash of its machine loses what was acknowledged")
+    if pages != "on":
+        worries.append("full_page_writes is off on the server: a crash of its machine may damage the log")
+    if ask("SELECT pg_is_in_recovery()").scalar():
+        worries.append("the server is a replica: it can be read, not written")
+    return told, worries
+
+
 def append_only(*tables: Table) -> Iterator[tuple[sa.DDL, Table]]:
     """Triggers that refuse UPDATE, DELETE and TRUNCATE, each with the table after whose creation it is made."""
     yield (

@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,28 @@ def _ask(connection: Any, statement: str) -> Any:
 def _begin(connection: Connection) -> None:
     write = connection.get_execution_options().get(WRITER)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def describe(connection: Connection) -> tuple[str, list[str]]:
+    """The kind, version and journal of the database, and what is wrong with them."""
+    version, journal = sqlite3.sqlite_version, connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+    path = Path(connection.engine.url.database or "")
+    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+    told = f"SQLite {version}, journal {journal}, {size} bytes, {shutil.disk_usage(path.parent).free >> 20} MiB free"
+    worries = []
+    if not has_wal_reset_fix(sqlite3.sqlite_version_info):
+        worries.append(
+            f"SQLite {version} has a fault that very rarely damages a WAL database which two connections write and "
+            f"checkpoint at the same instant; it is mended in 3.51.3"
+        )
+    if journal != "wal":
+        worries.append(f"the journal is {journal}, not wal: nobody has written to it with this program yet")
+    return told, worries
+
+
+def has_wal_reset_fix(version: tuple[int, ...]) -> bool:
+    """Whether a version has the fix of SQLite's "WAL-reset bug": 3.51.3, and 3.50.7 and 3.44.6 of older lines."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 
 def explain(where: str, error: BaseException | None) -> InterlockError:

@@ -20,7 +20,7 @@ from typing import Self
 from sqlalchemy import Connection, Engine, delete, insert, inspect, select
 
 from guardrails.decision_log import checkpoint as notes
-from guardrails.decision_log import cosigned, database, merkle, succession
+from guardrails.decision_log import cosigned, database, merkle, postgresql, sqlite, succession
 from guardrails.decision_log.checkpoint import Checkpoint
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.scrub import scrub
@@ -237,6 +237,12 @@ class Log:
         with self.transaction() as transaction:
             transaction._replay()
             return transaction.size
+
+    def describe(self) -> tuple[str, list[str]]:
+        """The database under the log, in words, and what is wrong with it; checks nothing of the log itself."""
+        describe = sqlite.describe if self._engine.dialect.name == "sqlite" else postgresql.describe
+        with database.transaction(self._engine, write=False) as connection:
+            return describe(connection)
 
     def close(self) -> None:
         """Give back connections and files."""

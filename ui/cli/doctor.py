@@ -168,7 +168,16 @@ def _workspace(session: Session) -> Iterator[Check]:
     yield _tried(
         "keys", lambda: f"{len(workspace.service_keys())} service keys, readable by their owner only"
     )
+    yield _database(session)
     yield _tried("decision log", lambda: _log(session))
+
+
+def _database(session: Session) -> Check:
+    try:
+        told, worries = session.workspace.log.describe()
+    except InterlockError as error:
+        return Check("database", FAIL, error.message, error.hint, error.exit_status)
+    return Check("database", WARN if worries else OK, told, "; ".join(worries))
 
 
 def _log(session: Session) -> str:
