@@ -9,15 +9,15 @@ Invariants:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from guardrails import canonical
 from guardrails.canonical import Digest
 from guardrails.codec import encode_record
 from guardrails.decision_log.envelope import Reference, Statement
 from guardrails.decision_log.store import Snapshot
+from guardrails.decision_log.tables import Reader
 from guardrails.errors import DeniedError, StaleError, UnknownNameError, UsageError
-from guardrails.ledger import standing
+from guardrails.ledger import asked, standing, subjects
+from guardrails.ledger.forms import REQUESTED
 from guardrails.ledger.people import find_person
 from guardrails.ledger.rows import (
     PolicyRow,
@@ -26,10 +26,13 @@ from guardrails.ledger.rows import (
     read,
     read_all,
     require_proposal,
+    require_request,
     require_roster,
 )
+from guardrails.ledger.subjects import digest_of
 from guardrails.records import (
     Action,
+    Commitment,
     Decision,
     ModelKind,
     Opening,
@@ -39,6 +42,8 @@ from guardrails.records import (
     Waiver,
     open_text,
 )
+
+__all__ = ["MAX_REASON_CHARS", "Draft", "Intention", "Receipt", "digest_of", "prepare", "reference_to"]
 
 MAX_REASON_CHARS = 2000
 
@@ -66,7 +71,10 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Intention:
-    """What a person wants to decide, before it is bound to the state of the workspace."""
+    """What a person wants to decide, before it is bound to the state of the workspace.
+
+    ``expires_at``: from then on an approval is to count no more; empty: as long as it is current.
+    """
 
     action: Action
     target: str
@@ -80,6 +88,8 @@ class Intention:
     waiver: Waiver | None = None
     kind: ModelKind | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    expires_at: str = ""
+    erase: tuple[Commitment, ...] = ()
 
 
 def prepare(snapshot: Snapshot, wish: Intention, now: str) -> Draft:
@@ -94,52 +104,64 @@ def prepare(snapshot: Snapshot, wish: Intention, now: str) -> Draft:
         action=wish.action, target=wish.target, person=wish.person, role=wish.role,
         reason=opening.commitment(), surface=wish.surface, viewed=wish.viewed, roster=roster.version,
         request="", digest=wish.digest, policy=wish.policy, waiver=wish.waiver, kind=wish.kind,
-        labels=wish.labels,
+        labels=wish.labels, expires_at=wish.expires_at, erase=wish.erase,
     )  # fmt: skip
-    decision, subjects, references = _bound(snapshot, decision)
-    statement = Statement("decision", subjects, encode_record(decision), snapshot.origin, now, references)
+    decision, references = _bound(snapshot, decision, now)
+    about = subjects.subjects_of(snapshot.tables, decision)
+    statement = Statement("decision", about, encode_record(decision), snapshot.origin, now, references)
     return Draft(decision, statement.encode(), (opening,))
 
 
-def _bound(
-    snapshot: Snapshot, decision: Decision
-) -> tuple[Decision, dict[str, Digest], tuple[Reference, ...]]:
-    """The decision with its request id and binding, what it is about, and what it rests on."""
+def _bound(snapshot: Snapshot, decision: Decision, now: str) -> tuple[Decision, tuple[Reference, ...]]:
+    """The decision with its request id and binding, and what it rests on."""
     tables = snapshot.tables
-    if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
-        row = require_proposal(tables, decision.target)
-        binding = standing.binding_of(tables, row)
-        if binding is None or row.verdict_record is None:
-            raise DeniedError(f"{row.id} is {row.state}: there is nothing to {decision.action}")
-        decision = replace(decision, request=row.id, binding=binding)
-        references = (reference_to(row.verdict_seq, row.verdict_record),)
-        return decision, {"bundle": binding.bundle, "verdict": binding.verdict}, references
+    if decision.action is Action.COMMENT:
+        if decision.target.startswith("R-"):
+            require_request(tables, decision.target)
+        else:
+            require_proposal(tables, decision.target)
+        return replace(decision, request=decision.target), ()
+    if decision.action in REQUESTED:
+        return _bound_to_request(tables, decision, now), ()
+    if decision.action is Action.ADOPT:
+        if decision.digest is None:
+            raise UsageError("adopt needs the digest of a base model")
+        return replace(decision, request=decision.target), ()
+    if decision.target.startswith("R-"):
+        asked.require_open(tables, require_request(tables, decision.target), now)
+        return replace(decision, request=decision.target), ()
+    return _bound_to_proposal(tables, decision)
+
+
+def _bound_to_proposal(tables: Reader, decision: Decision) -> tuple[Decision, tuple[Reference, ...]]:
+    row = require_proposal(tables, decision.target)
+    decision = replace(decision, request=row.id)
+    binding = standing.binding_of(tables, row)
+    if binding is None or row.verdict_record is None:
+        asked_by = {change.person for change in row.changes}
+        if decision.action is Action.WITHDRAW and decision.person in asked_by:
+            return decision, ()
+        raise DeniedError(f"{row.id} is {row.state}: there is nothing to {decision.action}")
+    return replace(decision, binding=binding), (reference_to(row.verdict_seq, row.verdict_record),)
+
+
+def _bound_to_request(tables: Reader, decision: Decision, now: str) -> Decision:
+    """Under the open request that asks for just this, or under a new one."""
     if decision.action is Action.DEACTIVATE:
         policy = read(tables, PolicyRow, decision.target)
         if policy is None:
             raise UnknownNameError(f"no policy called {decision.target:.80} is in force")
         decision = replace(decision, digest=policy.source.digest)
-    if decision.action is Action.ADOPT:
-        if decision.digest is None:
-            raise UsageError("adopt needs the digest of a base model")
-        return replace(decision, request=decision.target), {"bundle": decision.digest}, ()
     wanted = (decision.action, decision.target, decision.digest, decision.policy, decision.waiver)
     for request in read_all(tables, RequestRow):
-        if not request.done and wanted == (
-            request.action, request.target, request.digest, request.policy, request.waiver,
-        ):  # fmt: skip
-            return replace(decision, request=request.id), {"request": digest_of(request)}, ()
+        same = wanted == (request.action, request.target, request.digest, request.policy, request.waiver)
+        if same and asked.state_of(tables, request, now) is asked.RequestState.OPEN:
+            return replace(decision, request=request.id, terms=request.terms)
     workspace = read(tables, Workspace)
     if workspace is None:
         raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
-    decision = replace(decision, request=workspace.next_id("R"))
-    subject = decision.digest or (decision.policy.digest if decision.policy else None)
-    return decision, {decision.action.value: subject or digest_of(decision)}, ()
-
-
-def digest_of(record: Any) -> Digest:
-    """The digest of a record's canonical bytes."""
-    return canonical.digest(canonical.encode(encode_record(record)))
+    terms = asked.terms_for(tables, decision.action, decision.target, now)
+    return replace(decision, request=workspace.next_id("R"), terms=terms)
 
 
 def reference_to(seq: int, record: Digest | None) -> Reference:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from guardrails.canonical import Digest
@@ -182,7 +182,7 @@ class _RuleJudge:
             effect = max(effect, _OF_WORD[self.effective.on_inconclusive], key=_BADNESS.index)
             told = f"only {estimate.n} of at least {self.effective.min_samples} samples; {told}"
         finding = finding_of(rule, outcome, told + note, estimate)
-        return Judged(replace(finding, waived=waived), effect)
+        return Judged(replace(finding, waived=True) if waived else finding, effect)
 
     def _waiver(self, rule: Rule) -> tuple[bool, str]:
         """Whether a waiver for this rule and this bundle is in force, and what to say about it."""
@@ -191,9 +191,10 @@ class _RuleJudge:
             return False, ""
         if not rule.waivable:
             return False, "; a waiver was signed, but this rule cannot be waived"
-        end = max(_expiry(waiver) for waiver in mine)
-        if end <= self.case.now:
+        holding = [waiver for waiver in mine if waiver.holds_at(self.case.now)]
+        if not holding:
             return False, f"; the waiver ended at {mine[-1].expires_at:.40} and is not in force"
+        end = max(datetime.fromisoformat(waiver.expires_at) for waiver in holding)
         soon = " (ends within 7 days)" if end - self.case.now <= timedelta(days=7) else ""
         return True, f"; waived, would fail; the waiver ends at {end.isoformat()}{soon}"
 
@@ -251,13 +252,3 @@ def _place(policies: Sequence[Policy], path: str) -> Place:
         return policies[0].places[""]
     wanted = strictest_of(BY_PATH[path].order, [stated.value for stated in order])
     return next((s.place for s in order if s.value == wanted), order[0].place)
-
-
-def _expiry(waiver: Waiver) -> datetime:
-    """When a waiver ends; long ago where that is not a time with an offset, so that it is not in force."""
-    never = datetime.min.replace(tzinfo=UTC)
-    try:
-        end = datetime.fromisoformat(waiver.expires_at)
-    except ValueError:
-        return never
-    return end if end.tzinfo is not None else never

@@ -17,10 +17,10 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from guardrails import canonical
+from guardrails import canonical, origins, rehearsal
 from guardrails.canonical import Digest
 from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.envelope import (
@@ -29,11 +29,12 @@ from guardrails.decision_log.envelope import (
     Statement,
     format_time,
     parse_statement,
+    parse_time,
     seal,
 )
 from guardrails.decision_log.keys import ServiceKey, service_keyid
 from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
-from guardrails.decisions import MAX_REASON_CHARS, Draft, Intention, Receipt, digest_of, prepare, reference_to
+from guardrails.decisions import MAX_REASON_CHARS, Draft, Intention, Receipt, prepare, reference_to
 from guardrails.errors import (
     DeniedError,
     InterlockError,
@@ -41,7 +42,7 @@ from guardrails.errors import (
     RecordError,
     StaleError,
 )
-from guardrails.ledger import judging, removal, standing, transitions
+from guardrails.ledger import asked, budgets, champions, judging, removal, standing, subjects
 from guardrails.ledger.people import SERVICE_OF
 from guardrails.ledger.rows import (
     ProposalRow,
@@ -77,6 +78,11 @@ from guardrails.records import (
 from guardrails.registry import ArtifactError, ArtifactStore
 
 MAX_LOG_TAIL = 4000
+MAX_JUMP = timedelta(days=366)
+"""How far the gate's clock may be ahead of the log before a root has to say that it is right."""
+
+VOTES = (Action.APPROVE, Action.REJECT, Action.WITHDRAW, Action.REQUEST_CHANGES)
+"""What people decide about a proposal."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class MeasurementOrder:
-    """What to measure, against what, with which draw of items."""
+    """What to measure, against what, with which draw of items. ``record`` opened the measurement."""
 
     proposal: str
     technique: str
@@ -112,6 +118,7 @@ class MeasurementOrder:
     submitted: bool
     nonce: str
     seed: int
+    record: Digest
 
 
 def utc_now() -> datetime:
@@ -137,7 +144,7 @@ class Gate:
     def draft_roster(self, roster: Roster) -> bytes:
         """The exact bytes that the roots sign to put a roster in force."""
         with self.log.read() as snapshot:
-            return self._statement(snapshot, roster, {"roster": digest_of(roster)}, ()).encode()
+            return self._statement(snapshot, roster, ()).encode()
 
     def record_roster(self, roster: Roster, signer: Signer, names: Iterable[Opening]) -> Reference:
         """Append a roster signed by one root; the first one founds the workspace."""
@@ -171,7 +178,7 @@ class Gate:
             require_roster(snapshot.tables)
             require_not_halted(snapshot.tables)
             row = require_model(snapshot.tables, model)
-            standing.require_within_budgets(snapshot.tables, row, self._now())
+            budgets.require_within_budgets(snapshot.tables, row, self._now())
             return row.champion
 
     def halted_by(self) -> str:
@@ -183,13 +190,13 @@ class Gate:
     def record_proposal(self, submission: Submission) -> str:
         """Append a proposal; returns its id. Its bundle must be in the store."""
         intent = open_text(submission.intent[:MAX_REASON_CHARS])
-        fields = {**submission.__dict__, "intent": intent.commitment()}
+        generated = origins.generated_files(self.store, submission.bundle, submission.data)
+        fields = {**submission.__dict__, "intent": intent.commitment(), "generated": generated}
         with self.log.transaction() as tx:
             require_not_halted(tx.tables)
             model = require_model(tx.tables, submission.model)
             proposal = Proposal(id=self._next_id(tx, "P"), kind=ModelKind(model.kind), **fields)
-            subjects = {"bundle": proposal.bundle, "champion": proposal.champion, "data": proposal.data}
-            self._append(tx, proposal, subjects, openings=[intent])
+            self._append(tx, proposal, openings=[intent])
             return proposal.id
 
     def record_failure(
@@ -203,7 +210,7 @@ class Gate:
                 _printable(error.message)[:1000], _printable(tail)[-MAX_LOG_TAIL:],
                 compute if isinstance(compute, Compute) else None,
             )  # fmt: skip
-            self._append(tx, failure, {"failure": digest_of(failure)})
+            self._append(tx, failure)
             return failure.id
 
     def begin_measurement(self, proposal_id: str) -> MeasurementOrder:
@@ -213,30 +220,37 @@ class Gate:
             if row.proposal is None:
                 raise DeniedError(f"{row.id} is {row.state}: there is nothing to measure")
             model = require_model(tx.tables, row.model)
-            note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}")
-            entry = self._append(tx, note, {"bundle": row.proposal.bundle})
-            nonce = hmac.new(self._secret, f"nonce:{entry.leaf}".encode(), hashlib.sha256).hexdigest()
+            attempt = model.attempts + 1
+            note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}", attempt)
+            opened = Digest(self._append(tx, note).leaf)
+            nonce = self._nonce(opened)
             return MeasurementOrder(
                 row.id, row.technique, row.proposal.bundle, model.champion, model.original,
-                row.proposal.data, row.proposal.submitted, nonce, int(nonce[:8], 16),
+                row.proposal.data, row.proposal.submitted, nonce, int(nonce[:8], 16), opened,
             )  # fmt: skip
 
     def record_evidence(
         self, order: MeasurementOrder, measured: bytes, evaluator: str, isolation: str, compute: Compute
     ) -> Reference:
-        """Append evidence; ``measured`` are the canonical bytes of ``records.Measurements``."""
+        """Append evidence; ``measured`` are the canonical bytes of ``records.Measurements``.
+
+        Raises:
+            DeniedError: the nonce is not the one of this measurement.
+            StaleError: the measurement is not the newest of its proposal.
+        """
+        if not hmac.compare_digest(order.nonce, self._nonce(order.record)):
+            raise DeniedError(f"{order.proposal}: the nonce is not the one that this measurement was given")
         measurements = decode_record(Measurements, canonical.parse(measured))
         address = self.store.put_bytes(measured)
         counts = {f"{s.probe}/{s.suite}": len(s.items) for s in measurements.series}
         evidence = Evidence(
             order.proposal, order.bundle, order.champion, address, counts, evaluator, order.nonce, order.seed,
-            isolation, compute,
+            isolation, compute, order.record,
         )  # fmt: skip
         with self.log.transaction() as tx:
             row = require_proposal(tx.tables, order.proposal)
-            subjects = {"bundle": order.bundle, "champion": order.champion, "measurements": address}
             references = [reference_to(row.proposal_seq, row.proposal_record)]
-            return self._append(tx, evidence, subjects, references).reference
+            return self._append(tx, evidence, references).reference
 
     # --- verdicts ------------------------------------------------------------------------
 
@@ -256,8 +270,7 @@ class Gate:
             references = [
                 reference_to(row.proposal_seq, row.proposal_record), reference_to(row.evidence_seq, row.evidence_record),
             ]  # fmt: skip
-            subjects = {"evidence": verdict.evidence, "verdict": digest_of(verdict)}
-            self._append(tx, verdict, subjects, references, now=now)
+            self._append(tx, verdict, references, now=now)
             return require_proposal(tx.tables, proposal_id).state.value
 
     def verdict_on(
@@ -289,13 +302,16 @@ class Gate:
             raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
         if decision.action is Action.APPROVE:
             with self.log.read() as snapshot:
-                row = require_proposal(snapshot.tables, decision.target)
-            self._require_intact(row)
+                row = read(snapshot.tables, ProposalRow, decision.target)
+            if row is not None:
+                self._require_intact(row)
         if decision.action is Action.ADOPT and decision.digest is not None:
             self.store.verify_tree(decision.digest)
+        ready = self._prepared(decision) if decision.action in (Action.APPROVE, Action.WITHDRAW) else None
         with self.log.transaction() as tx:
+            self._require_unexpired(tx, decision)
             entry = tx.append(envelope, draft.openings)
-            state, effect = self._follow(tx, decision)
+            state, effect = self._follow(tx, decision, ready)
         return Receipt(decision.action, decision.target, decision.request, entry.reference, state, effect)
 
     def remove(self, proposal_id: str) -> str:
@@ -305,7 +321,7 @@ class Gate:
             if row.proposal is None:
                 raise DeniedError(f"{row.id} has no bundle")
             note = Removal(row.id, row.proposal.bundle, removal.kept_days(tx.tables, row))
-            self._append(tx, note, _subject_of(row))
+            self._append(tx, note)
         return f"{row.id}: bundle removed, kept for {note.days} days"
 
     def tick(self) -> list[str]:
@@ -339,28 +355,51 @@ class Gate:
             return f"{row.id}: judged again, {self.judge(row.id)}"
         if due is standing.Due.EXPIRE:
             with self.log.transaction() as tx:
-                self._append(
-                    tx, Transition(row.id, State.EXPIRED, "nobody decided in time"), _subject_of(row)
-                )
+                self._append(tx, Transition(row.id, State.EXPIRED, "nobody decided in time"))
             return f"{row.id}: expired"
         if due is standing.Due.PROMOTE:
             self._require_intact(row)
+            ready = self._rehearsed(row)
             with self.log.transaction() as tx:
-                self._promote(tx, require_proposal(tx.tables, row.id))
+                self._promote(tx, require_proposal(tx.tables, row.id), ready)
             return f"{row.id}: promoted"
         return ""
 
-    def _follow(self, tx: Transaction, decision: Decision) -> tuple[str, str]:
+    def _prepared(self, decision: Decision) -> Digest | None:
+        """What a decision that may promote needs beforehand, outside of the transaction; None if it cannot."""
+        with self.log.read() as snapshot:
+            row = read(snapshot.tables, ProposalRow, decision.target)
+            if row is None or not standing.may_complete(snapshot.tables, row, self._now()):
+                return None
+        if decision.action is Action.WITHDRAW and not row.changes:
+            return None
+        return self._rehearsed(row)
+
+    def _rehearsed(self, row: ProposalRow) -> Digest | None:
+        """Restore the champion that a promotion of this proposal would replace; what it came to."""
+        return None if row.evidence is None else rehearsal.rehearse(self.store, row.evidence.champion)
+
+    def _require_unexpired(self, tx: Transaction, decision: Decision) -> None:
+        """A request expires by the gate's clock, whatever a signer's statement says of its own time."""
+        request = read(tx.tables, RequestRow, decision.request)
+        if request is None or decision.action is Action.COMMENT:
+            return
+        if asked.state_of(tx.tables, request, self._now()) is asked.RequestState.EXPIRED:
+            asked.require_open(tx.tables, request, self._now())
+
+    def _follow(self, tx: Transaction, decision: Decision, ready: Digest | None) -> tuple[str, str]:
         """What a decision leads to in the same transaction: (state, sentence)."""
-        if decision.action in (Action.APPROVE, Action.REJECT, Action.WITHDRAW):
+        if decision.action is Action.COMMENT:
+            return "kept", "the comment stands in the log"
+        if decision.action in VOTES and not decision.target.startswith("R-"):
             row = require_proposal(tx.tables, decision.target)
             if row.state is not State.APPROVED:
                 return row.state.value, standing.sentence(tx.tables, row, self._now())
             waits_for = standing.obstacle(tx.tables, row, self._now())
             if waits_for:
-                self._append(tx, Transition(row.id, State.APPROVED, "quorum complete"), _subject_of(row))
+                self._append(tx, Transition(row.id, State.APPROVED, "quorum complete"))
                 return State.APPROVED.value, f"approved; the promotion waits: {waits_for}"
-            self._promote(tx, row)
+            self._promote(tx, row, ready)
             return State.PROMOTED.value, f"promoted: champion of {row.model}"
         if decision.action is Action.ADOPT:
             return "adopted", f"{decision.target} has a champion"
@@ -369,54 +408,67 @@ class Gate:
             raise InterlockError(f"request {decision.request} is not in the log that it was just written to")
         if request.action is Action.ROLLBACK and not request.done:
             return self._follow_rollback(tx, request)
+        if request.done and request.action is Action.ERASE:
+            tx.forget(request.erase)
+            return "done", f"{len(request.erase)} texts are erased"
         if request.done:
             return "done", f"{request.action} is in force"
-        return "open", standing.tally_request(tx.tables, request, self._now()).missing
+        state = asked.state_of(tx.tables, request, self._now())
+        return state.value, asked.missing_of(tx.tables, request, self._now())
 
     def _follow_rollback(self, tx: Transaction, request: RequestRow) -> tuple[str, str]:
-        tally = standing.tally_request(tx.tables, request, self._now())
+        tally = asked.tally_request(tx.tables, request, self._now())
         if not tally.complete or request.digest is None:
             return "open", tally.missing
         model = require_model(tx.tables, request.target)
-        _, quarantined = transitions.after_rollback(tx.tables, model, request.digest)
+        _, quarantined = champions.after_rollback(tx.tables, model, request.digest)
         rollback = Rollback(
             request.id, model.name, request.digest, model.champion,
             tuple(vote.record for vote in request.votes), quarantined, tally.sole_person,
         )  # fmt: skip
         self.store.verify_tree(request.digest)
         references = [reference_to(vote.seq, vote.record) for vote in request.votes]
-        self._append(tx, rollback, {"bundle": request.digest, "previous": model.champion}, references)
+        self._append(tx, rollback, references)
         return "rolled_back", f"{model.name} is back at {request.digest.short}"
 
-    def _promote(self, tx: Transaction, row: ProposalRow) -> None:
+    def _promote(self, tx: Transaction, row: ProposalRow, ready: Digest | None) -> None:
         if row.proposal is None or row.verdict_record is None:
             raise InterlockError(f"{row.id} is approved without a verdict")
         model = require_model(tx.tables, row.model)
         stands = standing.standing_of(tx.tables, row, self._now())
         promotion = Promotion(
             row.id, row.model, row.proposal.bundle, model.champion, stands.decisions, stands.tally.sole_person,
+            # Somebody else may have made the quorum complete meanwhile; then it is tried here.
+            ready or rehearsal.rehearse(self.store, model.champion),
         )  # fmt: skip
         references = [reference_to(row.verdict_seq, row.verdict_record)]
         references += [
             reference_to(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions
         ]
-        self._append(tx, promotion, {"bundle": promotion.bundle, "previous": promotion.previous}, references)
+        self._append(tx, promotion, references)
 
     def _append(
-        self, tx: Transaction, record: Any, subjects: Mapping[str, Digest],
-        references: Iterable[Reference] = (), openings: Iterable[Opening] = (), now: str = "",
+        self, tx: Transaction, record: Any, references: Iterable[Reference] = (),
+        openings: Iterable[Opening] = (), now: str = "",
     ) -> Entry:  # fmt: skip
         """Sign a machine record with its service's key and append it."""
-        statement = self._statement(tx, record, subjects, references, now)
+        statement = self._statement(tx, record, references, now)
+        if not isinstance(record, Rollback):
+            # A way back is never held up by a doubt about the clock.
+            _require_plausible(tx, statement.time)
         return tx.append(seal(statement.encode(), self._services[SERVICE_OF[statement.record]]), openings)
 
     def _statement(
-        self, snapshot: Snapshot, record: Any, subjects: Mapping[str, Digest], references: Iterable[Reference],
-        now: str = "",
+        self, snapshot: Snapshot, record: Any, references: Iterable[Reference], now: str = "",
     ) -> Statement:  # fmt: skip
         kind = type(record).__name__.lower()
         time = now or self._now()
-        return Statement(kind, subjects, encode_record(record), snapshot.origin, time, tuple(references))
+        about = subjects.subjects_of(snapshot.tables, record)
+        return Statement(kind, about, encode_record(record), snapshot.origin, time, tuple(references))
+
+    def _nonce(self, opened: Digest) -> str:
+        """The nonce of the measurement that a record opened; nobody without the secret can know it before."""
+        return hmac.new(self._secret, f"nonce:{opened.hex}".encode(), hashlib.sha256).hexdigest()
 
     def _now(self) -> str:
         return format_time(self._clock())
@@ -429,21 +481,22 @@ class Gate:
         return workspace.next_id(prefix)
 
     def _require_intact(self, row: ProposalRow) -> None:
-        """What was measured must still be what would be promoted, to the byte, and there must be a way back."""
+        """What was measured must still be what would be promoted, to the byte."""
         if row.proposal is None or row.evidence is None:
             return
         if not judging.is_intact(self.store, row.proposal.bundle):
             raise DeniedError(f"{row.id}: the bundle in the artifact store is damaged; it cannot be approved")
-        if not judging.is_intact(self.store, row.evidence.champion):
-            raise DeniedError(
-                f"{row.id}: the champion in the artifact store is damaged; a promotion could not be rolled back"
-            )
 
 
-def _subject_of(row: ProposalRow) -> dict[str, Digest]:
-    if row.proposal is None:
-        raise DeniedError(f"{row.id} has no bundle")
-    return {"bundle": row.proposal.bundle}
+def _require_plausible(tx: Transaction, time: str) -> None:
+    """Refuse a record whose time is far ahead of the log's: it could not be taken back, and would block others."""
+    workspace = read(tx.tables, Workspace)
+    if workspace is None or parse_time(time) - parse_time(workspace.time) <= MAX_JUMP:
+        return
+    raise DeniedError(
+        f"the clock says {time}, the newest record is of {workspace.time}: more than {MAX_JUMP.days} days before",
+        hint="if the clock is right: interlock clock confirm --reason …; if not, set it right",
+    )
 
 
 def _printable(text: str) -> str:

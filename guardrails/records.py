@@ -16,6 +16,7 @@ import hashlib
 import math
 import secrets
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from guardrails.canonical import Digest
@@ -82,13 +83,18 @@ class Action(StrEnum):
     APPROVE = "approve"
     REJECT = "reject"
     WITHDRAW = "withdraw"
+    COMMENT = "comment"
+    REQUEST_CHANGES = "request-changes"
     ROLLBACK = "rollback"
     HALT = "halt"
     RESUME = "resume"
     WAIVE = "waive"
+    REVOKE = "revoke"
     ACTIVATE = "activate"
     DEACTIVATE = "deactivate"
     ADOPT = "adopt"
+    SET_CLOCK = "set-clock"
+    ERASE = "erase"
 
 
 class Role(StrEnum):
@@ -162,6 +168,7 @@ class Proposal:
     ``champion`` is the model it was trained from. ``technique`` is ``submitted`` where it was
     trained elsewhere. ``proposer`` is ``loop`` or a person's id. ``isolation`` is the level the
     job really ran at (``none`` for a submission that Interlock did not run: see ``submitted``).
+    ``generated`` are those files of its training data with records that a model wrote, by their own mark.
     """
 
     id: str
@@ -180,6 +187,7 @@ class Proposal:
     submitted: bool
     compute: Compute
     proposer: str
+    generated: tuple[Digest, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +263,7 @@ class Evidence:
 
     ``measurements`` addresses the ``Measurements`` in the artifact store. ``counts`` gives the
     number of items by ``probe/suite``. The nonce drew the items; it was fixed by the log after the
-    bundle was hashed.
+    bundle was hashed. ``measurement`` is the record that opened this very measurement.
     """
 
     proposal: str
@@ -268,6 +276,7 @@ class Evidence:
     seed: int
     isolation: str
     compute: Compute
+    measurement: Digest | None = None
 
 
 # --- verdict -------------------------------------------------------------------------------
@@ -373,11 +382,25 @@ class Binding:
 
 
 @dataclass(frozen=True)
+class RequestTerms:
+    """What stands beside the content of a request from its first signature on.
+
+    From ``expires_at`` nobody can sign any more. A rollback names the ``champion`` that it leaves: if another
+    one is in force, it is void.
+    """
+
+    expires_at: str
+    champion: Digest | None = None
+
+
+@dataclass(frozen=True)
 class Decision:
     """What one person decided, why, on what, having seen what; signed by that person.
 
     ``target`` is a proposal id, a request id, a model name (rollback, adopt), a policy name, or
-    ``workspace`` (halt, resume). ``request`` groups the signatures of one action that needs several.
+    ``workspace`` (halt, resume, set-clock, erase). ``request`` groups the signatures of one action that needs
+    several; ``terms`` are that request's. ``expires_at``: from then on an approval counts no more.
+    ``erase``: the commitments whose texts are to be erased.
     """
 
     action: Action
@@ -396,6 +419,8 @@ class Decision:
     expires_at: str = ""
     kind: ModelKind | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    terms: RequestTerms | None = None
+    erase: tuple[Commitment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -420,10 +445,21 @@ class Waiver:
     owner: str
     expires_at: str
 
+    def holds_at(self, moment: datetime) -> bool:
+        """Whether it has not ended; one whose end is no time with an offset never holds."""
+        try:
+            end = datetime.fromisoformat(self.expires_at)
+        except ValueError:
+            return False
+        return end.tzinfo is not None and moment < end
+
 
 @dataclass(frozen=True)
 class Promotion:
-    """The champion of a model moves to a proposal's bundle."""
+    """The champion of a model moves to a proposal's bundle.
+
+    ``rehearsed`` is what the way back came to: the digest of ``previous`` as it was restored beforehand.
+    """
 
     proposal: str
     model: str
@@ -431,6 +467,7 @@ class Promotion:
     previous: Digest
     decisions: tuple[Digest, ...]
     sole_person: bool
+    rehearsed: Digest | None = None
 
 
 @dataclass(frozen=True)
@@ -448,11 +485,15 @@ class Rollback:
 
 @dataclass(frozen=True)
 class Transition:
-    """The gate notes that time or events changed a proposal: expired, stale, superseded …"""
+    """The gate notes that time or events changed a proposal: measuring, expired …
+
+    ``attempt``: the step of the error budget that a measurement spends as it starts.
+    """
 
     proposal: str
     state: State
     reason: str
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from guardrails.ledger import project
 from guardrails.ledger.judging import recomputer
 from guardrails.ledger.people import SERVICES
 from guardrails.ledger.rows import ModelRow, ProposalRow, RequestRow
+from guardrails.ledger.subjects import subjects_of
 from guardrails.policy import parse_policy, source_digest
 from guardrails.records import (
     Action,
@@ -408,8 +409,11 @@ class Site:
     def sealed(self, record: Any, signer: Any, *, kind: str = "", time: str = "") -> bytes:
         """An envelope around any record, signed by any key: what the gate would not make."""
         body = encode_record(record)
-        subjects = {"thing": canonical.digest(canonical.encode(body))}
-        statement = Statement(kind or type(record).__name__.lower(), subjects, body, self.log.origin,
+        with self.log.read() as snapshot:
+            about = subjects_of(snapshot.tables, record) or {
+                "thing": canonical.digest(canonical.encode(body))
+            }
+        statement = Statement(kind or type(record).__name__.lower(), about, body, self.log.origin,
                               time or format_time(self.clock()), ())  # fmt: skip
         return seal(statement.encode(), signer)
 

@@ -164,7 +164,7 @@ def test_a_review_needs_two_people_in_different_roles(site):
     proposal = site.judged(REVIEWABLE)
     first = site.approve("ada", proposal)
     assert first.state == "awaiting_approval"
-    assert "1 more signature" in first.effect
+    assert "needs 1 more person" in first.effect
     with pytest.raises(DeniedError, match="would not count"):
         site.approve("cy", proposal)  # a second operator fills no second role
     with pytest.raises(DeniedError, match="not asked for"):
@@ -839,7 +839,10 @@ def test_the_ledger_itself_refuses_a_promotion_during_a_halt(site):
     halt(site)
     site.approve("ada", proposal)
     row, model = site.row(proposal), site.model()
-    promotion = Promotion(proposal, MODEL, row.proposal.bundle, model.champion, (row.votes[0].record,), False)
+    promotion = Promotion(
+        proposal, MODEL, row.proposal.bundle, model.champion, (row.votes[0].record,), False,
+        model.champion,
+    )  # fmt: skip
     with pytest.raises(HaltedError):
         site.inject(site.sealed(promotion, site.services["gate"]))
     resume(site)
@@ -1041,10 +1044,20 @@ def test_a_waived_proposal_is_promoted_by_two(site):
     assert site.verify().ok
 
 
-def test_what_cannot_be_waived_stays_blocked(site):
+@pytest.mark.parametrize(
+    ("rule", "refusal"),
+    [
+        ("weights", "cannot be waived"),
+        ("isolation.minimum", "a rule of the gate itself"),
+        ("gone", "not judged by a rule"),
+    ],
+)
+def test_what_cannot_be_waived_is_refused_when_the_first_one_asks(site, rule, refusal):
     proposal = site.judged(BROKEN)
-    waive(site, proposal, waiver(site, proposal, rule="weights"))
-    assert site.gate.tick() == [f"{proposal}: judged again, blocked"]
+    before = site.kinds()
+    with pytest.raises(InterlockError, match=refusal):
+        site.decide("ada", Action.WAIVE, proposal, waiver=waiver(site, proposal, rule=rule))
+    assert site.kinds() == before
 
 
 def test_a_waiver_is_for_one_bundle(site):
@@ -1138,7 +1151,7 @@ def test_a_rollback_that_needs_two(make):
     top = site.model().champion
     first = site.rollback("ada", base)
     assert (first.state, site.model().champion) == ("open", top)
-    assert "1 more signature" in first.effect
+    assert "needs 1 more person" in first.effect
     second = site.rollback("bo", base)
     assert (second.request, second.state) == (first.request, "rolled_back")
     with pytest.raises(DeniedError, match="is the champion"):

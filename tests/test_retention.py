@@ -89,7 +89,7 @@ def test_what_the_log_may_still_need_stays(site):
     waiting = site.judged(PASSING, "waiting")
     assert site.state(second) == "rolled_back"
     before = blobs(site)
-    site.clock.pass_(days=400)
+    site.clock.pass_(days=300)
     done = swept(site)
     assert done.proposals == (blocked,)
     kept = blobs(site)
@@ -106,7 +106,7 @@ def test_a_bundle_that_was_ever_champion_stays_whatever_its_proposal(site):
     proposal = rejected(site, "same")
     again = site.promoted("same")
     site.promoted("next")
-    site.clock.pass_(days=400)
+    site.clock.pass_(days=300)
     assert swept(site).proposals == ()
     site.store.verify_tree(site.row(again).proposal.bundle)
     with pytest.raises(DeniedError, match="is, or was, champion"):

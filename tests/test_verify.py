@@ -133,10 +133,13 @@ class Copy:
                         tx.append(envelope)
 
     def remade(self, seq: int, change: Callable, signer) -> list[bytes]:
-        """All records, the one at a position changed and signed anew."""
+        """All records, the one at a position changed and signed anew; a verdict names its own new digest."""
         envelopes = self.envelopes()
-        statement = parse_statement(open_envelope(envelopes[seq]).payload)
-        envelopes[seq] = seal(change(statement).encode(), signer)
+        statement = change(parse_statement(open_envelope(envelopes[seq]).payload))
+        if statement.record == "verdict":
+            own = canonical.digest(canonical.encode(dict(statement.body)))
+            statement = replace(statement, subjects={**statement.subjects, "verdict": own})
+        envelopes[seq] = seal(statement.encode(), signer)
         return envelopes
 
     def append(self, *records, signer=None, time="", references=()) -> None:
@@ -489,7 +492,8 @@ def test_a_promotion_that_names_its_decisions_falsely(folder):
     site.approve("ada", proposal)
     site.clock.pass_(minutes=31)
     row, model = site.row(proposal), site.model()
-    honest = Promotion(proposal, MODEL, row.proposal.bundle, model.champion, (row.votes[0].record,), False)
+    votes = (row.votes[0].record,)
+    honest = Promotion(proposal, MODEL, row.proposal.bundle, model.champion, votes, False, model.champion)
     for forged, reason in (
         (replace(honest, decisions=()), "does not name the decisions"),
         (replace(honest, decisions=honest.decisions * 2), "does not name the decisions"),
@@ -565,7 +569,7 @@ def test_a_rollback_without_a_quorum(folder):
     copied = Copy(site, folder / "copy")
     assert copied.verify().ok
     copied.append(forged)
-    refused(copied.verify(), "the quorum is not complete: 1 more signature")
+    refused(copied.verify(), "the quorum is not complete: needs 1 more person")
 
 
 def test_a_rollback_signed_under_a_former_roster(folder):

@@ -22,9 +22,9 @@ from guardrails.decision_log.store import Log
 from guardrails.errors import InterlockError, InvalidInputError, StorageError, UsageError
 from guardrails.gate import Gate
 from guardrails.ledger import project
+from guardrails.ledger.in_force import effective_everywhere
 from guardrails.ledger.people import SERVICES
 from guardrails.ledger.rows import RosterRow, read
-from guardrails.ledger.standing import effective_everywhere
 from guardrails.registry import ArtifactStore
 from sandbox.config import FILE_NAME, Config, load_config
 from ui import pins

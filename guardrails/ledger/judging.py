@@ -15,7 +15,8 @@ from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader
 from guardrails.decision_log.verify import Recompute
 from guardrails.errors import DeniedError, InterlockError, LogVerificationError
-from guardrails.ledger import standing
+from guardrails.ledger import waivers
+from guardrails.ledger.in_force import policy_of
 from guardrails.ledger.rows import PolicyRow, ProposalRow, read_all, require_model, require_proposal
 from guardrails.policy import LoadedPolicy, Subject
 from guardrails.records import Measurements, Verdict
@@ -51,7 +52,7 @@ def case_of(
         measurements=measurements,
         evidence=row.evidence_record,
         facts=facts,
-        waivers=standing.waivers(tables),
+        waivers=waivers.granted_for(tables, row.proposal.bundle),
         attempt=row.attempt,
         now=parse_time(now),
     )
@@ -59,7 +60,7 @@ def case_of(
 
 def in_force(tables: Reader) -> list[LoadedPolicy]:
     """Every activated policy, shadow ones too."""
-    return [LoadedPolicy(standing.policy_of(row.source), row.source) for row in read_all(tables, PolicyRow)]
+    return [LoadedPolicy(policy_of(row.source), row.source) for row in read_all(tables, PolicyRow)]
 
 
 def read_measurements(store: ArtifactStore, row: ProposalRow) -> Measurements:

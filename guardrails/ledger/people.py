@@ -68,6 +68,7 @@ def vote_of(entry: Entry, decision: Decision) -> Vote:
     return Vote(
         decision.action, decision.person, decision.role, entry.statement.time, decision.surface,
         decision.viewed, decision.reason, Digest(entry.leaf), entry.seq, decision.roster, decision.binding,
+        decision.expires_at,
     )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from guardrails.decision_log.envelope import format_time, parse_time
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Reader, Tables
 from guardrails.errors import DeniedError
+from guardrails.ledger.in_force import effective_for
 from guardrails.ledger.rows import ModelRow, ProposalRow, read_all, require_model, require_proposal, write
-from guardrails.ledger.standing import effective_for
 from guardrails.records import Removal, State
 
 REMOVABLE = (

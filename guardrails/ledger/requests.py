@@ -1,8 +1,9 @@
-"""Actions that people sign together outside of proposals: rollback, halt, resume, policies, waivers.
+"""Actions that people sign together outside of proposals: rollback, halt, resume, policies, waivers, the clock.
 
 Invariants:
 - A request has one id and one fixed content; every further signature names both, so nobody can add a
   signature to something else than what its signer saw.
+- Whoever signed may take the signature back, and whoever could sign may reject, until it has taken effect.
 - An action takes effect with the signature that completes its quorum, in the same record. Only a rollback
   needs a record of its own afterwards, because the gate must state what it bars.
 """
@@ -12,31 +13,31 @@ from __future__ import annotations
 from dataclasses import replace
 
 from guardrails.canonical import Digest
-from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
 from guardrails.errors import DeniedError, RecordError, StaleError, UnknownNameError
+from guardrails.ledger.asked import RequestState, request_rules, require_open, tally_request, terms_for
+from guardrails.ledger.erasure import check_erase, erase
 from guardrails.ledger.people import require_signer, vote_of
 from guardrails.ledger.rows import (
     ModelRow,
     PolicyRow,
-    ProposalRow,
     RequestRow,
     WaiverRow,
     Workspace,
     read,
-    read_all,
     require_model,
     require_roster,
     take_id,
+    workspace_time,
     write,
 )
-from guardrails.ledger.standing import tally_request
+from guardrails.ledger.waivers import check_revoke, check_waive
 from guardrails.policy import parse_policy
 from guardrails.records import Action, Decision
 
 WORKSPACE = "workspace"
-"""The target of halt and resume."""
+"""The target of halt, resume and set-clock."""
 
 
 def sign(tables: Tables, entry: Entry, decision: Decision) -> None:
@@ -44,14 +45,17 @@ def sign(tables: Tables, entry: Entry, decision: Decision) -> None:
     person = require_signer(entry, decision, require_roster(tables))
     request = read(tables, RequestRow, decision.request)
     if request is None:
-        request = _opened(entry, decision)
+        request = _opened(tables, entry, decision)
         take_id(tables, "R", decision.request)
-    elif _content(request) != _content_of(decision):
+    elif _content(request) != _content(decision):
         raise StaleError(f"{request.id} asks for something else than what was signed")
-    if request.done:
-        raise DeniedError(f"{request.id} has been carried out already")
+    require_open(tables, request, max(entry.statement.time, workspace_time(tables)))
+    if request.terms != decision.terms:
+        raise StaleError(
+            f"{request.id} has other terms than what was signed", hint="prepare and sign it again"
+        )
     # What is asked for must make sense now, not only when the first person asked for it.
-    _CHECKS[decision.action](tables, request)
+    _check(tables, request, entry.statement.time)
     # A signature under a former roster counts no more; who gave it may sign again.
     votes = tuple(vote for vote in request.votes if vote.roster == decision.roster)
     if any(vote.person == person.id for vote in votes):
@@ -62,6 +66,32 @@ def sign(tables: Tables, entry: Entry, decision: Decision) -> None:
     if tally.complete and request.action is not Action.ROLLBACK:
         _carry_out(tables, entry, request)
         request = replace(request, done=True)
+    write(tables, request, request.id)
+
+
+def speak(tables: Tables, entry: Entry, decision: Decision) -> None:
+    """Withdraw one's signature under an open request, or reject it."""
+    person = require_signer(entry, decision, require_roster(tables))
+    request = read(tables, RequestRow, decision.target)
+    if request is None or decision.request != decision.target:
+        raise UnknownNameError(f"there is no request {decision.target:.40}")
+    require_open(tables, request, max(entry.statement.time, workspace_time(tables)))
+    request = replace(request, remarks=(*request.remarks, vote_of(entry, decision)))
+    if decision.action is Action.REJECT:
+        wanted = sorted({role for rule in request_rules(tables, request) for role in rule.roles})
+        if decision.role not in wanted:
+            raise DeniedError(
+                f"the role {decision.role} cannot reject {request.id}", hint=f"who can: {', '.join(wanted)}"
+            )
+        request = replace(request, closed=RequestState.REJECTED.value)
+    else:
+        others = tuple(vote for vote in request.votes if vote.person != person.id)
+        if others == request.votes:
+            raise DeniedError(
+                f"{request.id}: you have not signed it, so there is nothing to withdraw",
+                hint=f"to stop it: interlock reject {request.id} --reason …",
+            )
+        request = replace(request, votes=others, closed="" if others else RequestState.WITHDRAWN.value)
     write(tables, request, request.id)
 
 
@@ -76,19 +106,32 @@ def require_reachable(model: ModelRow, target: Digest) -> None:
         raise DeniedError(f"{target.short} is quarantined: it was itself rolled back")
 
 
-def _opened(entry: Entry, decision: Decision) -> RequestRow:
+def _opened(tables: Tables, entry: Entry, decision: Decision) -> RequestRow:
+    time = entry.statement.time
+    if decision.terms is not None and decision.terms != terms_for(
+        tables, decision.action, decision.target, time
+    ):
+        raise StaleError(
+            f"{decision.action}: its terms are not those that the policies in force give it",
+            hint="prepare and sign it again",
+        )
     return RequestRow(
-        decision.request, decision.action, decision.target, entry.statement.time, False, (),
-        digest=decision.digest, policy=decision.policy, waiver=decision.waiver,
+        decision.request, decision.action, decision.target, time, False, (), digest=decision.digest,
+        policy=decision.policy, waiver=decision.waiver, terms=decision.terms, erase=decision.erase,
     )  # fmt: skip
 
 
-def _content(request: RequestRow) -> tuple[object, ...]:
-    return (request.action, request.target, request.digest, request.policy, request.waiver)
+def _content(asked: RequestRow | Decision) -> tuple[object, ...]:
+    return (asked.action, asked.target, asked.digest, asked.policy, asked.erase, asked.waiver)
 
 
-def _content_of(decision: Decision) -> tuple[object, ...]:
-    return (decision.action, decision.target, decision.digest, decision.policy, decision.waiver)
+def _check(tables: Tables, request: RequestRow, time: str) -> None:
+    if request.action is Action.WAIVE:
+        check_waive(tables, request, time)
+    elif request.action is Action.REVOKE:
+        check_revoke(tables, request)
+    else:
+        _CHECKS[request.action](tables, request)
 
 
 def _check_rollback(tables: Tables, request: RequestRow) -> None:
@@ -126,15 +169,9 @@ def _check_deactivate(tables: Tables, request: RequestRow) -> None:
         )
 
 
-def _check_waive(tables: Tables, request: RequestRow) -> None:
-    if request.waiver is None:
-        raise RecordError("waive: rule, bundle, owner and expiry are missing")
-    if not request.waiver.rule or not request.waiver.owner:
-        raise RecordError("waive: a waiver names a rule and an owner")
-    parse_time(request.waiver.expires_at)
-    bundles = {row.proposal.bundle for row in read_all(tables, ProposalRow) if row.proposal}
-    if request.waiver.bundle not in bundles:
-        raise UnknownNameError(f"no proposal has the bundle {request.waiver.bundle.short}")
+def _check_clock(tables: Tables, request: RequestRow) -> None:
+    if request.target != WORKSPACE:
+        raise RecordError(f"set-clock: the target is the workspace, not {request.target:.40}")
 
 
 _CHECKS = {
@@ -143,7 +180,8 @@ _CHECKS = {
     Action.RESUME: _check_halt,
     Action.ACTIVATE: _check_activate,
     Action.DEACTIVATE: _check_deactivate,
-    Action.WAIVE: _check_waive,
+    Action.SET_CLOCK: _check_clock,
+    Action.ERASE: check_erase,
 }
 
 
@@ -159,3 +197,14 @@ def _carry_out(tables: Tables, entry: Entry, request: RequestRow) -> None:
         tables.delete(PolicyRow.TABLE, request.target)
     elif request.action is Action.WAIVE and request.waiver is not None:
         write(tables, WaiverRow(request.id, request.waiver, time), request.id)
+    elif request.action is Action.REVOKE:
+        granted = read(tables, WaiverRow, request.target)
+        assert granted is not None  # noqa: S101 - it was checked a moment ago
+        write(tables, replace(granted, revoked=True, revoked_by=request.id), granted.id)
+    elif request.action is Action.ERASE:
+        erase(tables, entry, request)
+    elif request.action is Action.SET_CLOCK:
+        # The one record of a person that moves the log's clock, in either direction.
+        workspace = read(tables, Workspace)
+        assert workspace is not None  # noqa: S101 - every projection starts by writing it
+        write(tables, replace(workspace, time=time))

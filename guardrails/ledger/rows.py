@@ -22,6 +22,7 @@ from guardrails.records import (
     Failure,
     PolicySource,
     Proposal,
+    RequestTerms,
     Role,
     Roster,
     State,
@@ -33,7 +34,11 @@ from guardrails.records import (
 
 @dataclass(frozen=True)
 class Workspace:
-    """One row: the log's origin, its clock and length, the halt in force, and how many ids were given."""
+    """One row: the log's origin, its clock and length, the halt in force, and how many ids were given.
+
+    ``strict``: the log holds a record of the forms that say more (see ``ledger.forms``); from there on no
+    record of the former, laxer forms is taken.
+    """
 
     TABLE = "workspace"
     log: str
@@ -41,6 +46,7 @@ class Workspace:
     size: int
     halted_by: str = ""
     counters: dict[str, int] = field(default_factory=dict)
+    strict: bool = False
 
     def next_id(self, prefix: str) -> str:
         """The id that the next thing of this kind will get: ``P-0001``, ``R-0001`` …"""
@@ -71,11 +77,17 @@ class Vote:
     seq: int
     roster: int
     binding: Binding | None = None
+    expires_at: str = ""
 
 
 @dataclass(frozen=True)
 class ProposalRow:
-    """All that the log says of one proposal, from its first record to its last."""
+    """All that the log says of one proposal, from its first record to its last.
+
+    ``votes`` are the approvals (or the no that ended it); ``changes`` the requests for change that stand;
+    ``remarks`` every comment and request for change, in the order of the log. ``measuring`` is the record
+    that opened the newest measurement.
+    """
 
     TABLE = "proposals"
     id: str
@@ -102,6 +114,9 @@ class ProposalRow:
     votes: tuple[Vote, ...] = ()
     promoted_at: str = ""
     removed_at: str = ""
+    measuring: Digest | None = None
+    changes: tuple[Vote, ...] = ()
+    remarks: tuple[Vote, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,7 @@ class Reign:
 class ModelRow:
     """One model: its champion, and every champion it ever had, oldest first.
 
-    ``attempts`` counts the verdicts since the last promotion: k in the error budget.
+    ``attempts`` counts the measurements since the last promotion or rollback: k in the error budget.
     ``promotions`` holds the times of past promotions, for the daily budget.
     """
 
@@ -146,7 +161,12 @@ class PolicyRow:
 
 @dataclass(frozen=True)
 class RequestRow:
-    """One action that people sign together: rollback, halt, resume, activation, waiver."""
+    """One action that people sign together: rollback, halt, resume, activation, waiver …
+
+    ``done``: it took effect. ``closed``: why it never will (withdrawn, rejected), empty while it may; that it
+    expired or is void follows from the time and from the champion (``ledger.asked``). ``remarks`` are the
+    comments on it and whatever withdrew or rejected it.
+    """
 
     TABLE = "requests"
     id: str
@@ -159,17 +179,22 @@ class RequestRow:
     policy: PolicySource | None = None
     waiver: Waiver | None = None
     model: str = ""
+    terms: RequestTerms | None = None
+    closed: str = ""
+    remarks: tuple[Vote, ...] = ()
+    erase: tuple[Commitment, ...] = ()
 
 
 @dataclass(frozen=True)
 class WaiverRow:
-    """One waiver that its quorum signed."""
+    """One waiver that its quorum signed. ``revoked_by``: the request that ended it early."""
 
     TABLE = "waivers"
     id: str
     waiver: Waiver
     granted_at: str
     revoked: bool = False
+    revoked_by: str = ""
 
 
 Row = TypeVar("Row", Workspace, RosterRow, ProposalRow, ModelRow, PolicyRow, RequestRow, WaiverRow)
@@ -211,6 +236,16 @@ def require_proposal(tables: Reader, proposal_id: str) -> ProposalRow:
     row = read(tables, ProposalRow, proposal_id)
     if row is None:
         raise UnknownNameError(f"there is no proposal {proposal_id:.40}", hint="`interlock list` shows them")
+    return row
+
+
+def require_request(tables: Reader, request_id: str) -> RequestRow:
+    """The row of a request; raises UnknownNameError."""
+    row = read(tables, RequestRow, request_id)
+    if row is None:
+        raise UnknownNameError(
+            f"there is no request {request_id:.40}", hint="`interlock list --requests` shows them"
+        )
     return row
 
 

@@ -1,9 +1,8 @@
-"""What the policies in force ask for, and how far the votes go. Pure.
+"""What the policies in force ask for a proposal, and how far the votes go. Pure.
 
 Invariants:
 - A vote counts only while its binding is what is so now: bundle, champion, evidence, verdict, policies and
-  roster. Nothing is carried over.
-- Of several policies the strictest value of each key holds; no policy for a model means blocked.
+  roster. No approval is carried over; a request for change is, until the person who made it is content.
 - Expiry counts from the verdict, a cool-down from the gate's own record that the quorum was complete:
   neither from what a signer says of the time.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
 
 from guardrails import approval
 from guardrails.approval import Tally, Terms
@@ -22,26 +20,21 @@ from guardrails.codec import encode_record
 from guardrails.decision_log.envelope import format_time, parse_time
 from guardrails.decision_log.tables import Reader
 from guardrails.errors import DeniedError, StaleError
+from guardrails.ledger.budgets import DAY
+from guardrails.ledger.in_force import effective_for, policies_for
 from guardrails.ledger.rows import (
-    ModelRow,
-    PolicyRow,
     ProposalRow,
     RequestRow,
     Vote,
-    WaiverRow,
     Workspace,
     read,
     read_all,
     require_model,
     require_roster,
 )
-from guardrails.policy import Effective, Policy, QuorumRule, combine, is_tightening, matching, parse_policy
-from guardrails.records import Action, Binding, ModelKind, PolicySource, Role, State, VerdictKind, Waiver
-
-FOUNDING = (QuorumRule(1, (Role.OPERATOR, Role.ROOT)),)
-"""Who may act while no policy is in force: set-up, and the way back from a workspace without policies."""
-
-DAY = timedelta(days=1)
+from guardrails.ledger.waivers import waived_rules
+from guardrails.policy import Effective, QuorumRule
+from guardrails.records import Action, Binding, State, VerdictKind
 
 
 class Due(StrEnum):
@@ -81,38 +74,6 @@ class Standing:
             raise DeniedError(
                 "the policy's promotions per day are used up", hint="wait until a day has passed"
             )
-
-
-# --- policies in force ---------------------------------------------------------------------
-
-
-@lru_cache(maxsize=256)
-def _parsed(digest: Digest, name: str, texts: tuple[tuple[str, str], ...], order: tuple[str, ...]) -> Policy:
-    return parse_policy(PolicySource(name, digest, order, dict(texts)))
-
-
-def policy_of(source: PolicySource) -> Policy:
-    """The policy in activated bytes; parsed once per digest."""
-    return _parsed(source.digest, source.name, tuple(sorted(source.files.items())), source.order)
-
-
-def policies_for(tables: Reader, model: ModelRow) -> tuple[PolicyRow, ...]:
-    """The binding policies in force that speak of a model."""
-    rows = {row.name: row for row in read_all(tables, PolicyRow)}
-    policies = [policy_of(row.source) for row in rows.values()]
-    found = matching(policies, model.name, ModelKind(model.kind), model.labels)
-    return tuple(rows[policy.name] for policy in found)
-
-
-def effective_for(tables: Reader, model: ModelRow) -> Effective:
-    """The strictest of what the policies for a model state."""
-    return combine([policy_of(row.source) for row in policies_for(tables, model)])
-
-
-def effective_everywhere(tables: Reader) -> Effective:
-    """The strictest of what all binding policies state: for halts, resumes, activations and waivers."""
-    policies = [policy_of(row.source) for row in read_all(tables, PolicyRow)]
-    return combine([policy for policy in policies if policy.is_binding])
 
 
 # --- proposals -----------------------------------------------------------------------------
@@ -162,7 +123,8 @@ def standing_of(tables: Reader, row: ProposalRow, now: str) -> Standing:
     terms = Terms.of(effective, excluded, judged_at)
     moment = parse_time(now)
     votes = [vote for vote in row.votes if _still_binds(vote, binding, effective)]
-    tally = approval.tally([_counted(v) for v in votes], require_roster(tables), rules, terms, moment)
+    counted = [counted_vote(vote) for vote in (*votes, *row.changes)]
+    tally = approval.tally(counted, require_roster(tables), rules, terms, moment)
     ready = _ready_at(tally, row, effective.cool_down)
     today = [time for time in model.promotions if moment - parse_time(time) < DAY]
     limit = effective.promotions_per_day
@@ -235,6 +197,14 @@ def due(tables: Reader, row: ProposalRow, now: str) -> Due:
     return Due.NOTHING
 
 
+def may_complete(tables: Reader, row: ProposalRow, now: str) -> bool:
+    """Whether the next decision on a proposal may be the one that lets it be promoted."""
+    if binding_of(tables, row) is None:
+        return False
+    standing = standing_of(tables, row, now)
+    return all(rule.quorum - len(standing.tally.people) <= 1 for rule in standing.rules)
+
+
 def sentence(tables: Reader, row: ProposalRow, now: str) -> str:
     """What is still missing, for people."""
     if row.state not in (State.AWAITING_APPROVAL, State.APPROVED):
@@ -260,80 +230,6 @@ def obstacle(tables: Reader, row: ProposalRow, now: str) -> str:
     return ""
 
 
-def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
-    """Refuse a new proposal while the policies' budgets for proposals and compute are used up."""
-    effective = effective_for(tables, model)
-    moment = parse_time(now)
-    rows = list(read_all(tables, ProposalRow))
-    today = [row for row in rows if moment - parse_time(row.created_at) < DAY]
-    pending = sum(1 for row in rows if row.state in (State.AWAITING_APPROVAL, State.APPROVED))
-    spent = sum(_cpu_seconds(row) for row in today) / 3600
-    budgets = (
-        ("proposals waiting for people", pending, effective.proposals_pending),
-        ("proposals in the last 24 hours", len(today), effective.proposals_per_day),
-        ("CPU hours in the last 24 hours", spent, effective.cpu_hours_per_day),
-    )
-    for what, used, limit in budgets:
-        if limit is not None and used >= limit:
-            raise DeniedError(
-                f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait"
-            )
-
-
-# --- requests ------------------------------------------------------------------------------
-
-
-def request_rules(tables: Reader, request: RequestRow) -> tuple[QuorumRule, ...]:
-    """Whose signatures an action needs."""
-    policies = list(read_all(tables, PolicyRow))
-    if not policies:
-        return FOUNDING
-    effective = effective_everywhere(tables)
-    if request.action is Action.ROLLBACK:
-        return effective_for(tables, require_model(tables, request.target)).rollback
-    if request.action in (Action.ACTIVATE, Action.DEACTIVATE):
-        old = next((policy_of(row.source) for row in policies if row.name == request.target), None)
-        new = policy_of(request.policy) if request.policy else None
-        others = [policy_of(row.source) for row in policies if row.name != request.target]
-        tightens = is_tightening(old, new, others)
-        return effective.activation_tighten if tightens else effective.activation_loosen
-    return {
-        Action.HALT: effective.halt, Action.RESUME: effective.resume, Action.WAIVE: effective.waiver,
-    }[request.action]  # fmt: skip
-
-
-def tally_request(tables: Reader, request: RequestRow, now: str) -> Tally:
-    """How far the signatures of a request go. Signatures under a former roster do not count."""
-    roster = require_roster(tables)
-    votes = [_counted(vote) for vote in request.votes if vote.roster == roster.version]
-    terms = Terms(alone=request.action in (Action.ACTIVATE, Action.DEACTIVATE))
-    return approval.tally(votes, roster, request_rules(tables, request), terms, parse_time(now))
-
-
-def require_complete(tables: Reader, request: RequestRow, now: str) -> Tally:
-    """The tally of a request whose quorum is complete; refuses otherwise."""
-    tally = tally_request(tables, request, now)
-    if not tally.complete:
-        raise DeniedError(f"{request.id}: the quorum is not complete: {tally.missing}")
-    return tally
-
-
-# --- waivers -------------------------------------------------------------------------------
-
-
-def waivers(tables: Reader) -> list[Waiver]:
-    """Every waiver that was granted and not revoked; the engine decides which are in force."""
-    return [row.waiver for row in read_all(tables, WaiverRow) if not row.revoked]
-
-
-def waived_rules(tables: Reader, row: ProposalRow, now: str) -> tuple[str, ...]:
-    """The rules that a waiver in force at a time speaks of, for this proposal's bundle."""
-    if row.proposal is None:
-        return ()
-    mine = [waiver for waiver in waivers(tables) if waiver.bundle == row.proposal.bundle]
-    return tuple(sorted({waiver.rule for waiver in mine if now < waiver.expires_at}))
-
-
 # --- inside --------------------------------------------------------------------------------
 
 
@@ -355,14 +251,17 @@ def _still_binds(vote: Vote, binding: Binding, effective: Effective) -> bool:
     return all(now[fields[name]] == then[fields[name]] for name in effective.invalidate_on)
 
 
-def _counted(vote: Vote) -> approval.Vote:
+def counted_vote(vote: Vote) -> approval.Vote:
+    """A vote as the quorum counts it."""
     return approval.Vote(
         vote.person,
         vote.role,
-        vote.action is not Action.REJECT,
+        vote.action not in (Action.REJECT, Action.REQUEST_CHANGES),
         parse_time(vote.at),
         vote.surface,
         vote.viewed,
+        vote.action is not Action.REQUEST_CHANGES,
+        parse_time(vote.expires_at) if vote.expires_at else None,
     )
 
 
@@ -386,9 +285,3 @@ def _ready_at(tally: Tally, row: ProposalRow, cool_down: timedelta) -> datetime 
     if cool_down <= timedelta(0):
         return tally.earliest_at
     return parse_time(row.approved_at) + cool_down if row.approved_at else None
-
-
-def _cpu_seconds(row: ProposalRow) -> float:
-    trained = row.proposal.compute.cpu_s if row.proposal else 0.0
-    failed = row.failure.compute.cpu_s if row.failure and row.failure.compute else 0.0
-    return trained + failed + (row.evidence.compute.cpu_s if row.evidence else 0.0)

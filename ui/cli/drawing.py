@@ -200,11 +200,12 @@ def draw_votes(console: Console, votes: Sequence[Json], now: str) -> None:
 
 def request_data(view: View, row: RequestRow) -> Json:
     """A request with its signatures, and what is still missing."""
-    from guardrails.ledger import standing
+    from guardrails.ledger import asked
 
     votes = [presenters.vote_fields(v, view.name_of(v.person), view.text(v.reason)) for v in row.votes]
     data = presenters.request_fields(row, votes)
-    data["missing"] = "" if row.done else standing.tally_request(view.snapshot.tables, row, _now()).missing
+    data["missing"] = asked.missing_of(view.snapshot.tables, row, _now())
+    data["state"] = asked.state_of(view.snapshot.tables, row, _now()).value
     return data
 
 
@@ -228,7 +229,7 @@ def draw_request(console: Console, data: Json, now: str) -> None:
 
 def rationales(view: View, row: ProposalRow) -> dict[str, str]:
     """Rule → why its number, from the policies in force that the verdict names; others are left out."""
-    from guardrails.ledger.standing import policy_of
+    from guardrails.ledger.in_force import policy_of
 
     found: dict[str, str] = {}
     for policy in view.policies():

@@ -99,7 +99,7 @@ def show_(session: Session, name: str) -> None:
 
 
 def _policies_for(view: Any, row: Any) -> Sequence[Any]:
-    from guardrails.ledger.standing import policies_for
+    from guardrails.ledger.in_force import policies_for
 
     return policies_for(view.snapshot.tables, row)
 
@@ -184,7 +184,7 @@ def _require_usable(kind: str, train: Sequence[str], controls: dict[str, str], t
     """Find out now, not in the first round, that a text cannot be read or nothing learns like that."""
     from sandbox import suites
 
-    if technique:
+    if technique and not technique.startswith("command:"):  # those are looked up when the table is read
         require_learner(technique)
     for source in (*train, *controls.values()) if kind == ModelKind.LLM else ():
         suites.read_source(_located(source), Path())

@@ -37,6 +37,7 @@ PAST = {
     Action.ROLLBACK: "rollback signed", Action.HALT: "halt signed", Action.RESUME: "resume signed",
     Action.WAIVE: "waiver signed", Action.ACTIVATE: "activation signed",
     Action.DEACTIVATE: "deactivation signed", Action.ADOPT: "adopted",
+    Action.ERASE: "erasure signed",
 }  # fmt: skip
 
 
@@ -124,8 +125,8 @@ def offered_role(
 
 def request_role(view: View, person: Person, wish: Intention, chosen: str | None, now: str) -> Role:
     """The role for a request, from the rules that the policies in force have for such a request."""
+    from guardrails.ledger.asked import request_rules
     from guardrails.ledger.rows import RequestRow
-    from guardrails.ledger.standing import request_rules
 
     row = RequestRow(
         "R-0000",

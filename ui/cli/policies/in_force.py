@@ -37,7 +37,7 @@ def show_(session: Session, name: str, effective: bool, model: str) -> None:
 
         show_effective(session, name, model)
         return
-    from guardrails.ledger.standing import policy_of
+    from guardrails.ledger.in_force import policy_of
 
     with session.view() as view:
         rows = view.policies()
@@ -135,7 +135,7 @@ def deactivate(session: Session, name: str, reason: str, role: str | None) -> No
 
 def _announce(session: Session, view: View, name: str, new: Policy | None) -> None:
     """Say what a change of policies would change, before anybody signs."""
-    from guardrails.ledger.standing import policy_of
+    from guardrails.ledger.in_force import policy_of
     from guardrails.policy import compare, contradictions, unknown_waivers
 
     in_force = {row.name: policy_of(row.source) for row in view.policies()}

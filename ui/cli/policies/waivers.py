@@ -63,7 +63,7 @@ def add_(session: Session, id_: str, rule: str, until: str, reason: str, role: s
 
 def _require_waivable(view: View, rule: str) -> None:
     """A waiver for a rule that cannot be waived would only mislead."""
-    from guardrails.ledger.standing import policy_of
+    from guardrails.ledger.in_force import policy_of
 
     for row in view.policies():
         found = policy_of(row.source).rule(rule)

@@ -6,8 +6,8 @@ import streamlit as st
 
 from guardrails.canonical import Digest
 from guardrails.errors import InterlockError
+from guardrails.ledger import champions
 from guardrails.ledger import requests as ledger_requests
-from guardrails.ledger import transitions
 from guardrails.ledger.rows import ModelRow
 from guardrails.records import Action, Outcome, Person
 from guardrails.view import View
@@ -120,7 +120,7 @@ def _cumulative(view: View, model: ModelRow) -> str:
 
 
 def _ask(view: View, model: ModelRow, target: Digest) -> signing.Ask:
-    left, barred = transitions.after_rollback(view.snapshot.tables, model, target)
+    left, barred = champions.after_rollback(view.snapshot.tables, model, target)
     gone = counted(len({digest for digest, _ in left} - {target}), "later champion")
     also = ", ".join(barred[:12]) + (" …" if len(barred) > 12 else "")
     return signing.Ask(

@@ -6,6 +6,7 @@ import streamlit as st
 
 from guardrails.errors import InterlockError, StaleError, UnknownNameError
 from guardrails.ledger import standing as standings
+from guardrails.ledger.in_force import policy_of
 from guardrails.ledger.rows import ProposalRow
 from guardrails.ledger.standing import Standing
 from guardrails.records import Action, Person, State, VerdictKind
@@ -122,7 +123,7 @@ def _why(view: View, row: ProposalRow) -> Html:
 
 def _rationale(view: View, rule: str) -> str:
     """What the policy in force says about why a rule is there; empty where no rule has that name."""
-    rules = (found for row in view.policies() for found in standings.policy_of(row.source).rules)
+    rules = (found for row in view.policies() for found in policy_of(row.source).rules)
     return next((found.rationale for found in rules if found.id == rule), "")
 
 

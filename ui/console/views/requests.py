@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from guardrails.ledger import standing
+from guardrails.ledger import asked
 from guardrails.ledger.rows import RequestRow
 from guardrails.view import View
 from ui.console import markup, session
@@ -24,7 +24,7 @@ def show_open() -> None:
             el("div", el("h2", "Requests"), el("span", f"{len(waiting)} · need more signatures"), cls="group")
         )
         for row in waiting:
-            tally = standing.tally_request(view.snapshot.tables, row, moment)
+            tally = asked.tally_request(view.snapshot.tables, row, moment)
             signed = ", ".join(view.name_of(vote.person) for vote in row.votes)
             reason = view.text(row.votes[0].reason) if row.votes else ""
             left, right = st.columns([5, 1], vertical_alignment="center")

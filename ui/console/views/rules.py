@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from guardrails.authoring.remedy import remedy
 from guardrails.checks import CHECKS
 from guardrails.ledger.rows import ProposalRow
 from guardrails.records import Finding, Outcome
 from ui.console import markup
 from ui.console.markup import Html, el
+from ui.console.views import whatif
 from ui.presenters import counted, finding_mark, interval, number, one_line, plain, size, worst_first
 
 _OPERATORS = {"<=": "≤", ">=": "≥", "==": "="}
@@ -38,6 +40,7 @@ def show(row: ProposalRow) -> None:
         with st.expander(f"{counted(len(skipped), 'rule does', 'rules do')} not apply to this proposal"):
             rows = [(el("b", f.rule), one_line(f.message, 300), _source(f)) for f in skipped]
             markup.show(markup.table(("Rule", "Why not", "Policy line"), rows))
+    whatif.show(row)
 
 
 def _table(findings: list[Finding], confidence: float) -> Html:
@@ -102,7 +105,10 @@ def _message(finding: Finding) -> Html | None:
     """What the engine adds where the numbers alone do not say it."""
     if finding.outcome in (Outcome.ERROR, Outcome.INCONCLUSIVE) or finding.waived or finding.shadow:
         return el("div", one_line(finding.message, 400), cls="msg")
-    return None
+    needed, above = remedy(finding).observed, ">" in finding.limit
+    if needed is None:
+        return None
+    return el("div", f"passes {'above' if above else 'below'} about {number(needed)} at this n", cls="msg")
 
 
 def _amount(finding: Finding, value: float) -> str:

@@ -14,7 +14,7 @@ import streamlit as st
 from guardrails.canonical import Digest
 from guardrails.decisions import MAX_REASON_CHARS, Intention, Receipt
 from guardrails.errors import InterlockError, StaleError
-from guardrails.ledger import standing
+from guardrails.ledger import asked
 from guardrails.ledger.rows import RequestRow
 from guardrails.policy import QuorumRule
 from guardrails.records import Action, Binding, ModelKind, PolicySource, Role, Surface, Waiver
@@ -50,12 +50,12 @@ class Ask:
 def roles_for_request(view: View, action: Action, target: str) -> tuple[Role, ...]:
     """The roles that an action may be signed in."""
     row = RequestRow("", action, target, "", False, ())
-    return _roles_of(standing.request_rules(view.snapshot.tables, row))
+    return _roles_of(asked.request_rules(view.snapshot.tables, row))
 
 
 def roles_of_request(view: View, row: RequestRow) -> tuple[Role, ...]:
     """The roles that an open request may be signed in."""
-    return _roles_of(standing.request_rules(view.snapshot.tables, row))
+    return _roles_of(asked.request_rules(view.snapshot.tables, row))
 
 
 def _roles_of(rules: tuple[QuorumRule, ...]) -> tuple[Role, ...]:

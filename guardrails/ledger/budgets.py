@@ -1,0 +1,40 @@
+"""Budgets of the policies: what may wait for people, be proposed and be computed a day. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from guardrails.decision_log.envelope import parse_time
+from guardrails.decision_log.tables import Reader
+from guardrails.errors import DeniedError
+from guardrails.ledger.in_force import effective_for
+from guardrails.ledger.rows import ModelRow, ProposalRow, read_all
+from guardrails.records import State
+
+DAY = timedelta(days=1)
+
+
+def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
+    """Refuse a new proposal while the policies' budgets for proposals and compute are used up."""
+    effective = effective_for(tables, model)
+    moment = parse_time(now)
+    rows = list(read_all(tables, ProposalRow))
+    today = [row for row in rows if moment - parse_time(row.created_at) < DAY]
+    pending = sum(1 for row in rows if row.state in (State.AWAITING_APPROVAL, State.APPROVED))
+    spent = sum(_cpu_seconds(row) for row in today) / 3600
+    budgets = (
+        ("proposals waiting for people", pending, effective.proposals_pending),
+        ("proposals in the last 24 hours", len(today), effective.proposals_per_day),
+        ("CPU hours in the last 24 hours", spent, effective.cpu_hours_per_day),
+    )
+    for what, used, limit in budgets:
+        if limit is not None and used >= limit:
+            raise DeniedError(
+                f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait"
+            )
+
+
+def _cpu_seconds(row: ProposalRow) -> float:
+    trained = row.proposal.compute.cpu_s if row.proposal else 0.0
+    failed = row.failure.compute.cpu_s if row.failure and row.failure.compute else 0.0
+    return trained + failed + (row.evidence.compute.cpu_s if row.evidence else 0.0)
