@@ -68,7 +68,7 @@ class Watchdog:
     limits: Limits
     group: cgroup.Group | None = None
     usage: Usage = field(default_factory=Usage)
-    _nameless: tuple[float, int, str] = (-_NAMELESS_S, 0, "")
+    _nameless: tuple[float, int, str] = (0.0, 0, "")
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
@@ -122,7 +122,9 @@ class Watchdog:
         """Bytes in the output, those without a name among them, and what is wrong with it."""
         named, trouble = folder_bytes(self.out)
         if self.wall_s - self._nameless[0] >= _NAMELESS_S:
-            pids = [process.pid for process in processes or self._processes()]
+            pids = [process.pid for process in processes]
+            if not pids and self.group is not None:
+                pids = self.group.members()
             self._nameless = (self.wall_s, *nameless.held_bytes(pids, self.out))
         _, held, hidden = self._nameless
         return named + held, trouble or hidden
