@@ -149,23 +149,23 @@ class _Reader:
         self.origin: dict[str, str] = {}
 
     def line(self, path: tuple[str, ...], place: int = 0) -> int:
-        """The line of a key: the first that assigns it after its table's header; 1 if not found.
+        """The line of a key, or of the nearest table around it that can be found.
 
         ``place`` counts the tables of a list that share a header.
         """
-        header = re.compile(
-            r"^\s*\[+\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in path[:-1]) + r"\s*\]+"
-        )
-        key = re.compile(rf'^\s*"?{re.escape(path[-1])}"?\s*[=.]')
-        start = 0
-        if len(path) > 1:
-            headers = [i for i, line in enumerate(self.lines) if header.match(line)]
-            start = headers[min(place, len(headers) - 1)] + 1 if headers else 0
-        own = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in path) + r"\s*[\].]")
+        names = [rf'"?{re.escape(name)}"?' for name in path]
+        key = re.compile(rf"^\s*{names[-1]}\s*[=.]")
+        own = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(names) + r"\s*[\].]")
+        header = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(names[:-1]) + r"\s*\]+")
+        headers = [i for i, line in enumerate(self.lines) if header.match(line)] if len(path) > 1 else [-1]
+        start = headers[min(place, len(headers) - 1)] + 1 if headers else len(self.lines)
         for index, line in enumerate(self.lines[start:], start + 1):
             if key.match(line):
                 return index
-        return next((i for i, line in enumerate(self.lines, 1) if own.match(line)), max(start, 1))
+            if line.lstrip().startswith("["):
+                break
+        around = start if headers else self.line(path[:-1], place)
+        return next((i for i, line in enumerate(self.lines, 1) if own.match(line)), max(around, 1))
 
     def fail(self, path: tuple[str, ...], message: str, hint: str = "", place: int = 0) -> ConfigError:
         """An error located at a key."""

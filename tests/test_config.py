@@ -53,6 +53,23 @@ def test_the_origin_of_a_value_is_known(tmp_path):
         ("[loops]\n", 1, "did you mean loop"),
         (MODEL + "[[models.m.recipes]]\nsteps = 3\n", 4, "needs a technique"),
         ('[learners.x]\ncommand = "rm"\n', 2, "wrong type"),
+        ("[learners.x]\n", 1, "list of one or more texts"),
+        ("[learners.x]\ncommand = []\n", 2, "list of one or more texts"),
+        ('[learners.x]\ncommand = ["a", 1]\n', 2, "list of one or more texts"),
+        ('[learners.x]\ncommand = [""]\n', 2, "a program first"),
+        ('[learners.x]\ncommand = ["a\\u0000"]\n', 2, "NUL"),
+        ('[learners.x]\ncommand = ["a"]\nfile = "x"\n', 3, "did you mean files"),
+        ('[learners.x]\ncommand = ["a"]\nfiles = ""\n', 3, "directory"),
+        ('[learners.x]\ncommand = ["a"]\nlimits = {wall = 3}\n', 3, "unknown key"),
+        ('[learners.x]\ncommand = ["a"]\n[learners.x.limits]\nwall_s = 0\n', 4, "above 0"),
+        ('[learners."X Y"]\ncommand = ["a"]\n', 1, "not a usable name"),
+        (MODEL + "limits = {cpu_s = -1}\n", 4, "above 0"),
+        (
+            MODEL
+            + '[[models.m.recipes]]\ntechnique = "a"\n[[models.m.recipes]]\ntechnique = "command:gone"\n',
+            7,
+            "no learner command:gone",
+        ),
     ],
 )
 def test_errors_say_where_and_what(tmp_path, text, line, said):
@@ -60,6 +77,20 @@ def test_errors_say_where_and_what(tmp_path, text, line, said):
         load_config(written(tmp_path, text))
     assert f"interlock.toml:{line}:" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_learners_are_programs_with_files_and_limits_of_their_own(tmp_path):
+    text = (
+        '[learners.x]\ncommand = ["python", "train.py"]\nfiles = "mine"\nlimits = {wall_s = 60}\n'
+        + MODEL
+        + '[[models.m.recipes]]\ntechnique = "command:x"\nsteps = 3\n'
+    )
+    config = load_config(written(tmp_path, text))
+    learner = config.learners["x"]
+    assert (learner.command, learner.files) == (("python", "train.py"), tmp_path / "mine")
+    assert learner.limits.wall_s == 60
+    recipe = config.models["m"].recipes[0]
+    assert (recipe.technique, recipe.settings, recipe.learner) == ("command:x", {"steps": "3"}, learner)
 
 
 @pytest.mark.parametrize("text", ["[models", "\x00", "a = 1\na = 2\n", "[models.m]\nkind = 1979-05-27\n"])

@@ -9,7 +9,8 @@ Invariants:
 
 Modules: ``spec`` (what to run), ``interpreter`` (which host files a Python needs), ``bubblewrap``
 (namespaces and mounts), ``guard`` (what the job's process does to itself before it becomes the
-job), ``syscalls``/``seccomp``/``landlock`` (the guard's rules), ``meter`` (totals), ``job`` (one
+job), ``syscalls``/``refused``/``seccomp``/``landlock`` (the guard's rules), ``notify``
+(hearing of what they refuse), ``meter`` (totals), ``job`` (one
 run, start to last process), ``probe``/``canary`` (does the level hold here?), ``levels`` (the
 public face), ``folders``, ``collector``/``formats``/``manifest`` (what comes out).
 """
