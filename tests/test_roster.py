@@ -542,3 +542,87 @@ def test_the_log_key_is_not_replaced_in_the_store_alone(site):
         log.transaction(),
     ):
         pass
+
+
+# --- the ways back -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def founded(tmp_path, capsys, monkeypatch):
+    """Runs ``init`` with a fast key derivation and without any model."""
+    monkeypatch.setattr("ui.cli.start.KDF_ROUNDS", 1)
+    monkeypatch.setattr("ui.cli.people.KDF_ROUNDS", 1)
+    monkeypatch.setattr("ui.setup.adopt", lambda *_: None)
+    for name in ("INTERLOCK_AS", "INTERLOCK_ROOT_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def make(name: str, *words) -> Cli:
+        made = Cli(tmp_path / name, capsys)
+        made.ok("init", "--operator", "Ada", *words)
+        return made
+
+    return make
+
+
+def test_a_recovery_key_replaces_a_lost_one(founded, tmp_path):
+    spare = tmp_path / "recovery"
+    cli = founded("workspace", "--recovery-key", spare)
+    assert spare.stat().st_mode & 0o077 == 0
+    assert len(pins.pinned(cli.path)) == 2, "both founded the log, both are pinned"
+    assert len(cli.ok("roster", "show")["people"]) == 2
+    # A sole operator with a recovery key is still alone, and can loosen a policy.
+    policy = tmp_path / "default.yaml"
+    text = cli.ok("policy", "show", "default")["texts"]["default.yaml"]
+    policy.write_text(text.replace("expiresAfter: 72h", "expiresAfter: 96h"))
+    assert policy.read_text() != text
+    assert cli.ok("policy", "activate", policy, "--reason", "longer", "--as", "Ada")["state"] == "done"
+    fresh = tmp_path / "fresh"
+    fresh.write_text("another passphrase\n")
+    lost = cli.ok("operator", "list")[0]["keys"][0]
+    cli.ok("operator", "rekey", "Ada", "--key", spare, "--new-passphrase-file", fresh)
+    assert f"{lost} (revoked)" in cli.ok("operator", "list")[0]["keys"]
+    assert cli("--passphrase-file", fresh, "halt", "--reason", "I am back", "--as", "Ada").status == 0
+    assert cli.ok("log", "verify")["ok"]
+
+
+def test_a_recovery_key_overwrites_nothing_and_decides_nothing(founded, tmp_path):
+    spare = tmp_path / "recovery"
+    spare.write_text("precious")
+    cli = Cli(tmp_path / "workspace", founded("other").capsys)
+    assert cli.signed("init", "--operator", "Ada", "--recovery-key", spare).status == 2
+    assert spare.read_text() == "precious"
+    assert not cli.path.exists()
+    assert cli.signed("init", "--recovery-key", tmp_path / "x").status == 2
+    made = founded("third", "--recovery-key", tmp_path / "spare")
+    assert made.signed("halt", "--reason", "x", "--as", "recovery key").status in (2, 6)
+
+
+def test_a_log_goes_on_from_one_whose_roots_are_lost(template, tmp_path, founded):
+    former = copy_of(template, tmp_path / "former")
+    before = (former / "log.db").read_bytes()
+    cli = founded("successor", "--successor-of", former)
+    with Workspace(former).log.read() as snapshot:
+        origin, size, root = snapshot.origin, snapshot.size, snapshot.root
+    first = cli.ok("log", "show", "0")["body"]
+    assert first["predecessor"] == {"origin": origin, "size": size, "root": root}
+    old = Cli(former, cli.capsys)
+    assert (
+        cli.ok("model", "show", "toy")["champion_digest"] == old.ok("model", "show", "toy")["champion_digest"]
+    )
+    assert cli.ok("policy", "show", "main")["digest"] == old.ok("policy", "show", "main")["digest"]
+    verified = cli.ok("log", "verify")
+    assert verified["ok"]
+    assert any(origin in note for note in verified["notes"])
+    assert (former / "log.db").read_bytes() == before
+    assert cli.ok("operator", "list")[0]["name"] == "Ada"
+    assert cli.signed("init", "--operator", "Eve", "--successor-of", former).status == 6
+
+
+def test_nothing_goes_on_from_a_log_that_does_not_hold(template, tmp_path, founded):
+    former = copy_of(template, tmp_path / "former")
+    with sqlite3.connect(former / "log.db") as connection:
+        connection.execute("delete from projection where \"table\" = 'policies'")
+    cli = Cli(tmp_path / "successor", founded("other").capsys)
+    ran = cli.signed("init", "--operator", "Ada", "--successor-of", former)
+    assert (ran.status, "the former log does not hold" in ran.err) == (7, True)
+    assert not cli.path.exists()

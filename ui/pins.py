@@ -70,5 +70,6 @@ def pin(log: Log, workspace: Path) -> tuple[str, ...]:
     if not file.exists():
         incoming = file.with_suffix(".new")
         incoming.write_text(_HEADER + "".join(f"{key}\n" for key in keys), encoding="ascii")
+        incoming.chmod(0o600)
         incoming.replace(file)
     return keys

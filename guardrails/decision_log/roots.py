@@ -16,17 +16,26 @@ from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
 from guardrails.decision_log.keys import is_signed_by, person_keyid
 from guardrails.decision_log.snapshot import Entry
 from guardrails.errors import LogVerificationError, RecordError, UsageError
-from guardrails.records import Role, Roster
+from guardrails.records import Predecessor, Role, Roster
 
 MAX_PINS = 64
 
 
 def root_keys(first: Entry) -> tuple[str, ...]:
     """The public keys of the roots in a log's first record."""
+    roster = _roster(first)
+    return tuple(key.public for person in roster.people if Role.ROOT in person.roles for key in person.keys)
+
+
+def predecessor(first: Entry) -> Predecessor | None:
+    """The log that this one says to follow; None for most."""
+    return _roster(first).predecessor
+
+
+def _roster(first: Entry) -> Roster:
     if first.statement.record != "roster":
         raise LogVerificationError("the first record is no roster", index=0)
-    roster = decode_record(Roster, dict(first.statement.body))
-    return tuple(key.public for person in roster.people if Role.ROOT in person.roles for key in person.keys)
+    return decode_record(Roster, dict(first.statement.body))
 
 
 def founding_keys(first: Entry) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from guardrails.decision_log import coverage, merkle
 from guardrails.decision_log.cosignature import VerifierKey
 from guardrails.decision_log.coverage import Coverage
 from guardrails.decision_log.envelope import format_time, parse_time
-from guardrails.decision_log.roots import require_pinned, root_keys
+from guardrails.decision_log.roots import predecessor, require_pinned, root_keys
 from guardrails.decision_log.store import Entry, Project, Snapshot
 from guardrails.decision_log.succession import LogKeys
 from guardrails.decision_log.tables import MemoryTables, Reader
@@ -174,6 +174,11 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pi
         result.notes.append("the log is empty: nobody has been set up")
         return
     result.root_keys = root_keys(snapshot.entry(0))
+    if before := predecessor(snapshot.entry(0)):
+        result.notes.append(
+            f"this log follows {before.origin} (at {before.size} records, root {before.root}), which is not verified "
+            "here; that its founder may go on from there is for whoever trusted the former roots to judge"
+        )
     if not pins:
         result.notes.append("no root key was given: compare the root keys above with those you were handed")
         return

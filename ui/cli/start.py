@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,14 +43,35 @@ _START_S = 60.0
 
 @command("init", help="Make a workspace. With --operator also its first person, policy and champions.")
 @click.option("--operator", default="", metavar="NAME", help="The first person: root and operator.")
-def init(session: Session, operator: str) -> None:
+@click.option(
+    "--recovery-key",
+    "recovery",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the key of a second root there, to be kept elsewhere: it replaces a lost key.",
+)
+@click.option(
+    "--successor-of",
+    "former",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on from a workspace whose roots are lost: verify it, name it in the first roster, take over its champions.",
+)
+def init(session: Session, operator: str, recovery: Path | None, former: Path | None) -> None:  # fmt: skip
     """Make a workspace."""
     from ui import setup
 
+    if not operator and (recovery is not None or former is not None):
+        raise UsageError("--recovery-key and --successor-of need --operator NAME")
+    if recovery is not None and recovery.exists():
+        raise UsageError(f"{recovery} exists already; a private key is never overwritten")
     passphrase = _first_passphrase(session, operator) if operator else ""
+    if former is not None:
+        _succeed(session, former, operator, passphrase, recovery)
+        return
     workspace = _created(session)
     if operator:
-        key = setup.found(workspace, operator, passphrase, rounds=KDF_ROUNDS)
+        key = setup.found(workspace, operator, passphrase, recovery=recovery, rounds=KDF_ROUNDS)
         _complete(session, workspace, key)
     elif setup.is_founded(workspace) and not setup.is_ready(workspace):
         person = session.person()
@@ -60,6 +82,23 @@ def init(session: Session, operator: str) -> None:
         with session.view() as view:
             name = view.name_of(person.id)
         _complete(session, workspace, session.unlock(person, name))
+    _give_workspace(session, workspace)
+
+
+def _succeed(session: Session, former: Path, name: str, passphrase: str, recovery: Path | None) -> None:
+    """A workspace whose log goes on from another one."""
+    from ui.succession import predecessor_of, take_over
+    from ui.wiring import open_workspace
+
+    before = open_workspace(former)
+    session.output.note("verifying the former log")
+    predecessor = predecessor_of(before)
+    workspace = _created(session)
+    with session.output.progress() as report:
+        take_over(
+            workspace, before, predecessor, name, passphrase, report, recovery=recovery, rounds=KDF_ROUNDS
+        )
+    session.output.note(f"it follows {predecessor.origin}, at {predecessor.size} records; keep that log too")
     _give_workspace(session, workspace)
 
 
@@ -105,7 +144,13 @@ def _complete(session: Session, workspace: Workspace, key: PersonKey) -> None:
 def _give_workspace(session: Session, workspace: Workspace) -> None:
     with session.view() as view:
         people = [(person, name) for person, name in view.people()]
-        roots = [key.public for person, _ in people if Role.ROOT in person.roles for key in person.keys]
+        roots = [
+            key.public
+            for person, _ in people
+            if Role.ROOT in person.roles
+            for key in person.keys
+            if not key.revoked
+        ]
         data: dict[str, Any] = {
             "workspace": str(workspace.path),
             "operators": [{"id": p.id, "name": n, "roles": [r.value for r in p.roles]} for p, n in people],
@@ -126,8 +171,14 @@ def _give_workspace(session: Session, workspace: Workspace) -> None:
             return
         if len(roots) == 1:
             console.print(line(
-                "Write the root key down: `interlock log verify --root-key` checks the log against it. "
-                "Add a second root (interlock operator add NAME --role root --role safety): a lost key cannot be replaced."
+                "Write the root key down: `interlock log verify --root-key` checks the log against it. Add a second "
+                "root (interlock operator add NAME --role root --role safety): who loses the only root key cannot "
+                "change the roster any more."
+            ), soft_wrap=True)  # fmt: skip
+        else:
+            console.print(line(
+                "Write the root keys down: `interlock log verify --root-key` checks the log against them. "
+                "A recovery key belongs on another medium, away from this machine."
             ), soft_wrap=True)  # fmt: skip
         console.print(line("next: interlock loop run --rounds 1, or interlock up"))
 
