@@ -29,6 +29,7 @@ from guardrails.errors import InterlockError, JobFailedError
 from guardrails.records import Compute
 from sandbox import supervisor
 from sandbox.isolation.folders import private_folder
+from sandbox.isolation.notify import UNSEEN
 from sandbox.isolation.spec import JobOutcome, JobSpec
 from sandbox.listeners import Listener, listeners
 from sandbox.runner import JobHandle, LogLines
@@ -189,7 +190,7 @@ class _RayHandle:
 
     def _unmeasured(self, reason: str) -> JobOutcome:
         compute = Compute(time.monotonic() - self._started, 0.0, 0, 0, "unmeasured")
-        return JobOutcome(None, reason, self._level, compute, (), "")
+        return JobOutcome(None, reason, self._level, compute, UNSEEN, "")
 
 
 def _task(folder: Path) -> Callable[[], str]:

@@ -192,6 +192,7 @@ def test_a_dead_supervisor_takes_the_job_with_it_and_nothing_is_repeated(
     outcome = wait(handle, 30)
     assert outcome.exit is None
     assert outcome.killed.startswith("its supervisor died")
+    assert {denial.count for denial in outcome.denied} == {None}, "nobody saw what it was refused"
     time.sleep(2)
     assert not alive(spec.argv[2])
     assert len(list((tmp_path / "job.out").iterdir())) == 1

@@ -41,6 +41,9 @@ FOREIGN = "system calls of another machine (i386, x32)"
 FILES = "files: by Landlock, mounts and permissions"
 _SIGSYS_STATUS = 128 + 31
 
+UNSEEN = (Denial(CALLS, None, refused.ORDINARY), Denial(FILES, None, "EACCES"))
+"""What is said of a job whose supervisor could see nothing."""
+
 
 class Refusals:
     """Counts what one job is refused, from the filter's listener, in a thread of its own."""
@@ -83,10 +86,10 @@ class Refusals:
         seen = sorted(dict(self._counts).items(), key=lambda item: (-item[1], item[0]))
         found = [Denial(name, count, answer) for (name, answer), count in seen]
         if not self._observed:
-            found.append(Denial(CALLS, None, refused.ORDINARY))
+            found.append(UNSEEN[0])
         if self._machine == "x86_64":
             found.append(Denial(FOREIGN, 1 if status == _SIGSYS_STATUS else None, "SIGSYS"))
-        return (*found, Denial(FILES, None, "EACCES"))
+        return (*found, UNSEEN[1])
 
     def _serve(self) -> None:
         try:
