@@ -52,7 +52,8 @@ class Walker:
         self.number += 1
         gate, number = self.gate, self.number
         champion = gate.require_ready(MODEL)
-        folder = self.path / "jobs" / f"bundle-{self.turn}-{number}"
+        # Beside the workspace: what this process writes itself meets no faults.
+        folder = self.path.with_name(f"{self.path.name}-jobs") / f"{self.turn}-{number}"
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "model.safetensors").write_bytes(f"{self.turn} {number} ".encode() * 50)
         compute = Compute(1.0, 1.0, 1, 1, "test")
@@ -104,10 +105,7 @@ def meet(path: Path, turn: str, at: int, mode: int) -> None:
     faults.fault_arm(ctypes.c_long(at), mode, os.fsencode(path) + b"/")
     try:
         walker.walk(back=True)
-    except (InterlockError, OSError) as error:
-        # The folder for a job is made by this test itself, so there an OSError is one.
-        if not isinstance(error, InterlockError) and "jobs" not in str(error.filename):
-            raise
+    except InterlockError as error:
         faults.fault_arm(0, 0, b"/")
         print(f"refused {error}", flush=True)
         walker.turn += "-again"

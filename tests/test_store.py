@@ -206,6 +206,61 @@ def test_the_same_record_twice_in_one_transaction(log: Log):
         assert snapshot.size == 0
 
 
+def test_a_batch_is_the_same_log_as_its_records_one_by_one(log: Log):
+    add(log)
+    [first] = add(log)
+    envelopes = [record(None, first.reference) for _ in range(1100)]
+    with log.transaction() as transaction:
+        transaction.append(record())
+        entries = transaction.append_all(envelopes)
+        inner = transaction.append_all([record(None, entries[7].reference)])
+        assert transaction.append_all([]) == []
+        transaction.append(record(None, inner[0].reference))
+    assert [entry.seq for entry in entries] == list(range(3, 1103))
+    with log.read() as snapshot:
+        found = check(snapshot)
+        assert [entry.envelope for entry in found[3:1103]] == envelopes
+        for seq in (0, 3, 700, 1104):
+            path = snapshot.inclusion_proof(seq)
+            merkle.verify_inclusion(
+                bytes.fromhex(found[seq].leaf), seq, 1105, path, bytes.fromhex(snapshot.root)
+            )
+    add(log)
+
+
+def test_records_of_a_batch_may_refer_to_earlier_ones_of_it_only(log: Log):
+    one = record()
+    leaf = merkle.leaf_hash(one).hex()
+    with log.transaction() as transaction:
+        transaction.append_all([one, record(None, Reference(0, leaf))])
+    later = record()
+    batch = [record(None, Reference(3, merkle.leaf_hash(later).hex())), later]
+    with pytest.raises(RecordError, match="record 3 that this log does not have"), log.transaction() as tx:
+        tx.append_all(batch)
+
+
+def test_a_refused_batch_leaves_no_trace_and_the_transaction_goes_on(log: Log):
+    [first] = add(log)
+    same = record()
+    refused = {
+        "already in the log, as record 0": [record(), first.envelope],
+        "already in the log, as record 2": [same, same],
+        "cannot enter": [record(), record(log="interlock/other")],
+        "record 9 that": [record(None, Reference(9, "ab" * 32))],
+        "refuses this": [record(), record({"refuse": True})],
+        "not JSON": [record(), b""],
+    }
+    with log.transaction() as transaction:
+        transaction.append(record())
+        for reason, batch in refused.items():
+            with pytest.raises(InterlockError, match=reason):
+                transaction.append_all(batch)
+            assert transaction.size == 2
+        transaction.append_all([record()])
+    with log.read() as snapshot:
+        assert len(check(snapshot)) == 3
+
+
 # --- openings ------------------------------------------------------------------------------
 
 

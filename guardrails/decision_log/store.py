@@ -31,6 +31,7 @@ from guardrails.records import Commitment, Opening
 
 __all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
 
+_LOOKED_UP = 500
 
 Project = Callable[[Tables, Entry], None]
 """Brings the projection up to date with one entry; raises an InterlockError to refuse the entry."""
@@ -72,6 +73,39 @@ class Transaction(Snapshot):
         self.size += 1
         return entry
 
+    def append_all(self, envelopes: Iterable[bytes]) -> list[Entry]:
+        """Add many records, all or none: what costs ``append`` some statements a record costs this some a batch.
+
+        Raises:
+            RecordError: as ``append``; the transaction is as it was before.
+            InterlockError: whatever the projection refuses one of them for.
+        """
+        entries = [Entry.parse(seq, envelope) for seq, envelope in enumerate(envelopes, self.size)]
+        self._check_all(entries)
+        grown: dict[tuple[int, int], bytes] = {}
+
+        def lookup(level: int, position: int) -> bytes:
+            return grown.get((level, position)) or self.node(level, position)
+
+        for entry in entries:
+            for node in merkle.completed(lookup, entry.seq, bytes.fromhex(entry.leaf)):
+                grown[node.level, node.position] = node.hash
+        if not entries:
+            return entries
+        rows = [
+            {"seq": one.seq, "leaf": one.leaf, "envelope": one.envelope, "time": one.statement.time}
+            for one in entries
+        ]
+        nodes = [{"level": level, "position": at, "hash": value} for (level, at), value in grown.items()]
+        with self._all_or_nothing():
+            self._connection.execute(insert(database.entries), rows)
+            self._connection.execute(insert(database.nodes), nodes)
+            for entry in entries:
+                self._project(self._writable, entry)
+        self._nodes.update(grown)
+        self.size += len(entries)
+        return entries
+
     def finish(self) -> None:
         """Refuse to commit what the database has failed on, even if a caller went on regardless."""
         if self._failed:
@@ -94,9 +128,33 @@ class Transaction(Snapshot):
             raise
         savepoint.commit()
 
-    def _check(self, entry: Entry) -> None:
+    def _check_all(self, entries: list[Entry]) -> None:
+        """What ``_check`` does, for a batch whose records may refer to each other."""
+        own: dict[str, int] = {}
+        table = database.entries
+        for entry in entries:
+            self._check_origin(entry)
+            there = own.setdefault(entry.leaf, entry.seq)
+            if there != entry.seq:
+                raise RecordError(f"this very record is already in the log, as record {there}")
+            for reference in entry.statement.references:
+                if own.get(reference.sha256) == reference.seq < entry.seq:
+                    continue
+                query = select(table.c.leaf).where(table.c.seq == reference.seq)
+                if self._connection.execute(query).scalar() != reference.sha256:
+                    raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
+        for low in range(0, len(entries), _LOOKED_UP):
+            leaves = [entry.leaf for entry in entries[low : low + _LOOKED_UP]]
+            known = self._connection.execute(select(table.c.seq).where(table.c.leaf.in_(leaves))).scalar()
+            if known is not None:
+                raise RecordError(f"this very record is already in the log, as record {known}")
+
+    def _check_origin(self, entry: Entry) -> None:
         if entry.statement.log != self.origin:
             raise RecordError(f"a record of log '{entry.statement.log:.80}' cannot enter '{self.origin}'")
+
+    def _check(self, entry: Entry) -> None:
+        self._check_origin(entry)
         table = database.entries
         there = self._connection.execute(select(table.c.seq).where(table.c.leaf == entry.leaf)).scalar()
         if there is not None:
