@@ -8,13 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import struct
 import subprocess
 
 import fakes
 import pytest
-from cli_workspace import OPERATOR, SAFETY, Cli, Made, copy_of
+from cli_workspace import OPERATOR, REPOSITORY, SAFETY, Cli, Made, copy_of
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from guardrails import offline
@@ -409,3 +410,46 @@ def test_the_rendering_leaves_nothing_out(cli, exported):
     squeezed = shown.replace(" ", "")
     for scalar in [*scalars(dict(statement.body)), statement.log, statement.time]:
         assert scalar.replace(" ", "") in squeezed, scalar
+
+
+# --- the auditors' page, to the letter ---------------------------------------------------------
+
+
+def documented() -> list[list[str]]:
+    """The command blocks of the page's section on standard tools."""
+    page = (REPOSITORY / "docs" / "auditors.md").read_text(encoding="utf-8")
+    section = page.partition("## With standard tools")[2].partition("\n## ")[0]
+    return [
+        [line.strip() for line in block.splitlines()]
+        for block in section.split("\n\n") if block.startswith("    ")
+    ]  # fmt: skip
+
+
+def shell(folder, lines, **env):
+    script = "set -eo pipefail\n" + "\n".join(lines)
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, **env}
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_the_documented_commands_check_a_decision_and_a_service(cli, exported, tmp_path):
+    cli.ok("approve", "P-0001", "--import", ssh_sign(tmp_path / "nia", exported))
+    person, service = documented()
+    assert person[0].startswith("interlock --workspace COPY log proof 17 ")
+    for seq, words, env in (
+        (newest(cli, "decision").seq, person[1:], {}),
+        (newest(cli, "promotion").seq, [*person[1:4], *service],
+         {"SERVICE_KEY": cli.ok("roster", "show")["services"]["gate"]}),
+    ):  # fmt: skip
+        folder = tmp_path / str(seq)
+        folder.mkdir()
+        shutil.copy(tmp_path / "nia.pub", folder)
+        cli.ok("log", "proof", seq, "--to", folder / "17.tlog-proof", "--record-to", folder / "record.json")
+        good = shell(folder, words, **env)
+        assert good.returncode == 0, good.stderr
+        record = (folder / "record.json").read_text()
+        payload = base64.b64decode(json.loads(record)["payload"])
+        other = base64.b64encode(payload.replace(b"P-0001", b"P-0002")).decode()
+        (folder / "record.json").write_text(record.replace(json.loads(record)["payload"], other))
+        assert shell(folder, words, **env).returncode != 0
