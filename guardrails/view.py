@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from guardrails.decision_log.store import Log, Snapshot
 from guardrails.decision_log.tables import ERASED_TABLE
 from guardrails.errors import UnknownNameError, UsageError
-from guardrails.ledger import standing
+from guardrails.ledger import asked, standing
+from guardrails.ledger.asked import RequestState
 from guardrails.ledger.rows import (
     ModelRow,
     PolicyRow,
@@ -84,6 +85,10 @@ class View:
         if row is None:
             raise UnknownNameError(f"there is no request {request_id:.40}")
         return row
+
+    def request_state(self, row: RequestRow, now: str) -> RequestState:
+        """Whether a request can still take effect, or why not."""
+        return asked.state_of(self.snapshot.tables, row, now)
 
     def waivers(self) -> list[WaiverRow]:
         """All waivers that were granted."""

@@ -91,7 +91,7 @@ class Snapshot:
             for seq in range(low, high):
                 if seq not in rows:
                     raise LogVerificationError("it is missing", index=seq)
-                yield _stored(seq, rows[seq].leaf, rows[seq].envelope)
+                yield _stored(seq, rows[seq].leaf, rows[seq].envelope, rows[seq].time)
 
     def checkpoint(self, size: int | None = None) -> str:
         """The newest signed checkpoint, or the one of a size; raises UnknownNameError if that has none."""
@@ -168,13 +168,15 @@ class Snapshot:
         return self._nodes[level, position]
 
 
-def _stored(seq: int, leaf: str, envelope: bytes) -> Entry:
+def _stored(seq: int, leaf: str, envelope: bytes, time: str) -> Entry:
     try:
         entry = Entry.parse(seq, envelope)
     except RecordError as error:
         raise LogVerificationError(error.message, index=seq) from None
     if entry.leaf != leaf:
         raise LogVerificationError("its bytes are not those that its leaf hash was made of", index=seq)
+    if entry.statement.time != time:
+        raise LogVerificationError("the time stored beside it is not the one that it states", index=seq)
     return entry
 
 

@@ -19,7 +19,16 @@ from ui.cli import comparison, drawing
 from ui.cli.group import command
 from ui.cli.output import heading, line, show
 from ui.cli.session import Session
-from ui.cli.signing import draft_of, give_receipt, offered_role, reason_and_role, request_role, sign
+from ui.cli.signing import (
+    draft_of,
+    give_receipt,
+    offered_role,
+    read_end,
+    reason_and_role,
+    request_role,
+    sign,
+    speak,
+)
 
 if TYPE_CHECKING:
     from guardrails.decisions import Intention
@@ -31,29 +40,53 @@ VIEWED = ("findings", "diff", "samples", "provenance")
 
 @command("approve", help="Approve a proposal (P-…), or add your signature to a request (R-…).")
 @click.argument("id_", metavar="ID")
+@click.option(
+    "--valid-for",
+    "valid_for",
+    default="",
+    metavar="TIME",
+    help="Your approval counts only so long: 90m, 72h, 7d [as long as nothing changes].",
+)
 @reason_and_role
-def approve(session: Session, id_: str, reason: str, role: str | None) -> None:
+def approve(session: Session, id_: str, valid_for: str, reason: str, role: str | None) -> None:
     """Approve a proposal or sign a request."""
     if id_.upper().startswith("R-"):
+        if valid_for:
+            raise UsageError("--valid-for is for approvals; a request has an end of its own")
         _sign_request(session, id_.upper(), reason, role)
     else:
-        _decide(session, Action.APPROVE, id_.upper(), reason, role)
+        _decide(session, Action.APPROVE, id_.upper(), reason, role, valid_for)
 
 
-@command("reject", help="Reject a proposal; one rejection ends it.")
+@command("reject", help="Reject a proposal or a request; one rejection ends it.")
 @click.argument("id_", metavar="ID")
 @reason_and_role
 def reject(session: Session, id_: str, reason: str, role: str | None) -> None:
-    """Reject a proposal."""
-    _decide(session, Action.REJECT, id_.upper(), reason, role)
+    """Reject a proposal or a request."""
+    _say_no(session, Action.REJECT, id_.upper(), reason, role)
 
 
-@command("withdraw", help="Take back your approval; or, where you gave none, the proposal itself.")
+@command(
+    "withdraw",
+    help="Take back your approval, your request for change or your signature under a request; or, where you gave "
+    "none, the proposal itself.",
+)
 @click.argument("id_", metavar="ID")
 @reason_and_role
 def withdraw(session: Session, id_: str, reason: str, role: str | None) -> None:
-    """Withdraw an approval or a proposal."""
-    _decide(session, Action.WITHDRAW, id_.upper(), reason, role)
+    """Withdraw what one signed, or a proposal."""
+    _say_no(session, Action.WITHDRAW, id_.upper(), reason, role)
+
+
+@command(
+    "request-changes",
+    help="Ask for a change: nothing is promoted until you approve, or withdraw what you asked for.",
+)
+@click.argument("id_", metavar="ID")
+@reason_and_role
+def request_changes(session: Session, id_: str, reason: str, role: str | None) -> None:
+    """Hold a proposal up."""
+    _decide(session, Action.REQUEST_CHANGES, id_.upper(), reason, role)
 
 
 @command(
@@ -98,7 +131,11 @@ def resume(session: Session, reason: str, role: str | None) -> None:
 )
 def tick(session: Session) -> None:
     """Do what is due."""
-    done = session.workspace.gate.tick()
+    from sandbox.witnessing import ask_all
+
+    workspace = session.workspace
+    done = workspace.gate.tick()
+    done += [one.sentence for one in ask_all(workspace.gate.log, workspace.config.witnesses)]
     told = done or ["nothing was due"]
     session.output.result(
         "tick", {"done": done}, lambda console: show(console, *(line(text) for text in told))
@@ -108,7 +145,17 @@ def tick(session: Session) -> None:
 # --- proposals -----------------------------------------------------------------------------
 
 
-def _decide(session: Session, action: Action, proposal: str, reason: str, chosen: str | None) -> None:
+def _say_no(session: Session, action: Action, target: str, reason: str, chosen: str | None) -> None:
+    """Reject or withdraw: a proposal, or a request."""
+    if target.startswith("R-"):
+        speak(session, action, target, reason, chosen)
+    else:
+        _decide(session, action, target, reason, chosen)
+
+
+def _decide(
+    session: Session, action: Action, proposal: str, reason: str, chosen: str | None, valid_for: str = ""
+) -> None:
     """One decision on a proposal."""
     from guardrails.decisions import Intention
 
@@ -125,9 +172,11 @@ def _decide(session: Session, action: Action, proposal: str, reason: str, chosen
         role = offered_role(person, rules, taken, chosen)
         findings = presenters.detail_fields(row, view.name_of, view.text)
     viewed = VIEWED if action is Action.APPROVE else ()
-    wish = Intention(action, row.id, person.id, role, reason, Surface.CLI, viewed=viewed)
+    until = read_end(valid_for, now, "--valid-for") if valid_for else ""
+    wish = Intention(action, row.id, person.id, role, reason, Surface.CLI, viewed=viewed, expires_at=until)
     draft = draft_of(session, wish)
-    _require_same(row, draft.decision)
+    if row.verdict_record is None or draft.decision.binding is not None:
+        _require_same(row, draft.decision)
     if action is Action.APPROVE:
         _present(session, row, findings, now)
     give_receipt(
@@ -166,6 +215,7 @@ def _present(session: Session, row: ProposalRow, fields: presenters.Json, now: s
     console.print("")
     drawing.draw_provenance(console, fields)
     drawing.draw_votes(console, fields["votes"], now)
+    drawing.draw_remarks(console, fields["remarks"], now)
     console.print("")
 
 
@@ -192,19 +242,18 @@ def _request(
 def _sign_request(session: Session, request_id: str, reason: str, chosen: str | None) -> None:
     """Add a signature to an open request, after showing it."""
     from guardrails.decisions import Intention
-    from guardrails.errors import DeniedError
+    from guardrails.ledger.asked import require_open
     from guardrails.records import Role
 
     person = session.person()
     with session.view() as view:
         request = view.request(request_id)
+        require_open(view.snapshot.tables, request, session.now())
         data = drawing.request_data(view, request)
-    if request.done:
-        raise DeniedError(f"{request.id} has been carried out already")
     drawing.draw_request(session.output.console(sys.stderr), data, session.now())
     wish = Intention(
         request.action, request.target, person.id, Role.OPERATOR, reason, Surface.CLI, digest=request.digest,
-        policy=request.policy, waiver=request.waiver,
+        policy=request.policy, waiver=request.waiver, erase=request.erase,
     )  # fmt: skip
     sign_request(session, wish, chosen, expected=request.id)
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from guardrails.records import Verdict
     from guardrails.view import View
 
+_REQUEST_MARKS = {
+    "open": presenters.Mark("▲", "open", "caution"),
+    "done": presenters.Mark("✓", "done", "good"),
+    **{word: presenters.Mark("·", word, "muted") for word in ("withdrawn", "rejected", "expired", "void")},
+}
 _SAMPLE_CHARS = 600
 
 
@@ -198,12 +203,35 @@ def draw_votes(console: Console, votes: Sequence[Json], now: str) -> None:
     console.print(table(("Decision", "Who", "Role", "Age", "Where", "Viewed", "Reason"), rows))
 
 
+def draw_remarks(console: Console, remarks: Sequence[Json], now: str) -> None:
+    """What people had to say, in the order of the log."""
+    if not remarks:
+        return
+    rows = [
+        (
+            remark["action"].replace("-", " "), remark["name"], remark["role"], presenters.age(remark["at"], now),
+            presenters.one_line(remark["reason"], 400),
+        )
+        for remark in remarks
+    ]  # fmt: skip
+    show(console, "", heading("Remarks"))
+    console.print(table(("What", "Who", "Role", "Age", "Text"), rows))
+
+
+def draw_changes(console: Console, changes: Sequence[Json]) -> None:
+    """The requests for change that stand: they hold everything up."""
+    for change in changes:
+        said = presenters.one_line(change["reason"], 300)
+        console.print(line(presenters.Mark("▲", f"{change['name']} asks for a change: {said}", "caution")))
+
+
 def request_data(view: View, row: RequestRow) -> Json:
     """A request with its signatures, and what is still missing."""
     from guardrails.ledger import asked
 
     votes = [presenters.vote_fields(v, view.name_of(v.person), view.text(v.reason)) for v in row.votes]
-    data = presenters.request_fields(row, votes)
+    said = [presenters.vote_fields(v, view.name_of(v.person), view.text(v.reason)) for v in row.remarks]
+    data = presenters.request_fields(row, votes, said)
     data["missing"] = asked.missing_of(view.snapshot.tables, row, _now())
     data["state"] = asked.state_of(view.snapshot.tables, row, _now()).value
     return data
@@ -211,7 +239,7 @@ def request_data(view: View, row: RequestRow) -> Json:
 
 def draw_request(console: Console, data: Json, now: str) -> None:
     """One request in full."""
-    state = presenters.Mark("✓", "done", "good") if data["done"] else presenters.Mark("▲", "open", "caution")
+    state = _REQUEST_MARKS[data["state"]]
     console.print(line(heading(data["id"]), state, f"· {data['action']} · {data['target']}"))
     items = [("asked", f"{presenters.ago(data['created_at'], now)} ({data['created_at']})")]
     if data["digest"]:
@@ -221,10 +249,18 @@ def draw_request(console: Console, data: Json, now: str) -> None:
     if "waiver" in data:
         waiver = data["waiver"]
         items.append(("waives", f"{waiver['rule']} for {waiver['bundle']} until {waiver['expires_at']}"))
-    if data["missing"]:
+    if data["champion_digest"]:
+        items.append(("leaves", data["champion_digest"]))
+    if data["state"] == "open":
         items.append(("missing", f"{data['missing']}; sign with: interlock approve {data['id']} --reason …"))
+        if data["expires_at"]:
+            ends = f"in {presenters.age(now, data['expires_at'])} ({data['expires_at']})"
+            items.append(("expires", ends))
+    elif data["missing"]:
+        items.append(("over", data["missing"]))
     console.print(pairs(items))
     draw_votes(console, data["votes"], now)
+    draw_remarks(console, data["remarks"], now)
 
 
 def rationales(view: View, row: ProposalRow) -> dict[str, str]:

@@ -46,7 +46,7 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
             view.model(model)
         rows = [row for row in view.proposals(model) if state in (None, row.state.value)][:limit]
         whys = [next_step(view, row, now) for row in rows]
-        open_requests = sum(not request.done for request in view.requests())
+        open_requests = sum(view.request_state(request, now) == "open" for request in view.requests())
         halted = view.halted_by
 
     def draw(console: Console) -> None:
@@ -94,7 +94,7 @@ def _list_requests(session: Session, limit: int | None) -> None:
             return
         cells = [
             (
-                row.id, row.action.value, row.target, "done" if row.done else "open",
+                row.id, row.action.value, row.target, fields["state"],
                 ", ".join(vote["name"] for vote in fields["votes"]), presenters.age(row.created_at, now),
             )
             for row, fields in zip(rows, data, strict=True)
@@ -144,6 +144,7 @@ def show_(session: Session, id_: str) -> None:
     def draw(console: Console) -> None:
         drawing.draw_title(console, row, now)
         show(console, line(presenters.one_line(missing) or presenters.headline(row.verdict)), "")
+        drawing.draw_changes(console, data["changes"])
         drawing.draw_provenance(console, data)
         if row.proposal is not None:
             comparison.draw(console, data["diff"])
@@ -151,6 +152,7 @@ def show_(session: Session, id_: str) -> None:
             show(console, "", heading("Rules"))
             drawing.draw_findings(console, row.verdict)
         drawing.draw_votes(console, data["votes"], now)
+        drawing.draw_remarks(console, data["remarks"], now)
 
     session.output.result("show", data, draw)
 

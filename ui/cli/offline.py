@@ -131,12 +131,17 @@ def commit(session: Session, back: Returned) -> Receipt:
 
 def require_for(command: str, arguments: Mapping[str, Any], decided: Decision) -> None:
     """Refuse a decision that is another one than the command and its arguments name."""
+    from guardrails.ledger.forms import REQUESTED
+
     action = _COMMANDS.get(command, command)
     named = arguments.get("id_") or arguments.get("model") or arguments.get("name")
     is_request = isinstance(named, str) and named.upper().startswith("R-")
     about = {decided.target.upper(), decided.request.upper()}
     if (
-        (decided.action.value != action and not is_request)
+        (
+            decided.action.value != action
+            and not (is_request and action == "approve" and decided.action in REQUESTED)
+        )
         or (isinstance(named, str) and named.upper() not in about)
         or not _fits(arguments, decided)
     ):
@@ -158,7 +163,7 @@ def _fits(arguments: Mapping[str, Any], decided: Decision) -> bool:
     return "file" not in arguments or load_policy(arguments["file"]).source == decided.policy
 
 
-_COMMANDS = {"add": "waive"}
+_COMMANDS = {"add": "waive", "confirm": "set-clock"}
 """Command → action, where the words differ."""
 
 

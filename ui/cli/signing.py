@@ -9,8 +9,10 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from guardrails.view import View
     from ui.cli.session import Session
 
+_DURATION = re.compile(r"([1-9][0-9]{0,4})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 PAST = {
@@ -37,6 +42,8 @@ PAST = {
     Action.ROLLBACK: "rollback signed", Action.HALT: "halt signed", Action.RESUME: "resume signed",
     Action.WAIVE: "waiver signed", Action.ACTIVATE: "activation signed",
     Action.DEACTIVATE: "deactivation signed", Action.ADOPT: "adopted",
+    Action.COMMENT: "said", Action.REQUEST_CHANGES: "change asked for", Action.REVOKE: "revocation signed",
+    Action.SET_CLOCK: "clock confirmed",
     Action.ERASE: "erasure signed",
 }  # fmt: skip
 
@@ -191,3 +198,44 @@ def _acted_alone(session: Session, receipt: Receipt) -> bool:
             return False
         statement = view.snapshot.entry(following).statement
     return statement.record in ("promotion", "rollback") and statement.body.get("sole_person") is True
+
+
+def speak(session: Session, action: Action, target: str, reason: str, chosen: str | None) -> None:
+    """One signed sentence that needs no quorum: a comment, or a word on a request."""
+    from guardrails.decisions import Intention
+    from guardrails.ledger.asked import request_rules
+    from guardrails.records import Surface
+
+    if not target.startswith(("P-", "R-")):
+        raise UsageError(f"{target:.40} is neither a proposal (P-…) nor a request (R-…)")
+    person = session.person()
+    with session.view() as view:
+        name = view.name_of(person.id)
+        rules = (
+            request_rules(view.snapshot.tables, view.request(target))
+            if action is Action.REJECT and target.startswith("R-") else ()
+        )  # fmt: skip
+    role = offered_role(person, rules, (), chosen)
+    draft = draft_of(session, Intention(action, target, person.id, role, reason, Surface.CLI))
+    give_receipt(session, action.value, sign(session, draft, person, name), role=role.value)
+
+
+def read_end(text: str, now: str, option: str) -> str:
+    """A duration from now, or a time with its offset; must lie ahead."""
+    from guardrails.decision_log.envelope import format_time, parse_time
+
+    match = _DURATION.fullmatch(text)
+    if match:
+        return format_time(parse_time(now) + timedelta(**{_UNITS[match[2]]: int(match[1])}))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise UsageError(
+            f"{option} {text:.40}: neither a duration nor a time", hint="like 72h, or 2027-01-31T12:00:00Z"
+        )
+    written = format_time(moment)
+    if written <= now:
+        raise UsageError(f"{option} {text:.40} is in the past")
+    return written

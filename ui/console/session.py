@@ -25,9 +25,9 @@ import streamlit as st
 
 from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import format_time
-from guardrails.decision_log.keys import PersonKey
+from guardrails.decision_log.keys import HeldSignature, PersonKey
 from guardrails.decision_log.verify import Verification, verify_log
-from guardrails.decisions import Intention, Receipt
+from guardrails.decisions import Draft, Intention, Receipt
 from guardrails.errors import DeniedError, InterlockError, InvalidInputError, StaleError
 from guardrails.gate import utc_now
 from guardrails.ledger import project
@@ -215,14 +215,34 @@ def sign(
             "Your private key is not on this machine, or cannot be read. Nothing was signed.",
             hint="sign where the key is, or offline with ssh-keygen",
         ) from None
+    return workspace.gate.commit(prepare(wish, shown=shown, champion=champion), key)
+
+
+def prepare(wish: Intention, *, shown: Binding | None, champion: Digest | None = None) -> Draft:
+    """The bytes to sign, if they are about what was shown; raises StaleError otherwise."""
     if champion is not None:
         with view() as opened:
             if opened.model(wish.target).champion != champion:
                 raise StaleError(f"{wish.target} has another champion than the one shown")
-    draft = workspace.gate.draft(wish)
+    draft = console().workspace.gate.draft(wish)
     if draft.decision.binding != shown:
         raise StaleError(f"{wish.target} is not what it was when this page was shown")
-    return workspace.gate.commit(draft, key)
+    return draft
+
+
+def hand_in(draft: Draft, signature: str) -> Receipt:
+    """Append a decision that was signed elsewhere.
+
+    Raises:
+        InvalidInputError: no signature as ssh-keygen writes it.
+        DeniedError: it does not hold over this statement, or the rules do not allow the decision.
+    """
+    return console().workspace.gate.commit(draft, HeldSignature.parse(signature, "the file"))
+
+
+def key_is_here(person: str) -> bool:
+    """Whether a person's private key lies in this workspace, so that a passphrase can unlock it."""
+    return (console().workspace.people_keys / person).is_file()
 
 
 def keep_receipt(receipt: Receipt) -> None:
@@ -290,4 +310,6 @@ ACTION_WORDS = {
     Action.APPROVE: "Approval", Action.REJECT: "Rejection", Action.WITHDRAW: "Withdrawal",
     Action.ROLLBACK: "Rollback", Action.HALT: "Halt", Action.RESUME: "Resume", Action.WAIVE: "Waiver",
     Action.ACTIVATE: "Activation", Action.DEACTIVATE: "Deactivation", Action.ADOPT: "Adoption",
+    Action.COMMENT: "Comment", Action.REQUEST_CHANGES: "Request for change", Action.REVOKE: "Revocation",
+    Action.SET_CLOCK: "Time",
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from guardrails.ledger.rows import ModelRow, PolicyRow, ProposalRow, RequestRow, Vote, WaiverRow
+from guardrails.ledger.waivers import is_in_force
 from guardrails.records import (
     Compute,
     Finding,
@@ -32,6 +33,7 @@ def proposal_fields(row: ProposalRow) -> Json:
         "created_at": row.created_at,
         "changed_at": row.changed_at,
         "approvals": sum(vote.action.value == "approve" for vote in row.votes),
+        "changes_requested": len(row.changes),
         "note": row.note,
     }
 
@@ -109,12 +111,13 @@ def vote_fields(vote: Vote, name: str, reason: str) -> Json:
         "surface": vote.surface.value,
         "viewed": list(vote.viewed),
         "reason": reason,
+        "expires_at": vote.expires_at or None,
         "record": str(vote.record),
         "seq": vote.seq,
     }
 
 
-def request_fields(row: RequestRow, votes: Iterable[Json] = ()) -> Json:
+def request_fields(row: RequestRow, votes: Iterable[Json] = (), remarks: Iterable[Json] = ()) -> Json:
     """One action that people sign together."""
     fields: Json = {
         "id": row.id,
@@ -122,6 +125,9 @@ def request_fields(row: RequestRow, votes: Iterable[Json] = ()) -> Json:
         "target": row.target,
         "created_at": row.created_at,
         "done": row.done,
+        "expires_at": row.terms.expires_at if row.terms else None,
+        "champion_digest": str(row.terms.champion) if row.terms and row.terms.champion else None,
+        "remarks": list(remarks),
         "digest": str(row.digest) if row.digest else None,
         "votes": list(votes),
     }
@@ -142,7 +148,7 @@ def request_fields(row: RequestRow, votes: Iterable[Json] = ()) -> Json:
 
 
 def waiver_fields(row: WaiverRow, now: str) -> Json:
-    """One element of ``waiver list``. ``in_force`` is about the time alone."""
+    """One element of ``waiver list``. ``in_force``: neither revoked nor over."""
     return {
         "id": row.id,
         "rule": row.waiver.rule,
@@ -151,7 +157,8 @@ def waiver_fields(row: WaiverRow, now: str) -> Json:
         "granted_at": row.granted_at,
         "expires_at": row.waiver.expires_at,
         "revoked": row.revoked,
-        "in_force": not row.revoked and now < row.waiver.expires_at,
+        "revoked_by": row.revoked_by or None,
+        "in_force": is_in_force(row, now),
     }
 
 
@@ -221,7 +228,9 @@ def detail_fields(row: ProposalRow, name_of: Callable[[str], str], text_of: Call
     if failure:
         fields["failure"] = {"stage": failure.stage, "reason": failure.reason, "log_tail": failure.log_tail}
     fields["summary"] = headline(row.verdict)
-    fields["votes"] = [vote_fields(vote, name_of(vote.person), text_of(vote.reason)) for vote in row.votes]
+    told = {"votes": row.votes, "changes": row.changes, "remarks": row.remarks}
+    for name, said in told.items():
+        fields[name] = [vote_fields(vote, name_of(vote.person), text_of(vote.reason)) for vote in said]
     return fields
 
 

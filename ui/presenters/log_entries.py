@@ -36,7 +36,9 @@ _RECORDS: dict[str, type[Any]] = {
 _VERBS = {
     "approve": "approves", "reject": "rejects", "withdraw": "withdraws", "rollback": "asks to roll back",
     "halt": "halts", "resume": "resumes", "waive": "waives a rule for", "activate": "activates policy",
-    "deactivate": "deactivates policy", "adopt": "adopts a base for",
+    "comment": "comments on", "request-changes": "asks for a change of", "revoke": "revokes waiver",
+    "set-clock": "sets the time of", "deactivate": "deactivates policy", "adopt": "adopts a base for",
+    "erase": "erases texts in",
 }  # fmt: skip
 
 
@@ -119,6 +121,7 @@ def _machine_told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]
 
 
 def _decision_told(record: Decision, text_of: Callable[[Any], str]) -> str:
-    target = f" to {record.digest.short}" if record.digest else ""
+    count = f" ({counted(len(record.erase), 'text')})" if record.erase else ""
+    target = count or (f" to {record.digest.short}" if record.digest else "")
     reason = one_line(text_of(record.reason), 120)
     return f"{_VERBS[record.action.value]} {record.target}{target} as {record.role.value}: {reason}"

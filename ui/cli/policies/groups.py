@@ -5,4 +5,4 @@ from __future__ import annotations
 from ui.cli.group import group
 
 policy = group("policy", "Check, test, compare, show and activate policies.")
-waiver = group("waiver", "Grant and list exceptions.")
+waiver = group("waiver", "Grant, list and revoke exceptions.")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from guardrails.errors import DeniedError, UnknownNameError, UsageError
+from guardrails.errors import DeniedError
 from guardrails.records import Action, Role, Surface, Waiver
 from ui import presenters
 from ui.cli.decide import sign_request
@@ -16,16 +14,12 @@ from ui.cli.group import add
 from ui.cli.output import empty, marked, table
 from ui.cli.policies.groups import waiver
 from ui.cli.session import Session
-from ui.cli.signing import reason_and_role
+from ui.cli.signing import read_end, reason_and_role
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from guardrails.view import View
-
-_DURATION = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 _IN_FORCE, _OVER = presenters.Mark("✓", "in force", "good"), presenters.Mark("·", "over", "muted")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @add(waiver, "add", help="Waive one rule for one proposal's bundle until a time; its verdict becomes review.")
@@ -41,34 +35,20 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 def add_(session: Session, id_: str, rule: str, until: str, reason: str, role: str | None) -> None:
     """Grant a waiver."""
     from guardrails.decisions import Intention
+    from guardrails.ledger.waivers import require_waivable
 
     person = session.person()
     now = session.now()
-    expires = _expiry(until, now)
+    expires = read_end(until, now, "--until")
     with session.view() as view:
         row = view.proposal(id_.upper())
         if row.proposal is None or row.verdict is None:
             raise DeniedError(f"{row.id} is {row.state.value}: there is no verdict to waive anything of")
-        rules = [finding.rule for finding in row.verdict.findings]
-        if rule not in rules:
-            raise UnknownNameError(
-                f"{row.id} was not judged by a rule {rule:.80}", hint=f"its rules: {', '.join(rules)}"
-            )
-        _require_waivable(view, rule)
+        require_waivable(view.snapshot.tables, row, rule)
     value = Waiver(rule, row.proposal.bundle, person.id, expires)
     wish = Intention(Action.WAIVE, row.id, person.id, Role.OPERATOR, reason, Surface.CLI, waiver=value)
     sign_request(session, wish, role)
     session.output.note("`interlock tick` judges again with the waiver, once it is complete")
-
-
-def _require_waivable(view: View, rule: str) -> None:
-    """A waiver for a rule that cannot be waived would only mislead."""
-    from guardrails.ledger.in_force import policy_of
-
-    for row in view.policies():
-        found = policy_of(row.source).rule(rule)
-        if found is not None and not found.waivable:
-            raise DeniedError(f"rule {rule} cannot be waived", hint=f"{found.place}: waivable: false")
 
 
 @add(waiver, "list", help="All waivers that were granted.")
@@ -97,22 +77,14 @@ def list_(session: Session) -> None:
     session.output.result("waiver list", data, draw)
 
 
-def _expiry(text: str, now: str) -> str:
-    """A duration from now, or a time with its offset; must lie ahead."""
-    from guardrails.decision_log.envelope import format_time, parse_time
+@add(waiver, "revoke", help="End a waiver before its time; one of those who could grant it is enough.")
+@click.argument("id_", metavar="WAIVER")
+@reason_and_role
+def revoke(session: Session, id_: str, reason: str, role: str | None) -> None:
+    """Revoke a waiver."""
+    from guardrails.decisions import Intention
 
-    match = _DURATION.fullmatch(text)
-    if match:
-        return format_time(parse_time(now) + timedelta(**{_UNITS[match[2]]: int(match[1])}))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise UsageError(
-            f"--until {text:.40}: neither a duration nor a time", hint="like 72h, or 2027-01-31T12:00:00Z"
-        )
-    written = format_time(moment)
-    if written <= now:
-        raise UsageError(f"--until {text:.40} is in the past")
-    return written
+    person = session.person()
+    wish = Intention(Action.REVOKE, id_.upper(), person.id, Role.OPERATOR, reason, Surface.CLI)
+    sign_request(session, wish, role)
+    session.output.note("`interlock tick` judges again without it")

@@ -104,7 +104,7 @@ def _stats(items: Sequence[Item], moment: str) -> Html:
         (age(min(waiting), moment) if waiting else "0", "oldest" if waiting else "overdue"),
         (str(sum(item.row.state in UNDER_WAY for item in items)), "under way"),
         (str(sum(item.row.state is State.BLOCKED for item in items)), "blocked by policy"),
-        (str(sum(bool(item.row.promoted_at) for item in items)), "promoted"),
+        (str(sum(item.row.state is State.PROMOTED for item in items)), "promoted"),
     )
     cells = [
         el("div", el("b", value), el("span", word), cls="zero" if value == "0" else "")
