@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow install install-dev lint bench clean
+.PHONY: run test test-slow install install-dev lint bench fuzz fuzz-short clean
 
 run: install
 	$(BIN)/interlock up
@@ -22,6 +22,19 @@ lint: install-dev
 
 bench: install-dev
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+# A million executions take hours on one core; an input that breaks a promise is kept as crash-….
+FUZZ := PYTHONPATH=. $(BIN)/python tests/fuzz/policy_fuzzer.py -dict=tests/fuzz/policy.dict -max_len=300
+
+fuzz: install-dev
+	$(PIP) -e '.[fuzz]'
+	mkdir -p build/fuzz
+	$(FUZZ) -runs=1000000 build/fuzz tests/fuzz/corpus
+
+fuzz-short: install-dev
+	$(PIP) -e '.[fuzz]'
+	mkdir -p build/fuzz
+	$(FUZZ) -max_total_time=60 build/fuzz tests/fuzz/corpus
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

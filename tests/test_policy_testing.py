@@ -284,3 +284,25 @@ def test_a_recording_holds_no_text_and_no_person(tmp_path: Path) -> None:
     back = parse_recording(data)
     assert (back.attempt, back.now, back.subject.bundle) == (3, NOW, BUNDLE)
     assert back.measurements.series == measured.series
+
+
+def test_the_cases_in_the_authors_page_run_on_its_policy(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "policy-authors.md").read_text(encoding="utf-8")
+    text = page.split("```yaml\n")[1].split("```")[0]
+    cases = page.split("```yaml case\n")[1].split("```")[0]
+    loaded, folder = made(tmp_path, cases, text)
+    results = run_cases(loaded, read_cases(loaded, folder))
+    assert [(r.case.name, r.mismatches) for r in results if not r.ok] == []
+    assert (len(results), gaps(loaded, results), unnoticed(loaded, results)) == (3, [], [])
+
+
+def test_the_explanation_in_the_authors_page_is_what_the_command_says() -> None:
+    from guardrails.authoring.remedy import remedy
+    from guardrails.records import Finding, Severity
+
+    page = " ".join((REPOSITORY / "docs" / "policy-authors.md").read_text(encoding="utf-8").split())
+    finding = Finding(
+        "drift", "drift.output_kl", Outcome.FAIL, Severity.REVIEW, "upper < 0.15", "p.yaml:1", "", "kl_mean", 0.196,
+        0.181, 0.211, 200,
+    )  # fmt: skip
+    assert f"`{remedy(finding).text}`" in page
