@@ -204,13 +204,21 @@ class _Notes:
 
 
 def pytest_configure(config: Any) -> None:
-    """Begin: mark every check, or remove one."""
+    """Keep what the tests reach, where that is asked for."""
+    if "MUTANTS_SEEN" in os.environ:
+        config.pluginmanager.register(_Notes(os.environ["MUTANTS_SEEN"]))
+
+
+def _begin() -> None:
+    """Mark every check, or remove one: before ``conftest`` imports anything of ours."""
     if "MUTANTS_SEEN" in os.environ:
         sys.meta_path.insert(0, _Finder({module: _marked(module) for module in CHECKED}))
-        config.pluginmanager.register(_Notes(os.environ["MUTANTS_SEEN"]))
     elif "MUTANT" in os.environ:
         module, _, number = os.environ["MUTANT"].partition(":")
         sys.meta_path.insert(0, _Finder({module: mutated(module, int(number))}))
+
+
+_begin()
 
 
 # --- as a server: one fork for each run, so that what is not ours is imported once ----------------

@@ -31,6 +31,7 @@ from sqlalchemy import Connection, insert
 from guardrails import canonical
 from guardrails.decision_log import checkpoint as checkpoints
 from guardrails.decision_log import cosigned, database, merkle
+from guardrails.decision_log.envelope import open_envelope, parse_statement
 from guardrails.decision_log.snapshot import Snapshot
 from guardrails.decision_log.store import Log
 from guardrails.errors import LogVerificationError, RecordError, StorageError, UsageError
@@ -160,7 +161,7 @@ class _Reader:
             raise LogVerificationError("it is missing", index=self._size)
         leaf = bytes.fromhex(canonical.Digest(item["leaf"]).hex)
         envelope = base64.b64decode(item["envelope"], validate=True)
-        row = {"seq": self._size, "leaf": item["leaf"], "envelope": envelope, "time": ""}
+        row = {"seq": self._size, "leaf": item["leaf"], "envelope": envelope, "time": _time_of(envelope)}
         self._put(database.entries, row)
         for node in merkle.completed(lambda *at: self._frontier[at], self._size, leaf):
             self._put(database.nodes, node._asdict())
@@ -218,6 +219,14 @@ class _Reader:
 
     def _wrong(self, what: str) -> LogVerificationError:
         return LogVerificationError(f"bundle, line {self._line}: {what}")
+
+
+def _time_of(envelope: bytes) -> str:
+    """The time that a record states; empty where it is none, which verification says better."""
+    try:
+        return parse_statement(open_envelope(envelope).payload).time
+    except RecordError:
+        return ""
 
 
 def _texts(value: Any, names: set[str]) -> dict[str, str]:
