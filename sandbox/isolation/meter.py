@@ -236,7 +236,11 @@ def _walk(folder: int, depth: int, files: int, sealed: list[str]) -> tuple[int, 
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started and that have not been reaped."""
-    return [process.pid for process in _process_table() if process.parent == pid]
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as stream:  # noqa: PTH123 - every start waits for it
+            return [int(child) for child in stream.read().split()]
+    except OSError:  # gone, or a kernel without this file
+        return [process.pid for process in _process_table() if process.parent == pid]
 
 
 def group_lives(group: int) -> bool:
