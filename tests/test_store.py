@@ -117,7 +117,7 @@ def test_appending_stays_cheap_as_the_log_grows(log: Log):
             costs.append(len(statements))
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", count)
-    assert 0 < costs[1] - costs[0] <= 2 * 8, costs  # 8 more levels
+    assert costs[0] == costs[1] > 0, costs  # 8 more levels cost no statement more: peaks are read in one
 
 
 # --- refusing ------------------------------------------------------------------------------

@@ -54,6 +54,11 @@ def root(lookup: Lookup, size: int) -> bytes:
     return _span(lookup, 0, size) if size else EMPTY_ROOT
 
 
+def peaks(size: int) -> list[tuple[int, int]]:
+    """The largest complete subtrees, ``(level, position)``, that a tree of ``size`` leaves is made of."""
+    return [(level, (size >> level) - 1) for level in range(size.bit_length()) if size >> level & 1]
+
+
 def inclusion(lookup: Lookup, index: int, size: int) -> list[bytes]:
     """The audit path of the leaf at ``index`` in the tree of ``size`` leaves, lowest hash first."""
     if not 0 <= index < size:

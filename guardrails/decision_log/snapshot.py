@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select, tuple_
 
 from guardrails.decision_log import cosigned, database, merkle
 from guardrails.decision_log.checkpoint import parse
@@ -29,6 +29,16 @@ from guardrails.errors import LogVerificationError, RecordError, UnknownNameErro
 from guardrails.records import Commitment, Opening
 
 _BATCH = 500
+
+# Statements that every append makes are built once: building one costs more than running it.
+_nodes = database.nodes.c
+_NODE = select(_nodes.hash).where(
+    _nodes.level == bindparam("level"), _nodes.position == bindparam("position")
+)
+_NODES = select(database.nodes).where(
+    tuple_(_nodes.level, _nodes.position).in_(bindparam("keys", expanding=True))
+)
+_LAST = select(func.max(database.entries.c.seq))
 
 
 @dataclass(frozen=True)
@@ -62,12 +72,13 @@ class Snapshot:
         self._nodes: dict[tuple[int, int], bytes] = {}
         self.origin = origin
         self.tables: Reader = SqlReader(connection)
-        last = connection.execute(select(func.max(database.entries.c.seq))).scalar()
+        last = connection.execute(_LAST).scalar()
         self.size: int = 0 if last is None else database.expect(int, last) + 1
 
     @property
     def root(self) -> str:
         """The root of the tree over all records, in hexadecimal."""
+        self._fetch(merkle.peaks(self.size))
         return merkle.root(self.node, self.size).hex()
 
     def entry(self, seq: int) -> Entry:
@@ -156,12 +167,17 @@ class Snapshot:
         """The proof that this log extends the one that had ``old`` records."""
         return merkle.consistency(self.node, old, self.size if size is None else min(size, self.size))
 
+    def _fetch(self, wanted: list[tuple[int, int]]) -> None:
+        """Read nodes in one statement; what is missing is noticed when it is used."""
+        absent = [key for key in wanted if key not in self._nodes]
+        if absent:
+            for row in self._connection.execute(_NODES, {"keys": absent}):
+                self._nodes[row.level, row.position] = row.hash
+
     def node(self, level: int, position: int) -> bytes:
         """The stored hash of one complete subtree; raises LogVerificationError if it is missing."""
         if (level, position) not in self._nodes:
-            table = database.nodes
-            query = select(table.c.hash).where(table.c.level == level, table.c.position == position)
-            found = self._connection.execute(query).scalar()
+            found = self._connection.execute(_NODE, {"level": level, "position": position}).scalar()
             if found is None:
                 raise LogVerificationError(f"tree node {level}/{position} is missing")
             self._nodes[level, position] = found

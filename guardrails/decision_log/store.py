@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, delete, insert, inspect, select
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, inspect, select
 
 from guardrails.decision_log import checkpoint as notes
 from guardrails.decision_log import cosigned, database, merkle, postgresql, sqlite, succession
@@ -32,6 +32,8 @@ from guardrails.records import Commitment, Opening
 __all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
 
 _LOOKED_UP = 500
+_WITH_LEAF = select(database.entries.c.seq).where(database.entries.c.leaf == bindparam("sought"))
+_LEAF_AT = select(database.entries.c.leaf).where(database.entries.c.seq == bindparam("at"))
 
 Project = Callable[[Tables, Entry], None]
 """Brings the projection up to date with one entry; raises an InterlockError to refuse the entry."""
@@ -155,13 +157,11 @@ class Transaction(Snapshot):
 
     def _check(self, entry: Entry) -> None:
         self._check_origin(entry)
-        table = database.entries
-        there = self._connection.execute(select(table.c.seq).where(table.c.leaf == entry.leaf)).scalar()
+        there = self._connection.execute(_WITH_LEAF, {"sought": entry.leaf}).scalar()
         if there is not None:
             raise RecordError(f"this very record is already in the log, as record {there}")
         for reference in entry.statement.references:
-            query = select(table.c.leaf).where(table.c.seq == reference.seq)
-            if self._connection.execute(query).scalar() != reference.sha256:
+            if self._connection.execute(_LEAF_AT, {"at": reference.seq}).scalar() != reference.sha256:
                 raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
 
     def forget(self, commitments: Iterable[Commitment]) -> None:

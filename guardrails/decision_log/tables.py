@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from guardrails import canonical
 from guardrails.decision_log.database import projection
@@ -20,6 +20,13 @@ from guardrails.errors import LogVerificationError, RecordError
 
 ERASED_TABLE = "erased"
 """The projection's table of erased commitments: ``sha256`` → the record that erased them."""
+
+# Built once: building a statement costs more than running it.
+_ROW = (projection.c.table == bindparam("name"), projection.c.key == bindparam("at"))
+_GET = select(projection.c.body).where(*_ROW)
+_UPDATE = update(projection).where(*_ROW).values(body=bindparam("new"))
+_DELETE = delete(projection).where(*_ROW)
+_INSERT = insert(projection)
 
 
 class Reader(Protocol):
@@ -91,7 +98,7 @@ class SqlReader:
         """One row, or None where there is none."""
         if not _is_storable(table, key):
             return None
-        body = self._connection.execute(select(projection.c.body).where(*_row(table, key))).scalar()
+        body = self._connection.execute(_GET, {"name": table, "at": key}).scalar()
         return None if body is None else _stored(table, key, body)
 
     def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -110,24 +117,20 @@ class SqlTables(SqlReader):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
         body = canonical.encode(value)
         # The writer holds the log's lock, so nothing can come between these two statements.
-        changed = self._connection.execute(update(projection).where(*_row(table, key)).values(body=body))
+        changed = self._connection.execute(_UPDATE, {"name": table, "at": key, "new": body})
         if not changed.rowcount:
-            self._connection.execute(insert(projection).values(table=table, key=key, body=body))
+            self._connection.execute(_INSERT, {"table": table, "key": key, "body": body})
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
         if _is_storable(table, key):
-            self._connection.execute(delete(projection).where(*_row(table, key)))
+            self._connection.execute(_DELETE, {"name": table, "at": key})
 
 
 def _is_storable(table: str, key: str) -> bool:
     """Whether databases have a text for these: no NUL, and no bytes of a command line that are no UTF-8."""
     text = table + key
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _row(table: str, key: str) -> tuple[Any, Any]:
-    return projection.c.table == table, projection.c.key == key
 
 
 def _stored(table: str, key: str, body: bytes) -> dict[str, Any]:
