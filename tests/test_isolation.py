@@ -507,7 +507,7 @@ def test_should_stop_ends_a_job_at_once_and_says_why(run: Run) -> None:
 def test_a_stop_is_heard_while_the_level_is_tried(run: Run) -> None:
     started = time.monotonic()
     outcome = run("print('ran')", should_stop=_after(0.05))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 3
     assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
     assert not probe._passed, "nothing was found out"
     assert run("print('ran')").log_tail == "ran\n"
@@ -522,7 +522,7 @@ def test_a_stop_is_heard_while_the_namespaces_are_made(
     _with_bwrap(monkeypatch, stuck)
     started = time.monotonic()
     outcome = run("print('ran')", should_stop=_after(0.3))
-    assert time.monotonic() - started < 1.3
+    assert time.monotonic() - started < 3  # of the 30 that a set-up may take
     assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
     assert not _named(str(stuck))
 
@@ -534,7 +534,7 @@ def test_a_stop_is_heard_while_the_guard_prepares(run: Run, monkeypatch: pytest.
     monkeypatch.setattr(startup, "struct", longer)
     started = time.monotonic()
     outcome = run("print('ran')", should_stop=_after(0.5))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 3  # of the 30 that a set-up may take
     assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
     assert not _named(str(profile.GUARD))
 
