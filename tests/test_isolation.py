@@ -527,7 +527,9 @@ def test_a_stop_is_heard_while_the_namespaces_are_made(
     assert not _named(str(stuck))
 
 
-def test_a_stop_is_heard_while_the_guard_prepares(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_is_heard_while_the_guard_prepares(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     levels.require("strict")
     # It is promised more than it gets, and waits.
     longer = SimpleNamespace(pack=lambda form, size: struct.pack(form, size + 1))
@@ -536,7 +538,7 @@ def test_a_stop_is_heard_while_the_guard_prepares(run: Run, monkeypatch: pytest.
     outcome = run("print('ran')", should_stop=_after(0.5))
     assert time.monotonic() - started < 3  # of the 30 that a set-up may take
     assert (outcome.exit, outcome.killed, outcome.log_tail) == (None, "enough", "")
-    assert not _named(str(profile.GUARD))
+    assert not _named(str(tmp_path)), "the mounts of this job are named on its command line"
 
 
 def test_no_process_is_left_when_should_stop_raises(run: Run) -> None:

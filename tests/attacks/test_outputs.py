@@ -77,7 +77,7 @@ LOADED: dict[str, tuple[str, str]] = {
     "a template that reaches for code": (
         ('open(out + "/model/chat_template.jinja", "w").write('
         "\"{{ cycler.__init__.__globals__.os.open(mark, 65) }}\")"),
-        "import jinja2, os\ntext = open(OUT + '/model/chat_template.jinja').read()\njinja2.Template(text).render(mark=os.environ['MARK'])",
+        "import jinja2, os\ntext = open(OUT + '/model/chat_template.jinja').read()\njinja2.Template(text).render(mark=os.environ['MARK'])",  # noqa: E501
     ),
 }  # fmt: skip
 # Refused too, but there is nothing to go off: they fill a disk, a memory or a screen.
