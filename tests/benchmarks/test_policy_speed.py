@@ -29,12 +29,12 @@ PAST = 10_000
 
 
 def best(run: Callable[[], Any], times: int = 5) -> float:
-    """The shortest of several runs, in seconds."""
+    """The shortest of several runs, in seconds of this process's CPU time: others may use the machine."""
     taken = []
     for _ in range(times):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return min(taken)
 
 
@@ -110,22 +110,25 @@ def test_ten_thousand_past_proposals(capsys: Any) -> None:
         _, verdict, about = kinds[i % len(kinds)]
         workspace.add(small, verdict=verdict, **about)
     tighter = _tighter(shipped)
-    start = time.perf_counter()
+    wall, start = time.perf_counter(), time.process_time()
     history = read_history(workspace.tables)
-    read = time.perf_counter() - start
+    read = time.process_time() - start
     result = backtest(tighter, history, None)
-    total = time.perf_counter() - start
+    total, wall = time.process_time() - start, time.perf_counter() - wall
     assert result.replayed == PAST
     assert result.flips
     assert not any(flip.loosened for flip in result.flips)
-    start = time.perf_counter()
+    start = time.process_time()
     moved, tried = flips_at(shipped, "drift.output.kjv", 0.1, history, None)
-    drag = time.perf_counter() - start
+    drag = time.process_time() - start
     assert tried == PAST // 2
     assert moved
     assert all(flip.after is VerdictKind.REVIEW for flip in moved)
     with capsys.disabled():
-        print(f"\nbacktest of {PAST:,}: {total:.1f} s ({read:.1f} s reading), {len(result.flips):,} flips")
+        print(
+            f"\nbacktest of {PAST:,}: {total:.1f} s CPU ({read:.1f} s reading), {wall:.1f} s by the clock, "
+            f"{len(result.flips):,} flips"
+        )
         print(f"one limit moved: {1000 * drag:.0f} ms, {len(moved):,} flips")
 
 
