@@ -21,6 +21,7 @@ from guardrails.records import Action, Binding, ModelKind, PolicySource, Role, S
 from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
+from ui.console.views import offline
 from ui.presenters import one_line
 
 
@@ -67,6 +68,7 @@ def open_dialog(ask: Ask) -> None:
     session.drop_receipt()
     for key in ("sign-error", "sign-stale"):
         st.session_state.pop(key, None)
+    offline.forget()
     st.dialog(ask.title, width="medium")(_dialog)(ask)
 
 
@@ -92,6 +94,11 @@ def _dialog(ask: Ask) -> None:
     markup.show(el("p", ask.consequence))
     if ask.bound:
         markup.show(markup.facts([(label, _value(value)) for label, value in ask.bound]))
+    if offline.is_wanted(person.id):
+        offline.show(
+            lambda role, reason: _wish(ask, person.id, role, reason), ask.shown, ask.champion, roles, ask.hint
+        )
+        return
     attempt = int(st.session_state.setdefault("sign-attempt", 0))
     with st.form("sign", border=False):
         reason = st.text_area(
@@ -131,12 +138,10 @@ def _submit(ask: Ask, person: str, role: Role, reason: str, passphrase: str) -> 
             "It goes into the decision log, for whoever asks later.",
         )
         st.rerun(scope="fragment")
-    wish = Intention(
-        ask.action, ask.target, person, role, reason, ask.surface, viewed=ask.viewed, digest=ask.digest,
-        policy=ask.policy, waiver=ask.waiver, kind=ask.kind, labels=ask.labels,
-    )  # fmt: skip
     try:
-        receipt = session.sign(wish, passphrase, shown=ask.shown, champion=ask.champion)
+        receipt = session.sign(
+            _wish(ask, person, role, reason), passphrase, shown=ask.shown, champion=ask.champion
+        )
     except StaleError as error:
         st.session_state["sign-stale"] = error.message
         st.rerun(scope="fragment")
@@ -146,6 +151,13 @@ def _submit(ask: Ask, person: str, role: Role, reason: str, passphrase: str) -> 
     session.keep_receipt(receipt)
     st.session_state.pop(f"sign-reason-{ask.action}-{ask.target}", None)
     st.rerun(scope="app")
+
+
+def _wish(ask: Ask, person: str, role: Role, reason: str) -> Intention:
+    return Intention(
+        ask.action, ask.target, person, role, reason, ask.surface, viewed=ask.viewed, digest=ask.digest,
+        policy=ask.policy, waiver=ask.waiver, kind=ask.kind, labels=ask.labels,
+    )  # fmt: skip
 
 
 def _stale() -> None:
