@@ -20,6 +20,9 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import el
 from ui.presenters import counted, log_fields, moment, plain, record_fields
+from ui.presenters.report import report_fields
+from ui.presenters.report_page import page as page_of
+from ui.presenters.spreadsheet import csv_text
 
 GRID_ROWS = 2000
 FORGET_S = 600.0
@@ -49,7 +52,10 @@ class _Rows:
             if time.monotonic() - self.since > FORGET_S or len(self.rows) > size:
                 self.rows, self.since = [], time.monotonic()
             names = {person.id: name for person, name in view.people()}
-            for entry in view.snapshot.entries(len(self.rows)):
+            fresh = list(view.snapshot.entries(len(self.rows)))
+            if self.rows and any(entry.statement.body.get("action") == "erase" for entry in fresh):
+                self.rows, fresh = [], list(view.snapshot.entries())
+            for entry in fresh:
                 fields = log_fields(entry, lambda key: names.get(key, key), view.text)
                 fields["time"] = fields["time"][:19].replace("T", " ")
                 fields["leaf"] = fields["leaf"][:16]
@@ -89,6 +95,8 @@ def page() -> None:
             st.session_state["full-check"] = _full_check()
         st.download_button("Export", data=_export, file_name="decision-log.jsonl", mime="application/jsonl",
                            on_click="ignore", icon=":material/download:")  # fmt: skip
+        st.download_button("CSV", data=_csv, file_name="decision-log.csv", mime="text/csv",
+                           on_click="ignore", icon=":material/table:")  # fmt: skip
     if (found := st.session_state.get("full-check")) is not None:
         markup.show(found)
     needle = (wanted or "").strip().lower()
@@ -169,12 +177,12 @@ def _grid(rows: list[dict[str, Any]], total: int) -> None:
         markup.show(el("p", f"{matching:,} of {total:,} records", cls="dim fine"))
     picked = event["selection"]["rows"] if event else []
     if picked and picked[0] < len(rows):
-        _record(int(rows[picked[0]]["seq"]))
+        _record(int(rows[picked[0]]["seq"]), str(rows[picked[0]]["about"]))
     else:
         markup.show(el("p", "Select a row to see its record, its signatures and its proof.", cls="dim fine"))
 
 
-def _record(seq: int) -> None:
+def _record(seq: int, about: str) -> None:
     with session.view() as view:
         snapshot = view.snapshot
         entry = snapshot.entry(seq)
@@ -192,6 +200,9 @@ def _record(seq: int) -> None:
         ("rests on", ", ".join(f"record {item['seq']}" for item in fields["references"]) or "nothing earlier"),
         ("inclusion proof", f"{held}: {counted(len(proof), 'hash', 'hashes')} to the root over {counted(size, 'record')}"),
     ]))  # fmt: skip
+    if about.startswith("P-"):
+        st.download_button(f"Report of {about}", data=lambda: _report(about), file_name=f"{about}.md",
+                           mime="text/markdown", on_click="ignore", icon=":material/article:")  # fmt: skip
     st.code(
         plain(json.dumps(fields["body"], indent=2, ensure_ascii=False)),
         language=None,
@@ -209,3 +220,16 @@ def _export() -> bytes:
 def _lines(envelopes: Iterator[bytes]) -> Iterator[bytes]:
     for envelope in envelopes:
         yield envelope + b"\n"
+
+
+def _csv() -> bytes:
+    """One line a record; no cell can start a formula."""
+    with session.view() as view:
+        rows = [log_fields(entry, view.name_of, view.text) for entry in view.snapshot.entries()]
+    return csv_text(rows).encode("utf-8")
+
+
+def _report(proposal: str) -> bytes:
+    """Everything about one proposal, as a page."""
+    with session.view() as view:
+        return page_of(report_fields(view, proposal)).encode("utf-8")
