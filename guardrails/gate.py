@@ -406,7 +406,7 @@ class Gate:
         request = read(tx.tables, RequestRow, decision.request)
         if request is None:
             raise InterlockError(f"request {decision.request} is not in the log that it was just written to")
-        if request.action is Action.ROLLBACK and not request.done:
+        if request.action is Action.ROLLBACK and not request.done and decision.action is Action.ROLLBACK:
             return self._follow_rollback(tx, request)
         if request.done and request.action is Action.ERASE:
             tx.forget(request.erase)

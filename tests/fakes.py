@@ -376,6 +376,11 @@ class Site:
 
     # --- looking -------------------------------------------------------------------------
 
+    def request(self, request: str) -> RequestRow:
+        """What the log says of a request."""
+        with view_of(self.log) as view:
+            return view.request(request)
+
     def row(self, proposal: str) -> ProposalRow:
         """What the tables say of a proposal."""
         with view_of(self.log) as view:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 
 from fakes import (
     ADA,
@@ -52,6 +53,7 @@ POLICIES = (
     policy(coolDown="30m"),
     policy(onEligible="{quorum: 2, roles: [operator, safety], distinctRoles: true}"),
     policy(resume="{quorum: 2, roles: [operator, safety]}"),
+    policy(rollback="{quorum: 2, roles: [operator, safety]}"),
 )
 NEEDED = {
     str(source.digest): {"eligible": 2 if i == 2 else 1, "review": 2} for i, source in enumerate(POLICIES)
@@ -118,6 +120,10 @@ class Oracle:
         assert evidence["body"]["bundle"] == body["bundle"]
         after = mine[[leaf for leaf, _ in mine].index(leaf) :]
         assert not [r for _, r in after if r["body"].get("action") == "reject"], "a veto was ignored"
+        assert not self.waited_for(mine), "a request for change was ignored"
+        assert body.get("rehearsed") == body["previous"]
+        opened = [leaf for leaf, r in mine if r["body"].get("state") == "measuring"]
+        assert evidence["body"].get("measurement") == opened[-1]
         voters = {}
         for decision in body["decisions"]:
             vote = records[decision]["body"]
@@ -142,8 +148,23 @@ class Oracle:
         self.champions[body["model"]] = body["bundle"]
         self.promotions += 1
 
+    def waited_for(self, mine) -> set[str]:
+        """Who asked for a change and has neither approved since nor taken it back."""
+        waiting = set()
+        for _, record in mine:
+            action, who = record["body"].get("action"), record["body"].get("person")
+            if action == "request-changes":
+                waiting.add(who)
+            elif action in ("approve", "withdraw"):
+                waiting.discard(who)
+        return waiting & {p["id"] for p in self.roster["people"] if not all(k["revoked"] for k in p["keys"])}
+
     def _rollback(self, body) -> None:
         assert body["previous"] == self.champions[body["model"]]
+        asked = [r["body"] for _, r in self.seen if r["body"].get("request") == body["request"]]
+        assert not [r for r in asked if r["action"] == "reject"], "a rejected request was carried out"
+        assert {r["terms"]["champion"] for r in asked if r["action"] == "rollback"} == {body["previous"]}
+        gone = {r["person"] for r in asked if r["action"] == "withdraw"}
         records = dict(self.seen)
         votes = [records[leaf]["body"] for leaf in body["decisions"]]
         assert votes
@@ -154,6 +175,8 @@ class Oracle:
                 body["bundle"],
             )
             assert {"operator", "safety"} & set(self.person(vote["person"])["roles"])
+            again = [r for r in asked if (r["person"], r["action"]) == (vote["person"], "rollback")]
+            assert vote["person"] not in gone or len(again) > 1, "a signature that was taken back was counted"
         self.champions[body["model"]] = body["bundle"]
         self.rollbacks += 1
 
@@ -268,6 +291,29 @@ class Workspace(RuleBasedStateMachine):
         proposal = self.named(proposal)
         self.do(self.site.decide, who, action, proposal)
 
+    @rule(who=people, proposal=proposals)
+    def ask_for_a_change(self, who, proposal):
+        proposal = self.named(proposal)
+        self.do(self.site.decide, who, Action.REQUEST_CHANGES, proposal)
+
+    @rule(who=people, number=st.integers(1, 9), proposal=proposals)
+    def comment(self, who, number, proposal):
+        self.do(self.site.decide, who, Action.COMMENT, self.named(proposal))
+        self.do(self.site.decide, who, Action.COMMENT, f"R-{number:04d}")
+
+    @rule(
+        who=people,
+        number=st.integers(1, 9),
+        action=st.sampled_from([Action.REJECT, Action.WITHDRAW, Action.REVOKE]),
+    )
+    def close_a_request(self, who, number, action):
+        self.do(self.site.decide, who, action, f"R-{number:04d}")
+
+    @rule(who=people, hours=st.sampled_from([1, 24]), proposal=proposals)
+    def approve_for_a_while(self, who, hours, proposal):
+        end = format_time(self.site.clock.time + timedelta(hours=hours))
+        self.do(self.site.approve, who, self.named(proposal), expires_at=end)
+
     @rule(who=people, proposal=proposals, action=st.sampled_from([Action.APPROVE, Action.WITHDRAW]))
     def prepare(self, who, proposal, action):
         proposal = self.named(proposal)
@@ -329,7 +375,7 @@ class Workspace(RuleBasedStateMachine):
         if row is None or row.proposal is None:
             return
         votes = tuple(vote.record for vote in row.votes) if honest else ()
-        record = Promotion(proposal, MODEL, row.proposal.bundle, model.champion, votes, False)
+        record = Promotion(proposal, MODEL, row.proposal.bundle, model.champion, votes, False, model.champion)
         self.do(self.site.inject, self.site.sealed(record, self.site.services["gate"]))
 
     @rule(back=st.integers(0, 3), number=st.integers(1, 9))
@@ -406,7 +452,7 @@ def test_the_oracle_notices_a_promotion_that_nobody_permitted():
     machine.begin("a")
     machine.the_rules_hold()
     row, model = machine.site.row("P-0001"), machine.site.model()
-    record = Promotion("P-0001", MODEL, row.proposal.bundle, model.champion, (), False)
+    record = Promotion("P-0001", MODEL, row.proposal.bundle, model.champion, (), False, model.champion)
     machine.site.inject(
         machine.site.sealed(record, machine.site.services["gate"]), projection=lambda tables, entry: None
     )

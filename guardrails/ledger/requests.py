@@ -49,7 +49,11 @@ def sign(tables: Tables, entry: Entry, decision: Decision) -> None:
         take_id(tables, "R", decision.request)
     elif _content(request) != _content(decision):
         raise StaleError(f"{request.id} asks for something else than what was signed")
-    require_open(tables, request, max(entry.statement.time, workspace_time(tables)))
+    # A log whose clock was once far ahead must not keep people from asking, least of all for the right time.
+    is_new, time = not request.votes, entry.statement.time
+    if not is_new and decision.action is not Action.SET_CLOCK:
+        time = max(time, workspace_time(tables))
+    require_open(tables, request, time)
     if request.terms != decision.terms:
         raise StaleError(
             f"{request.id} has other terms than what was signed", hint="prepare and sign it again"
