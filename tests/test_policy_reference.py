@@ -115,7 +115,8 @@ def test_more_items_are_named_only_where_they_would_help() -> None:
         0.16, 200,
     )  # fmt: skip
     said = remedy(near)
-    assert said.items == pytest.approx(880, abs=1)  # half of it is 0.02 and 0.01 is left: four times as many, and a tenth on top
+    # Half of it is 0.02 and 0.01 is left: four times as many, and a tenth on top.
+    assert said.items == pytest.approx(880, abs=1)
     short = dataclasses.replace(near, outcome=Outcome.INCONCLUSIVE, upper=0.149, n=20)
     assert "n = 20 are too few" in remedy(short).text
     endless = dataclasses.replace(near, upper=float("inf"))

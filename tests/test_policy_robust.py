@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_cases import DEFAULT, NOW, document, integrity_rule, rule, subject
 
 from guardrails import engine
+from guardrails.authoring.case_files import read_case_files
 from guardrails.authoring.mutation import looser_limit
+from guardrails.authoring.testing import run_cases
 from guardrails.canonical import digest
 from guardrails.errors import PolicyError
 from guardrails.policy import LoadedPolicy, Policy, load_policy, parse_policy, source_digest
@@ -172,3 +176,51 @@ def _estimates(draw: Any) -> Estimate:
     return Estimate(
         value, value - half, value + half, draw(st.sampled_from([0, 100, 199, 200, 500])), "drawn"
     )
+
+
+# --- case files ----------------------------------------------------------------------------------
+
+
+CASES = """\
+apiVersion: interlock/v1
+kind: PolicyCases
+evidence:
+  drift.output: {kl_mean: {value: 0.04, lower: 0.03, upper: 0.05, n: 300}}
+  integrity.weights: {violations: 0}
+cases:
+  - name: calm
+    verdict: eligible
+  - name: moved
+    evidence: {drift.output: {kl_mean: {value: 0.2, lower: 0.1, upper: 0.3, n: 300}}}
+    waivers: [drift.output]
+    measurements: {facts: {a: 1}, series: [{probe: p, suite: s, columns: {c: [1, 2]}}]}
+    verdict: review
+    findings: {drift.output: waived}
+"""
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_case_file_is_refused_or_runs(tmp_path: Path, data: st.DataObject) -> None:
+    at, length = data.draw(st.integers(0, len(CASES) - 1)), data.draw(st.integers(0, 12))
+    put = data.draw(
+        st.sampled_from(["", "1e300", "-1", "0x10", ".nan", "[", "{}", "~", "\n", "true", "../x", "\u202e"])
+    )
+    file = tmp_path / "cases.yaml"
+    file.write_text(CASES[:at] + put + CASES[at + length :], encoding="utf-8")
+    found = parsed(TEXT)
+    assert isinstance(found, Policy)
+    loaded = LoadedPolicy(found, PolicySource("p", digest(b"x"), ("p.yaml",), {"p.yaml": TEXT}))
+    with contextlib.suppress(PolicyError):
+        run_cases(loaded, read_case_files(loaded, [file]))
+
+
+def test_the_sound_case_file_runs_as_written(tmp_path: Path) -> None:
+    (tmp_path / "cases.yaml").write_text(CASES)
+    found = parsed(TEXT)
+    assert isinstance(found, Policy)
+    loaded = LoadedPolicy(found, PolicySource("p", digest(b"x"), ("p.yaml",), {"p.yaml": TEXT}))
+    assert [r.ok for r in run_cases(loaded, read_case_files(loaded, [tmp_path / "cases.yaml"]))] == [
+        True,
+        True,
+    ]
