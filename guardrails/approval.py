@@ -108,8 +108,8 @@ def tally(
     vetoed = any(v.final for v in against)
     waiting_for = tuple(dict.fromkeys(v.person for v in against if not v.final))
     counted = [v for v in ordered if v.approve and _holds(active, v) and _is_informed(v, terms)]
-    # Who can only change the roster (a recovery key), or can sign nothing any more, makes no second person.
-    is_only = sum(bool(set(person.roles) - {Role.ROOT}) for person in active.values()) == 1
+    # Who can only change the roster (a recovery key) decides nothing, and makes no second person.
+    is_only = sum(bool(set(person.roles) - {Role.ROOT}) for person in roster.people) == 1
     results = [_by_rule(counted, active, rule, terms, is_only=is_only) for rule in rules]
     deadline = _deadline(terms)
     expired = deadline is not None and now >= deadline

@@ -70,10 +70,7 @@ def test_every_command_explains_itself(capsys):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "request-changes", "comment", "backup", "restore", "gc", "label", "redteam", "serve",
-        "waiver revoke", "log erase", "log witness",
-    ],
+    ["label", "redteam", "serve"],
 )  # fmt: skip
 def test_what_is_not_built_does_not_pretend_to_be(name, capsys):
     assert run(name.split()) == 2
