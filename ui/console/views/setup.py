@@ -16,6 +16,7 @@ import streamlit as st
 from guardrails.decision_log.keys import PersonKey
 from guardrails.errors import DeniedError, InterlockError, InvalidInputError, UsageError
 from guardrails.records import Role, Surface
+from ui import pins
 from ui.console import markup, session
 from ui.console.markup import el
 from ui.console.views import sidebar
@@ -168,10 +169,12 @@ def _progress() -> None:
         markup.show(el("p", one_line(f"{job.stage[:1].upper()}{job.stage[1:]} …", 200), cls="soft"))
         return
     then = (
-        "Keep the fingerprint of your key (the log page shows it) outside this workspace, and add a second root, "
-        "so that one lost key does not end it."
+        "Keep this root key outside this workspace: `interlock log verify --root-key` checks the log against it. Add "
+        "a second root (interlock operator add NAME --role root), so that one lost key does not end it."
     )
     markup.show(markup.notice("good", "Set up.", then))
+    for key in pins.pinned(session.console().workspace.path):
+        markup.show(el("p", key, cls="mono"))
     if st.button("Open the queue", type="primary"):
         _leave()
 
