@@ -126,7 +126,8 @@ def mutated(module: str, number: int) -> ast.Module:
         if owner and isinstance(owner.test, ast.BoolOp) and isinstance(owner.test.op, ast.Or):
             parts = len(owner.test.values)
             if count <= number < count + parts:
-                del owner.test.values[number - count]
+                kept = [value for at, value in enumerate(owner.test.values) if at != number - count]
+                owner.test = kept[0] if len(kept) == 1 else ast.BoolOp(ast.Or(), kept)
                 return ast.fix_missing_locations(tree)
             count += parts
     raise IndexError(f"{module} has no check {number}")

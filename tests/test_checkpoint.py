@@ -151,6 +151,7 @@ def test_another_logs_checkpoint_is_refused_even_from_the_same_key():
         f"{ORIGIN}\n7\n",
         f"{ORIGIN}\t\n7\n{'A' * 43}=\n",
         f"{ORIGIN} x\n7\n{'A' * 43}=\n",
+        f"{ORIGIN}\x01\n7\n{'A' * 43}=\n",
     ],
 )
 def test_malformed_heads_are_refused_even_when_properly_signed(text: str):
@@ -170,6 +171,12 @@ def test_malformed_signature_lines_are_refused(tail: str):
         checkpoint.parse(HEAD.text + "\n" + tail)
     with pytest.raises(RecordError):
         checkpoint.parse(NOTE + (tail or "\n"))
+
+
+def test_a_note_ends_with_a_new_line_and_nothing_in_its_place():
+    for altered in (NOTE[:-1], NOTE[:-1] + "X", NOTE[:-1] + " "):
+        with pytest.raises(RecordError):
+            checkpoint.parse(altered)
 
 
 def test_endless_notes_are_refused():

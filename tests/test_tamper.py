@@ -551,6 +551,24 @@ def _(copy):
     path.write_bytes(path.read_bytes()[::-1])
 
 
+def _spoil(copy: Copy, digest: str) -> None:
+    path = copy.folder / "artifacts" / "blobs" / Digest.parse(digest).hex[:2] / Digest.parse(digest).hex
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+@case("the bytes of an adopted base swapped", f"of {MODEL}: ")
+def _(copy):
+    with Log.open(copy.url) as log, log.read() as snapshot:
+        _spoil(copy, snapshot.tables.get("models", MODEL)["original"])
+
+
+@case("the bytes of a model that was only proposed swapped", "P-0002: artifact")
+def _(copy):
+    with Log.open(copy.url) as log, log.read() as snapshot:
+        _spoil(copy, snapshot.tables.get("proposals", "P-0002")["proposal"]["bundle"])
+
+
 @pytest.mark.parametrize("one", CASES, ids=[one.name for one in CASES])
 def test_it_is_refused_for_its_reason(one: Case, copy: Copy):
     one.attack(copy)
