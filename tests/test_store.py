@@ -423,10 +423,10 @@ def test_a_consistent_forgery_is_caught_by_the_signed_checkpoint(log: Log, url: 
     """Bytes, leaf and tree nodes all rewritten; only the checkpoint cannot be, without the key."""
     add(log)
     envelope = record({"forged": True})
-    leaf = merkle.leaf_hash(envelope).hex()
+    leaf, time_ = merkle.leaf_hash(envelope).hex(), Entry.parse(0, envelope).statement.time
     tamper(
         url,
-        f"UPDATE entries SET envelope = x'{envelope.hex()}', leaf = '{leaf}'",
+        f"UPDATE entries SET envelope = x'{envelope.hex()}', leaf = '{leaf}', time = '{time_}'",
         f"UPDATE nodes SET hash = x'{leaf}'",
     )
     with log.read() as snapshot, pytest.raises(AssertionError):
