@@ -271,3 +271,23 @@ def test_public_keys_round_trip_and_lose_their_comment(key: PublicKey):
 def test_what_is_no_public_key_is_refused(text: str):
     with pytest.raises(RecordError):
         PublicKey.parse(text)
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def test_claims_are_read_without_being_believed():
+    plain = sshsig.read(sshsig.sign(KEY, MESSAGE, NAMESPACE))
+    assert (plain.key, plain.namespace, plain.present, plain.counter) == (PUBLIC, NAMESPACE, None, None)
+    for flags, present, verified in ((0x00, False, False), (0x01, True, False), (0x05, True, True)):
+        token = sshsig.read(token_signature(flags, 9))
+        assert (token.key, token.present, token.verified, token.counter) == (TOKEN, present, verified, 9)
+
+
+@given(st.binary(max_size=400), st.integers(0, 400))
+def test_arbitrary_bytes_make_no_claims_and_no_crash(data: bytes, cut: int):
+    for attempt in (data, token_signature()[:cut] + data):
+        try:
+            sshsig.read(attempt)
+        except RecordError:
+            continue
