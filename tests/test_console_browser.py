@@ -263,6 +263,33 @@ def test_a_decision_elsewhere_is_noticed_before_anything_is_signed(
     assert state(made, "P-0004") is State.REJECTED
 
 
+def test_ask_for_a_change_comment_and_withdraw(
+    made: Made, server: str, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = visit(f"{server}/proposal?id=P-0005")
+    act_as(page)
+    page.get_by_role("button", name="Request changes…").click()
+    page.get_by_role("dialog").get_by_text("Nothing is promoted, whoever else approves").wait_for()
+    sign(page, "Sign and ask", "train without the letters", PASSPHRASE)
+    page.get_by_text("asks for a change, operator").wait_for()
+    page.get_by_role("button", name="Comment…").click()
+    page.get_by_role("dialog").get_by_text("decides nothing").wait_for()
+    sign(page, "Sign and keep", "item 7 looks copied", PASSPHRASE)
+    page.get_by_text("“item 7 looks copied”").wait_for()
+    page.screenshot(path=tmp_path / "remarks-light.png")
+    dark = visit(f"{server}/proposal?id=P-0005", dark=True)
+    dark.get_by_text("“item 7 looks copied”").wait_for()
+    dark.screenshot(path=tmp_path / "remarks-dark.png")
+    with view_of(made.workspace.log) as view:
+        row = view.proposal("P-0005")
+    assert [vote.action for vote in row.remarks] == [Action.REQUEST_CHANGES, Action.COMMENT]
+    assert len(row.changes) == 1
+    page.get_by_role("button", name="Withdraw…").click()
+    sign(page, "Sign and withdraw", "it was made", PASSPHRASE)
+    page.get_by_text("asked for a change, operator").wait_for()
+    assert state(made, "P-0005") is State.AWAITING_APPROVAL
+
+
 def test_reject_with_a_key(made: Made, server: str, visit: Callable[..., Any]) -> None:
     page = visit(f"{server}/proposal?id=P-0005")
     act_as(page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from guardrails import approval
-from guardrails.decision_log.envelope import parse_time
 from guardrails.gate import utc_now
 from guardrails.ledger import standing as standings
 from guardrails.ledger.rows import ProposalRow, Vote
@@ -56,9 +55,11 @@ def after_approval(
     """Where the quorum would stand with this person's signature, counted as the gate counts."""
     now = utc_now()
     votes = [
-        approval.Vote(vote.person, vote.role, True, parse_time(vote.at), vote.surface, vote.viewed)
+        standings.counted_vote(vote)
         for vote in row.votes if vote.action is Action.APPROVE and vote.person in standing.tally.people
     ]  # fmt: skip
+    # Whoever approves is content with the change that they asked for; others still wait for theirs.
+    votes += [standings.counted_vote(change) for change in row.changes if change.person != person.id]
     mine = approval.Vote(person.id, role, True, now, Surface.CONSOLE, standing.terms.require_viewed)
     assert view.roster is not None  # noqa: S101 - there is a person
     return approval.tally([*votes, mine], view.roster, standing.rules, standing.terms, now)
@@ -110,7 +111,19 @@ def ask(
     roles = wanted_roles(standing)
     then = "It ends here: rejected is final, and every open approval is void. Anybody can propose the change again."
     title, verb, hint = f"Reject {row.id}", "Sign and reject", "What speaks against it?"
-    if action is Action.WITHDRAW:
+    if action is Action.REQUEST_CHANGES:
+        then = (
+            "Nothing is promoted, whoever else approves, until you approve or withdraw this. "
+            "An approval that you gave is taken back with it."
+        )
+        title, verb, hint = f"Ask for a change of {row.id}", "Sign and ask", "What has to change, and how?"
+    if action is Action.COMMENT:
+        then, binding, roles = "It stands in the log and on this page, and decides nothing.", None, ()
+        title, verb, hint = f"Comment on {row.id}", "Sign and keep", "What should others know?"
+    if action is Action.WITHDRAW and any(person and c.person == person.id for c in row.changes):
+        then = "Nobody waits for your change any more. If nothing else is missing, it is promoted at once."
+        title, verb, hint = f"Withdraw what you asked of {row.id}", "Sign and withdraw", "Was it made?"
+    elif action is Action.WITHDRAW:
         then = "Your approval is taken back; the proposal waits for approvals again."
         title, verb, hint = (
             f"Withdraw your approval of {row.id}",
@@ -152,7 +165,34 @@ def rail(
             parts.append(el("div", consequence(view, row, standing, person), cls="then"))
     elif row.state is State.BLOCKED:
         parts.append(el("p", BLOCKED, cls="soft"))
+    if row.remarks:
+        parts.append(_remarks(view, row, now))
     return el("div", *parts, cls="rail")
+
+
+def _remarks(view: View, row: ProposalRow, now: str) -> Html:
+    """Comments and requests for change, in the order of the log; those that stand are marked."""
+    standing = {change.record for change in row.changes}
+    items = []
+    for said in row.remarks:
+        is_change = said.action is Action.REQUEST_CHANGES
+        word = (
+            "commented"
+            if not is_change
+            else "asks for a change"
+            if said.record in standing
+            else "asked for a change"
+        )
+        glyph, cls = ("▲", "no") if said.record in standing else ("·", "open")
+        items.append(
+            el(
+                "li", el("i", glyph, cls=f"gl {cls}", aria_hidden="true"),
+                el("span", el("b", one_line(view.name_of(said.person), 60)), f" {word}, {said.role.value}"),
+                el("small", f"“{one_line(view.text(said.reason), 600)}”"),
+                el("small", f"{ago(said.at, now)} · {said.surface.value} · record {said.seq}"),
+            )
+        )  # fmt: skip
+    return el("section", markup.eyebrow("Remarks", str(len(items))), el("ul", *items))
 
 
 def _signatures(view: View, row: ProposalRow, standing: Standing | None, now: str) -> Html:

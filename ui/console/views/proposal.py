@@ -57,7 +57,7 @@ def _show(view: View, row: ProposalRow) -> None:
         standing = view.standing(row, moment)
     except StaleError as error:
         stale = str(error)
-    left, right = st.columns([1.4, 1], vertical_alignment="top", gap="medium")
+    left, right = st.columns([1, 1.15], vertical_alignment="top", gap="medium")
     with left:
         markup.show(_head(view, row, moment))
     with right:
@@ -132,15 +132,22 @@ def _actions(view: View, row: ProposalRow, standing: Standing | None, person: Pe
     voted = person is not None and any(
         v.person == person.id and v.action is Action.APPROVE for v in row.votes
     )
+    asked = person is not None and any(change.person == person.id for change in row.changes)
     with st.container(horizontal=True, horizontal_alignment="right", gap="small", key="actions"):
         _neighbours(view, row)
+        if st.button("Comment…", key="comment", type="tertiary", disabled=person is None):
+            signing.open_dialog(approvals.ask(view, row, standing, person, Action.COMMENT))
         if binding is None:
+            if asked and st.button("Withdraw…", key="withdraw"):
+                signing.open_dialog(approvals.ask(view, row, standing, person, Action.WITHDRAW))
             return
+        if not asked and st.button("Request changes…", key="changes", disabled=person is None):
+            signing.open_dialog(approvals.ask(view, row, standing, person, Action.REQUEST_CHANGES))
         if st.button("Reject…", key="reject", shortcut="x", disabled=person is None):
             signing.open_dialog(approvals.ask(view, row, standing, person, Action.REJECT))
+        if (voted or asked) and st.button("Withdraw…", key="withdraw"):
+            signing.open_dialog(approvals.ask(view, row, standing, person, Action.WITHDRAW))
         if voted:
-            if st.button("Withdraw…", key="withdraw"):
-                signing.open_dialog(approvals.ask(view, row, standing, person, Action.WITHDRAW))
             return
         ready = standing is not None and not approvals.obstacles(
             view, row, standing, person, _seen(person, row)
