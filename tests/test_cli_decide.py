@@ -209,6 +209,59 @@ def test_reject_and_withdraw(cli):
     assert cli.ok("withdraw", "P-0002", "--reason", "not needed")["state"] == "withdrawn"
 
 
+def test_a_request_for_change_and_a_comment_stand_on_the_page(cli):
+    asked = cli.ok("request-changes", "P-0001", "--reason", "leave item 7 out", "--as", "Maya Osei")
+    assert (asked["state"], asked["action"]) == ("awaiting_approval", "request-changes")
+    cli.ok("comment", "P-0001", "--text", "item 7 looks copied")
+    assert (
+        cli.ok("approve", "P-0001", "--reason", "fine by me")["effect"] == "1 person asks for a change first"
+    )
+    data = cli.ok("show", "P-0001")
+    assert [(said["action"], said["reason"]) for said in data["remarks"]] == [
+        ("request-changes", "leave item 7 out"), ("comment", "item 7 looks copied"),
+    ]  # fmt: skip
+    assert data["changes_requested"] == 1
+    out = cli("show", "P-0001").out
+    assert "Maya Osei asks for a change: leave item 7 out" in out
+    assert "item 7 looks copied" in out
+    assert "asks for a change of P-0001" in cli("log", "show", "P-0001").out
+    assert cli.ok("withdraw", "P-0001", "--reason", "it is out", "--as", "Maya Osei")["state"] == "promoted"
+
+
+def test_an_approval_for_a_while(cli):
+    cli.ok("approve", "P-0002", "--reason", "for tonight", "--valid-for", "8h")
+    assert cli.ok("show", "P-0002")["votes"][0]["expires_at"]
+    assert cli.signed("approve", "P-0001", "--reason", "x", "--valid-for", "soon").status == 2
+
+
+def test_requests_are_withdrawn_and_rejected(cli):
+    words = ("waiver", "add", "P-0003", "--rule", "pii", "--until", "72h", "--reason", "test data")
+    first = cli.ok(*words)["request"]
+    assert cli.ok("withdraw", first, "--reason", "a mistake")["state"] == "withdrawn"
+    assert cli.signed("approve", first, "--reason", "late", "--as", "Maya Osei").status == 6
+    second = cli.ok(*words)["request"]
+    assert second != first
+    assert cli.ok("reject", second, "--reason", "no", "--as", "Maya Osei")["state"] == "rejected"
+    listed = {row["id"]: row["state"] for row in cli.ok("list", "--requests")}
+    assert (listed[first], listed[second]) == ("withdrawn", "rejected")
+    assert "was rejected" in cli("show", second).out
+
+
+def test_a_waiver_is_revoked(cli):
+    words = ("waiver", "add", "P-0003", "--rule", "pii", "--until", "72h", "--reason", "test data")
+    granted = cli.ok(*words)["request"]
+    cli.ok("approve", granted, "--reason", "agreed", "--as", "Maya Osei")
+    assert cli.ok("waiver", "revoke", granted, "--reason", "not test data")["state"] == "done"
+    assert [row["in_force"] for row in cli.ok("waiver", "list")] == [False]
+    cli.ok("tick")
+    assert cli.json("verdict", "P-0003").data["verdict"] == "blocked"
+
+
+def test_the_roots_confirm_the_clock(cli):
+    assert cli.ok("clock", "confirm", "--reason", "compared with another one")["state"] == "done"
+    assert cli.ok("clock", "confirm", "--reason", "no root", "--as", "Maya Osei")["state"] == "open"
+
+
 @pytest.mark.parametrize("reason", ["", "   ", "x" * 3000])
 def test_a_reason_is_needed(cli, reason):
     before = entries(cli)
