@@ -27,8 +27,20 @@ from guardrails.decision_log.envelope import format_time, open_envelope, parse_s
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.merkle import leaf_hash
 from guardrails.decision_log.store import Log
+from guardrails.errors import JobFailedError
 from guardrails.ledger.subjects import subjects_of
-from guardrails.records import Action, Decision, Key, Promotion, Role, State, Transition, Waiver
+from guardrails.records import (
+    Action,
+    Decision,
+    Failure,
+    Key,
+    ModelKind,
+    Promotion,
+    Role,
+    State,
+    Transition,
+    Waiver,
+)
 
 
 @dataclass(frozen=True)
@@ -513,6 +525,61 @@ def _(copy):
     copy.append(decision(copy, "ada", Action.RESUME, "workspace"))
 
 
+# --- what services claim ------------------------------------------------------------------------------
+
+
+@case("a proposal of another kind than its model", "is a llm, the proposal says lam")
+def _(copy):
+    made = replace(copy.site.row("P-0004").proposal, id="P-0005", kind=ModelKind.LAM)
+    copy.append(made, signer=copy.site.services["learner"])
+
+
+@case("a proposal from what is no champion", "has another champion than the one this was trained from")
+def _(copy):
+    made = replace(copy.site.row("P-0004").proposal, id="P-0005", champion=OTHER)
+    copy.append(made, signer=copy.site.services["learner"])
+
+
+@case("a proposal under a number that is taken", "is not the next one")
+def _(copy):
+    copy.append(replace(copy.site.row("P-0004").proposal, seed=2), signer=copy.site.services["learner"])
+
+
+@case("a failure of a model that is not there", "there is no model nothing")
+def _(copy):
+    copy.append(Failure("P-0005", "nothing", "propose", "x", "x", ""))
+
+
+@case("a failure of what is over", "nothing of it can fail now")
+def _(copy):
+    copy.append(Failure("P-0001", MODEL, "measure", "x", "x", ""))
+
+
+@case("a measurement of what was promoted", "cannot be measured")
+def _(copy):
+    copy.append(Transition("P-0001", State.MEASURING, "x", copy.site.model().attempts + 1))
+
+
+@case("a measurement that spends nothing", "attempt")
+def _(copy):
+    copy.append(Transition("P-0004", State.MEASURING, "x", 99))
+
+
+@case("evidence that nobody measured", "no measurement is under way")
+def _(copy):
+    copy.append(copy.site.row("P-0004").evidence, signer=copy.site.services["evaluator"])
+
+
+@case("an expiry of what is blocked", "cannot expire")
+def _(copy):
+    copy.append(Transition("P-0003", State.EXPIRED, "x"))
+
+
+@case("a state that nothing leads to", "nothing moves to promoted by itself")
+def _(copy):
+    copy.append(Transition("P-0004", State.PROMOTED, "x"))
+
+
 # --- beside the records ------------------------------------------------------------------------------
 
 
@@ -671,6 +738,52 @@ def test_keys_stand_in_a_roster_in_one_spelling(story, folder):
         copy.site.sealed(replace(roster, people=(spelt, *roster.people[1:])), copy.site.people["ada"].key)
     )
     refused(copy.verify(), "without anything else")
+
+
+def test_an_approval_moves_no_other_model(folder):
+    site = Site(folder / "site", source=policy(coolDown="30m"))
+    site.adopt("other", "another base")
+    proposal = site.judged()
+    site.approve("ada", proposal)
+    site.clock.pass_(minutes=31)
+    champion = site.model("other").champion
+    copy = Copy(site, folder / "copy")
+    assert copy.verify().ok
+    copy.append(promotion(copy, proposal, model="other", previous=champion, rehearsed=champion))
+    refused(copy.verify(), "not approved")
+    honest = Copy(site, folder / "honest")
+    honest.append(promotion(honest, proposal))
+    refused(
+        honest.verify(), "projection"
+    )  # the control: the record is allowed, only the tables were not moved
+    site.close()
+
+
+def test_a_quorum_is_noted_once(folder):
+    """A second note would begin the cool-down anew, or, dated well, end it."""
+    site = Site(folder / "site", source=policy(coolDown="30m"))
+    proposal = site.judged()
+    site.approve("ada", proposal)
+    copy = Copy(site, folder / "copy")
+    assert copy.verify().ok
+    copy.append(Transition(proposal, State.APPROVED, "quorum complete"))
+    refused(copy.verify(), "not newly complete")
+    site.close()
+
+
+def test_what_yielded_nothing_is_not_measured_and_what_runs_fails_under_its_own_model(folder):
+    site = Site(folder / "site")
+    site.adopt("other", "another base")
+    failed = site.gate.record_failure(MODEL, "propose", "x", JobFailedError("nothing came of it"))
+    running = site.propose()
+    copy = Copy(site, folder / "copy")
+    assert copy.verify().ok
+    copy.append(Transition(failed, State.MEASURING, "x", 1))
+    refused(copy.verify(), "cannot be measured")
+    other = Copy(site, folder / "other")
+    other.append(Failure(running, "other", "measure", "x", "x", ""))
+    refused(other.verify(), "nothing of it can fail now")
+    site.close()
 
 
 def test_the_table_covers_what_it_says():
