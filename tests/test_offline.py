@@ -134,6 +134,7 @@ def test_an_imported_key_approves_offline_and_standard_tools_check_it(cli, tmp_p
     [
         (("reject", "P-0001"), "rejected"),
         (("withdraw", "P-0002"), "withdrawn"),
+        (("request-changes", "P-0001"), "awaiting_approval"),
         (("halt",), "done"),
     ],
 )
@@ -141,6 +142,21 @@ def test_every_decision_can_be_signed_offline(cli, tmp_path, words, effect):
     out = tmp_path / "decision"
     cli.ok(*words, "--as", NIA, "--reason", "because", "--export", out)
     assert cli.ok(*words, "--import", ssh_sign(tmp_path / "nia", out))["state"] == effect
+
+
+def test_a_remark_offline_and_a_no_that_is_no_yes(cli, tmp_path):
+    out = tmp_path / "remark"
+    cli.ok("comment", "P-0001", "--as", NIA, "--text", "looks odd", "--export", out)
+    signature = ssh_sign(tmp_path / "nia", out)
+    assert cli("comment", "P-0001", "--text", "x", "--import", signature).status == 2
+    assert cli("comment", "P-0001", "--import", signature).status == 0
+    waiver = ("waiver", "add", "P-0003", "--rule", "pii", "--until", "72h", "--as", OPERATOR, "--reason", "x")
+    request = cli.ok(*waiver)["request"]
+    out = tmp_path / "no"
+    cli.ok("reject", request, "--as", NIA, "--reason", "no", "--export", out)
+    signature = ssh_sign(tmp_path / "nia", out)
+    refused(cli, signature, 2, "what was signed is: reject", "approve", request)
+    assert cli("reject", request, "--import", signature).status == 0
 
 
 def test_halt_and_resume_waiver_policy_and_rollback_offline(cli, tmp_path):
@@ -153,6 +169,23 @@ def test_halt_and_resume_waiver_policy_and_rollback_offline(cli, tmp_path):
     assert decide("resume")["state"] == "done"
     first = decide("waiver", "add", "P-0003", "--rule", "pii", "--until", "72h")
     assert (first["action"], first["state"]) == ("waive", "open")
+    # A second signature on an open request, by its id, offline too.
+    out = tmp_path / "second"
+    new_key(tmp_path / "sue")
+    cli.ok(
+        "operator",
+        "import-ssh",
+        "Sue",
+        "--public-key",
+        tmp_path / "sue.pub",
+        "--role",
+        "safety",
+        "--as",
+        OPERATOR,
+    )
+    again = decide("waiver", "add", "P-0003", "--rule", "pii", "--until", "72h")["request"]
+    cli.ok("approve", again, "--as", "Sue", "--reason", "seen it", "--export", out)
+    assert cli.ok("approve", again, "--import", ssh_sign(tmp_path / "sue", out))["state"] == "done"
     policy = tmp_path / "main.yaml"
     policy.write_text(fakes.policy(coolDown="5m").files["main.yaml"], encoding="utf-8")
     assert decide("policy", "activate", policy)["state"] == "done"

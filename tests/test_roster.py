@@ -626,3 +626,27 @@ def test_nothing_goes_on_from_a_log_that_does_not_hold(template, tmp_path, found
     ran = cli.signed("init", "--operator", "Ada", "--successor-of", former)
     assert (ran.status, "the former log does not hold" in ran.err) == (7, True)
     assert not cli.path.exists()
+
+
+def test_a_witness_follows_the_hand_over_and_then_wants_the_new_key(cli, tmp_path):
+    place, verifier = tmp_path / "witness", tmp_path / "log.vkey"
+
+    def shown(size: int, name: str):
+        growth = tmp_path / name
+        cli.ok("log", "proof", "--consistency", size, "--to", growth)
+        return cli("log", "witness", "--dir", place, "--once", "--checkpoint", growth)
+
+    verifier.write_text(cli.ok("log", "checkpoint")["log_key"] + "\n")
+    made = cli("log", "witness", "--dir", place, "--name", "witness.example/w1", "--add-log", verifier)
+    assert made.status == 0, made.err
+    assert shown(0, "first").status == 0
+    before = cli.ok("log", "checkpoint")["entries"]
+    cli.ok("roster", "rotate-service", "log")
+    assert shown(before, "hand-over").status == 0, "both keys signed it, and one of them is known"
+    cli.ok("halt", "--reason", "one more record")
+    refused_ = shown(before + 1, "after")
+    assert refused_.status != 0
+    assert "not signed by a known key" in refused_.err + refused_.out
+    verifier.write_text(cli.ok("log", "checkpoint")["log_key"] + "\n")
+    assert cli("log", "witness", "--dir", place, "--add-log", verifier).status == 0
+    assert shown(before + 1, "again").status == 0

@@ -11,15 +11,14 @@ from guardrails.records import Action, Role, Surface
 from ui.cli.decide import sign_request
 from ui.cli.group import add, command, group
 from ui.cli.session import Session
-from ui.cli.signing import reason_and_role, speak
+from ui.cli.signing import reason_and_role, signed_text, speak
 
 clock = group("clock", "Set the log's time right, by the roots.")
 
 
 @command("comment", help="Say something of a proposal (P-…) or a request (R-…); it decides nothing.")
 @click.argument("id_", metavar="ID")
-@click.option("--text", required=True, metavar="TEXT", help="What you have to say; it goes into the record.")
-@click.option("--role", type=click.Choice([role.value for role in Role]), help="The role to speak in.")
+@signed_text("text", "What you have to say; it goes into the record.")
 def comment(session: Session, id_: str, text: str, role: str | None) -> None:
     """Comment on a proposal or a request."""
     speak(session, Action.COMMENT, id_.upper(), text, role)

@@ -49,18 +49,26 @@ PAST = {
 
 
 def reason_and_role(function: F) -> F:
-    """The options of every decision: why, in which role, and signed here or elsewhere.
+    """The options of every decision: why, in which role, and signed here or elsewhere."""
+    return signed_text("reason", "Why; it goes into the record.")(function)
+
+
+def signed_text(name: str, what: str) -> Callable[[F], F]:
+    """The same, with the text under another name; a remark calls it ``text``.
 
     With ``--import`` the command itself does not run: what was signed has been prepared and shown at the export.
     """
+    return lambda function: _signable(function, name, what)
 
+
+def _signable(function: F, name: str, what: str) -> F:
     @wraps(function)
-    def decide(session: Session, reason: str | None, import_: Path | None, **rest: Any) -> Any:
+    def decide(session: Session, import_: Path | None, **given: Any) -> Any:
         if import_ is not None:
-            return _take_back(session, import_, {**rest, "reason": reason})
-        if reason is None:
-            raise click.MissingParameter(param_hint="'--reason'", param_type="option")
-        return function(session, reason=reason, **rest)
+            return _take_back(session, import_, given, name)
+        if given[name] is None:
+            raise click.MissingParameter(param_hint=f"'--{name}'", param_type="option")
+        return function(session, **given)
 
     def keep_export(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
         session = ctx.find_object(_session_class())
@@ -78,7 +86,7 @@ def reason_and_role(function: F) -> F:
             help="Write the exact bytes to a file, to be signed elsewhere with ssh-keygen; nothing is decided yet.",
         ),
         click.option("--role", type=choices, help="The role to sign in [one that is asked for]."),
-        click.option("--reason", metavar="TEXT", help="Why; it goes into the record."),
+        click.option(f"--{name}", metavar="TEXT", help=what),
     ):  # fmt: skip
         decide = option(decide)
     return decide  # type: ignore[return-value]
@@ -90,12 +98,12 @@ def _session_class() -> type[Session]:
     return Session
 
 
-def _take_back(session: Session, file: Path, arguments: dict[str, Any]) -> None:
+def _take_back(session: Session, file: Path, arguments: dict[str, Any], text: str) -> None:
     """Append a decision that was exported by this very command and signed elsewhere."""
     from ui.cli import offline
 
-    if arguments["reason"] is not None or session.export is not None:
-        raise UsageError("--import takes neither --reason nor --export: what was signed says it all")
+    if arguments[text] is not None or session.export is not None:
+        raise UsageError(f"--import takes neither --{text} nor --export: what was signed says it all")
     back = offline.returned(session, file)
     decided = back.draft.decision
     offline.require_for(str(click.get_current_context().info_name), arguments, decided)
