@@ -786,6 +786,34 @@ def test_what_yielded_nothing_is_not_measured_and_what_runs_fails_under_its_own_
     site.close()
 
 
+def test_evidence_of_another_measurement(folder):
+    site = Site(folder / "site")
+    proposal = site.propose()
+    order = site.gate.begin_measurement(proposal)
+    copy, control = Copy(site, folder / "copy"), Copy(site, folder / "control")
+    assert copy.verify().ok
+    site.hand_in(order)
+    evidence, evaluator = site.row(proposal).evidence, site.services["evaluator"]
+    copy.append(replace(evidence, measurement=OTHER), signer=evaluator)
+    refused(copy.verify(), "not of the measurement that is under way")
+    control.append(evidence, signer=evaluator)
+    refused(control.verify(), "projection")  # the control: allowed, only the tables were not moved
+    site.close()
+
+
+def test_a_second_signature_under_other_terms(folder):
+    site = Site(folder / "site")
+    blocked = site.judged(BLOCKED)
+    waiver = Waiver("pii", site.row(blocked).proposal.bundle, "p-ada", "2027-01-01T00:00:00.000000Z")
+    site.decide("ada", Action.WAIVE, blocked, waiver=waiver)
+    copy = Copy(site, folder / "copy")
+    assert copy.verify().ok
+    longer = lambda d: replace(d, terms=replace(d.terms, expires_at="2030-01-01T00:00:00.000000Z"))  # noqa: E731
+    copy.append(decision(copy, "bo", Action.WAIVE, blocked, longer, waiver=waiver))
+    refused(copy.verify(), "has other terms than what was signed")
+    site.close()
+
+
 def test_the_table_covers_what_it_says():
     assert len(CASES) >= 46
     assert len({one.name for one in CASES}) == len(CASES)
