@@ -240,7 +240,23 @@ def serve() -> None:
             os.dup2(null, 1)
             os.dup2(null, 2)
             os.environ["MUTANT"] = job["mutant"]
-            os._exit(int(pytest.main(["-q", "-x", "-p", "mutants", "-p", "no:cacheprovider", *job["tests"]])))
+            os._exit(
+                int(
+                    pytest.main(
+                        [
+                            "-q",
+                            "-x",
+                            "-p",
+                            "mutants",
+                            "-p",
+                            "no:cacheprovider",
+                            "-o",
+                            "timeout=90",
+                            *job["tests"],
+                        ]
+                    )
+                )
+            )
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

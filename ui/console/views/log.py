@@ -108,6 +108,7 @@ def page() -> None:
     _grid(shown, len(rows))
 
 
+@st.fragment(run_every="3s")
 def _state(size: int) -> None:
     result, current = session.console().watch.result(size)
     if result is None or (result.ok and not current):
