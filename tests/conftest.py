@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes import Site, memory_folder
+from fakes import Site, memory_folder, policy
 from hypothesis import settings
 from postgresql_server import Server, start_server
 
@@ -29,6 +30,21 @@ def site(folder: Path) -> Iterator[Site]:
     made = Site(folder / "site")
     yield made
     made.close()
+
+
+@pytest.fixture
+def make(folder: Path) -> Iterator[Callable[..., Site]]:
+    """Make workspaces with other people or another policy."""
+    made: list[Site] = []
+
+    def build(people: tuple[Any, ...] | None = None, **changes: str) -> Site:
+        fields = {"people": people} if people else {}
+        made.append(Site(folder / f"made-{len(made)}", source=policy(**changes), **fields))
+        return made[-1]
+
+    yield build
+    for site in made:
+        site.close()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.ledger import project
 from guardrails.ledger.judging import recomputer
 from guardrails.ledger.people import SERVICES
+from guardrails.ledger.requests import WORKSPACE
 from guardrails.ledger.rows import ModelRow, ProposalRow, RequestRow
 from guardrails.ledger.subjects import subjects_of
 from guardrails.policy import parse_policy, source_digest
@@ -440,3 +441,13 @@ def verify(url: str, store: ArtifactStore, **options: Any) -> Verification:
     options = {"artifacts": store.verify, "recompute": recomputer(store), **options}
     with Log.open(url) as log, log.read() as snapshot:
         return verify_log(snapshot, project, **options)
+
+
+def halt(site: Site, who: str = "di") -> Receipt:
+    """Somebody halts the workspace."""
+    return site.decide(who, Action.HALT, WORKSPACE)
+
+
+def resume(site: Site, who: str = "ada") -> Receipt:
+    """Somebody lifts the halt."""
+    return site.decide(who, Action.RESUME, WORKSPACE)

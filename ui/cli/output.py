@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ui import presenters
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from ui.cli.session import Options
 
 SCHEMA = "interlock/v1"
 ACCENT = "cyan"
@@ -34,6 +34,18 @@ _LINE_EVERY_S = 5.0
 _BARS = 6
 
 Report = Callable[[str, float], None]
+
+
+@dataclass
+class Options:
+    """The global options as they were given."""
+
+    workspace: str = ""
+    person: str = ""
+    passphrase_file: str = ""
+    passphrase_fd: int | None = None
+    json: bool = False
+    quiet: bool = False
 
 
 class Output:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guardrails.errors import UsageError
-from ui.cli.output import Output
+from ui.cli.output import Options, Output
 
 if TYPE_CHECKING:
     from guardrails.decision_log.keys import PersonKey
@@ -37,18 +37,6 @@ class Finished(Exception):  # noqa: N818 - not an error: a command's own exit st
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
-
-
-@dataclass
-class Options:
-    """The global options as they were given."""
-
-    workspace: str = ""
-    person: str = ""
-    passphrase_file: str = ""
-    passphrase_fd: int | None = None
-    json: bool = False
-    quiet: bool = False
 
 
 @dataclass
