@@ -29,6 +29,7 @@ from guardrails.errors import RecordError
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 64
+_LONGEST_INTEGER = 17
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -93,21 +94,43 @@ def parse_decimal(text: str) -> float:
 def encode(value: Any) -> bytes:
     """Canonical bytes of a value; raises RecordError if it holds what no record may hold."""
     _check(value, 0)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def parse(data: bytes) -> Any:
     """The value of canonical bytes; raises RecordError if the bytes are not exactly canonical."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_float=_refuse_number, parse_constant=_refuse_number)
-        canonical = encode(value)
+        value = _DECODER.decode(data.decode("utf-8"))
+        if not _is_plain(data):
+            _check(value, 0)
+        canonical = _ENCODER.encode(value).encode("utf-8")
     except RecordError:
         raise
     except (UnicodeError, ValueError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}") from None
     if canonical != data:
         raise RecordError("not canonical JSON: keys unsorted or repeated, spaces, or escapes")
+    return value
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether a look at the bytes shows that a decoded value holds only what a record may hold.
+
+    Numbers were checked as they were read. What is left is text beyond ASCII, in a key or as half a character,
+    and escapes of it; ``null``; and depth, which brackets bound. Anything doubtful is looked at value by value.
+    """
+    return (
+        data.isascii()
+        and b"\\u" not in data
+        and b"null" not in data
+        and data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+    )
+
+
+def _integer(text: str) -> int:
+    value = int(text) if len(text) <= _LONGEST_INTEGER else MAX_INTEGER + 1
+    if abs(value) > MAX_INTEGER:
+        raise RecordError(f"integer {text:.40} is outside ±(2**53 - 1)")
     return value
 
 
@@ -149,3 +172,8 @@ def _check_text(text: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise RecordError("text holds a lone surrogate") from None
+
+
+# Made once: a codec made anew for each record costs as much as a small record itself.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_float=_refuse_number, parse_constant=_refuse_number, parse_int=_integer)

@@ -16,8 +16,9 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -169,18 +170,19 @@ def parse_statement(payload: bytes) -> Statement:
         raise RecordError(f"schema {inner['schema']!r:.80} is not {SCHEMA}")
     if not isinstance(inner["body"], dict):
         raise RecordError("predicate.body is not an object")
-    statement = Statement(
-        record=_record_kind(outer["predicateType"]),
-        subjects=dict(_subject(item) for item in _list(outer["subject"], "subject")),
+    subjects = [_subject(item) for item in _list(outer["subject"], "subject")]
+    record = _record_kind(outer["predicateType"])
+    # The bytes are canonical and every field is known, so only this could be written in two ways.
+    if any(one >= other for (one, _), (other, _) in itertools.pairwise(subjects)):
+        raise RecordError(f"{record}: subjects are unsorted or repeated")
+    return Statement(
+        record=record,
+        subjects=dict(subjects),
         body=inner["body"],
         log=inner["log"],
         time=inner["time"],
         references=tuple(_reference(item) for item in _list(inner["references"], "references")),
     )
-    # One comparison catches whatever is left: unsorted or repeated subjects above all.
-    if statement.encode() != payload:
-        raise RecordError(f"{statement.record}: subjects are unsorted or repeated")
-    return statement
 
 
 def _record_kind(predicate_type: Any) -> str:
@@ -221,11 +223,7 @@ class Envelope:
 
     def encode(self) -> bytes:
         """The canonical DSSE bytes, signatures in the order of their key ids."""
-        if not self.signatures:
-            raise RecordError("an envelope without a signature")
-        keyids = [item.keyid for item in self.signatures]
-        if not all(keyids) or len(set(keyids)) != len(keyids):
-            raise RecordError("an envelope with two signatures by one key, or by a key without an id")
+        _require_distinct(self.signatures)
         ordered = sorted(self.signatures, key=lambda item: item.keyid)
         data = canonical.encode(
             {
@@ -259,13 +257,20 @@ def open_envelope(data: bytes) -> Envelope:
     fields = _fields(canonical.parse(data), "envelope", {"payload", "payloadType", "signatures"})
     if fields["payloadType"] != PAYLOAD_TYPE:
         raise RecordError(f"payload type {fields['payloadType']!r:.80} is not {PAYLOAD_TYPE}")
-    envelope = Envelope(
-        _from_base64(fields["payload"], "payload"),
-        tuple(_signature(item) for item in _list(fields["signatures"], "signatures")),
-    )
-    if envelope.encode() != data:
+    signatures = tuple(_signature(item) for item in _list(fields["signatures"], "signatures"))
+    _require_distinct(signatures)
+    # The bytes are canonical and every field is known, so only this could be written in two ways.
+    if any(one.keyid > other.keyid for one, other in itertools.pairwise(signatures)):
         raise RecordError("the signatures of the envelope are not in the order of their key ids")
-    return envelope
+    return Envelope(_from_base64(fields["payload"], "payload"), signatures)
+
+
+def _require_distinct(signatures: Sequence[Signature]) -> None:
+    if not signatures:
+        raise RecordError("an envelope without a signature")
+    keyids = [item.keyid for item in signatures]
+    if not all(keyids) or len(set(keyids)) != len(keyids):
+        raise RecordError("an envelope with two signatures by one key, or by a key without an id")
 
 
 def _signature(item: Any) -> Signature:
