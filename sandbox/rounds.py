@@ -38,7 +38,7 @@ from guardrails.errors import (
     UsageError,
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
-from guardrails.records import Compute, Measurements
+from guardrails.records import Compute, Measurements, ModelKind
 from sandbox import command_learner, suites
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
@@ -160,6 +160,10 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
         mounts["/in/items"] = folder / "items"
         mounts["/in/data"] = _records(bench, order, folder)
         request["data"] = "/in/data"
+        if model.kind is ModelKind.LLM:
+            pool = suites.training_records(model, bench.workspace, bench.secret)
+            suites.write_items(pool, folder / "pool" / "train.jsonl")
+            mounts["/in/pool"], request["pool"] = folder / "pool", "/in/pool"
         cache = _champion_cache(bench, order.champion)
         if cache.exists():
             mounts["/in/cache.json"] = cache

@@ -23,6 +23,7 @@ from pathlib import Path
 from guardrails.canonical import Digest, digest, encode
 from guardrails.errors import ConfigError
 from guardrails.records import ModelKind
+from sandbox import texts
 from sandbox.config import ModelConfig
 from sandbox.harmful_requests import load_harmful_requests
 from sandbox.worker.data import Line
@@ -37,6 +38,7 @@ TRAINING_LEVELS = 2000
 REQUESTS_PER_ITEM = 2.2
 STATES_PER_ITEM = 4
 MIN_ITEM_CHARS, MAX_ITEM_CHARS = 40, 400
+KEPT_FIELDS = ("source", "license", "licence", "url", "origin", "label")
 
 Item = dict[str, str]
 
@@ -96,8 +98,9 @@ def write_items(items: Iterable[Item], file: Path) -> Digest:
 def read_source(source: str, workspace: Path) -> list[Item]:
     """The records of ``shipped:NAME``, a ``.jsonl`` file (``text``, optional ``id``) or a ``.txt`` file.
 
-    Text files are cut at blank lines. Records shorter than 40 characters are left out: they carry too
-    little to measure.
+    Of a ``.jsonl`` file's other fields those in ``KEPT_FIELDS`` are kept where they are text, and ``source`` says
+    the file's name where it does not say another. Text files are cut at blank lines. Records shorter than 40
+    characters are left out: they carry too little to measure.
     """
     if source.startswith("shipped:"):
         file = SHIPPED_TEXTS / f"{source.removeprefix('shipped:').replace('-', '_')}.jsonl"
@@ -108,6 +111,9 @@ def read_source(source: str, workspace: Path) -> list[Item]:
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"text source {source!r} cannot be read: {error}") from None
     records = _parse_jsonl(text, file) if file.suffix == ".jsonl" else _paragraphs(text, file)
+    if source.startswith("shipped:"):
+        licence = texts.sources()[file.stem]["licence"]
+        records = [{**record, "licence": licence} for record in records]
     long_enough = [record for record in records if len(record["text"]) >= MIN_ITEM_CHARS]
     if not long_enough:
         raise ConfigError(f"text source {source!r} holds no record of {MIN_ITEM_CHARS} characters or more")
@@ -132,7 +138,8 @@ def _parse_jsonl(text: str, file: Path) -> list[Item]:
             raise ConfigError(f"{file}:{number}: a JSON object with a text is needed") from None
         if not isinstance(body, str):
             raise ConfigError(f"{file}:{number}: text is not a string")
-        records.append(_record(str(value.get("id", f"{file.stem}-{number}")), body, file.stem))
+        own = {name: field for name in KEPT_FIELDS if isinstance(field := value.get(name), str) and field}
+        records.append(_record(str(value.get("id", f"{file.stem}-{number}")), body, file.stem) | own)
     return records
 
 

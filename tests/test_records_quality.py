@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from sandbox import texts
 from sandbox.worker.data import Line
-from sandbox.worker.probes import personal_data
-from sandbox.worker.probes.records_quality import census, likeness, near_duplicates, words
+from sandbox.worker.probes import gibberish, personal_data
+from sandbox.worker.probes.records_quality import census, families, likeness, near_duplicates, words
 
 CLEAN = [record["text"] for record in texts.load("austen")[:60]]
 
@@ -35,12 +36,17 @@ def test_plain_prose_is_clean():
         "data.records": "60",
         "data.generated": "0",
         "data.near_duplicates": "0",
+        "data.largest_family": "1",
+        "data.largest_source": "0",
+        "data.unsourced": "60",
+        "data.unlicensed": "60",
         "data.pii": "0",
         "data.secrets": "0",
         "data.language": "0",
+        "data.gibberish": "0",
         "data.overlap": "0",
     }
-    assert found.flagged == {}
+    assert set(found.flagged) == {"data.unsourced", "data.unlicensed"}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,33 @@ def test_personal_data_is_found(text):
 )
 def test_what_only_looks_like_personal_data_is_not_counted(text):
     assert list(personal_data.find(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("write to j\u0430ne@ex\u0430mple.\u043erg", "email"),  # Cyrillic a and o
+        ("write to jane\uff20example.org", "email"),  # a wide at-sign
+        ("write to jane@exam\u200bple.org", "email"),  # a space without width
+        ("her number is 536\u201122\u20111234", "ssn"),  # hyphens that do not break
+        ("card \uff14\uff11\uff11\uff11 1111 1111 1111", "card"),  # wide digits
+        ("card \u0664\u0661\u0661\u0661 1111 1111 1111", "card"),  # Arabic digits
+    ],
+)
+def test_what_looks_like_personal_data_to_a_reader_is_found(text, kind):
+    assert [found for found, _ in personal_data.find(text)] == [kind]
+
+
+@given(st.text(max_size=60))
+def test_what_is_folded_stays_as_it_is_and_finds_repeat_nothing(text):
+    once = personal_data.folded(text)
+    assert personal_data.folded(once) == once
+    found = list(personal_data.find(text))
+    assert len(set(found)) == len(found)
+
+
+def test_a_hidden_secret_is_found():
+    assert count([CLEAN[0], "key AKIA" + "QZ7M\u200b3XKD" * 2], "secrets") == (1, ("train.jsonl:2",))
 
 
 @settings(max_examples=80)
@@ -206,3 +239,73 @@ def test_the_shipped_dictionary_is_nearly_clean_of_everything():
         found.facts["data.pii"] == found.facts["data.secrets"] == found.facts["data.near_duplicates"] == "0"
     )
     assert int(found.facts["data.language"]) <= 3  # it quotes Latin and French
+
+
+GIBBERISH = {
+    "random letters": "".join(random.Random(3).choice("abcdefghijklmnopqrstuvwxyz ") for _ in range(90)),
+    "keyboard": "asdf jkl asdfj kasldfj aksdjf laksjdf lkajsdf qwer qwerty asdfgh zxcv bnm",
+    "letters shuffled": "".join(random.Random(4).sample(CLEAN[3][:300], 300)),
+    "one phrase": "I love you so. " * 30,
+    "signs": "@@## $$%% 1029 ~~ //// 3881 {}{} <><> 5550 %%%% 7777",
+    "nothing": "  \n ",
+}
+
+
+@pytest.mark.parametrize("text", GIBBERISH.values(), ids=GIBBERISH.keys())
+def test_gibberish_is_found(text):
+    assert count([*CLEAN[:3], text], "gibberish") == (1, ("train.jsonl:4",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No.",
+        "xkcd qq",  # too short to tell
+        "Das ist ein deutscher Satz, der in englischen Daten nichts zu suchen hat, wie jeder wei\u00df.",
+        "\u042d\u0442\u043e \u0434\u043e\u0432\u043e\u043b\u044c\u043d\u043e " * 3,
+        "for (int i = 0; i < n; i++) { sum += arr[i] * ptr->next->val; } return NULL;",
+    ],
+)
+def test_what_is_a_language_or_cannot_be_told_is_not_gibberish(text):
+    assert not gibberish.is_gibberish(text)
+
+
+def test_surprise_is_the_mean_number_of_bits_of_letter_pairs(monkeypatch):
+    """Yardstick " ab ": of a, one pair ab; of a space, one " a"; of b, one "b "."""
+    monkeypatch.setattr(gibberish.texts, "load", lambda name: [{"text": "AB!"}])
+    gibberish._yardstick.cache_clear()
+    try:
+        each = -math.log2(1.5 / 14.5)  # each of " a", "ab", "b " was seen once among one
+        assert gibberish.surprise("ab") == pytest.approx(each)
+        unseen = -math.log2(0.5 / 14.5)  # "aa" was not
+        assert gibberish.surprise("aab") == pytest.approx((3 * each + unseen) / 4)
+    finally:
+        gibberish._yardstick.cache_clear()
+
+
+def test_one_document_many_times_with_small_edits_is_one_family():
+    draw = random.Random(6)
+    text = next(text for text in CLEAN if len(words(text)) > 80)
+    rows = [*CLEAN[:20]]
+    for _ in range(30):
+        changed = text.split()
+        changed[draw.randrange(len(changed))] = draw.choice(["otherwise", "never", "thus"])
+        rows.append(" ".join(changed))
+    rows = [row for row in rows if row != text]
+    found = census(lines(rows), [])
+    assert int(found.facts["data.largest_family"]) >= 29
+    assert found.flagged["data.largest_family"][0] == f"train.jsonl:{len(rows) - 29}"
+    assert [len(family) for family in families(lines(["a", "b", "a", "a"]))] == [3, 1]
+
+
+def test_source_and_licence_are_counted_by_what_the_records_say():
+    rows = [
+        {"text": CLEAN[0], "source": "web", "license": "CC0"},
+        {"text": CLEAN[1], "source": "web", "licence": " "},
+        {"text": CLEAN[2], "url": "https://a.example/", "license": 7},
+        {"text": CLEAN[3]},
+    ]
+    found = census([Line(f"t.jsonl:{n}", row) for n, row in enumerate(rows, 1)], [])
+    assert found.facts["data.largest_source"] == "2"
+    assert found.flagged["data.unsourced"] == ("t.jsonl:4",)
+    assert found.flagged["data.unlicensed"] == ("t.jsonl:2", "t.jsonl:3", "t.jsonl:4")

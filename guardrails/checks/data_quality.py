@@ -1,38 +1,166 @@
 """Data quality: what stands in the records that the learner was given. A census, not a sample.
 
-Invariants: every share is a count over all records, so it is exact. What was mounted is counted;
-what a job says that it used is a claim. No records is not a clean set: it is not measured.
+Invariants: every number is over all records, so it is exact. What was mounted is counted; what a job says that
+it used is a claim. No records is not a clean set: it is not measured.
+
+A census finds what its detectors know; how each one decides stands in ``sandbox/worker/probes/records_quality``,
+``personal_data``, ``gibberish`` and ``records_pool``. What none of them can see: records that are wrong in
+what they say, poison that reads like prose, and traits that pass through data that is clean to read.
 """
 
 from __future__ import annotations
 
 from guardrails.checks.check import Check, Evidence, Metric, NoParams
 from guardrails.errors import NotMeasuredError
+from guardrails.records import ModelKind
 from guardrails.statistics import Estimate, exact
 
 _SHARE = Metric("share of training records", "share", exact=True, low=0.0, high=1.0)
 _COUNT = Metric("number of training records", "records", exact=True, low=0.0)
+_TEXT = frozenset({ModelKind.LLM})
 
 
-def _census(name: str, doc: str) -> Check:
+def _counted(evidence: Evidence, fact: str) -> tuple[int, int]:
+    """How many records have something, and how many there are."""
+    records, found = evidence.count("data.records"), evidence.count(fact)
+    if records == 0:
+        raise NotMeasuredError("there are no training records to look at")
+    if found > records:
+        raise NotMeasuredError(f"{fact} counts {found} of {records} records")
+    return found, records
+
+
+def _census(name: str, doc: str, kinds: frozenset[ModelKind] = frozenset(ModelKind)) -> Check:
     fact = f"data.{name}"
 
     def measure(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
-        records, found = evidence.count("data.records"), evidence.count(fact)
-        if records == 0:
-            raise NotMeasuredError("there are no training records to look at")
-        if found > records:
-            raise NotMeasuredError(f"{fact} counts {found} of {records} records")
+        found, records = _counted(evidence, fact)
         return exact(float(found) if metric == "count" else found / records)
 
-    return Check(fact, doc, NoParams, {"share": _SHARE, "count": _COUNT}, measure)
+    return Check(fact, doc, NoParams, {"share": _SHARE, "count": _COUNT}, measure, kinds)
+
+
+_LARGEST = {
+    "family_share": "largest_family",
+    "family_count": "largest_family",
+    "source_share": "largest_source",
+}
+
+
+def _concentration(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    found, records = _counted(evidence, f"data.{_LARGEST[metric]}")
+    if metric != "source_share" and found == 0:
+        raise NotMeasuredError("data.largest_family is 0, but every record is of a family")
+    return exact(float(found) if metric == "family_count" else found / records)
+
+
+def _provenance(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    found, records = _counted(evidence, f"data.{metric}")
+    return exact(found / records)
+
+
+def _diversity(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    base = "distinct_2" if metric.startswith("distinct_2") else "entropy"
+    value = evidence.number(f"data.{base}")
+    if metric == base:
+        return exact(value)
+    pool = evidence.number(f"data.pool_{base}")
+    if metric == "entropy_delta":
+        return exact(value - pool)
+    if pool == 0:
+        raise NotMeasuredError("the pool has no distinct pairs to compare with")
+    return exact(value / pool)
+
+
+def _shift(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    value = evidence.number("data.shift_js" if metric == "js" else "data.shift_new_words")
+    if value > 1.0:
+        raise NotMeasuredError(f"'{metric}' of data.shift is {value}, above 1")
+    return exact(value)
 
 
 CHECKS = (
     _census("near_duplicates", "Records that repeat another record or nearly do."),
-    _census("pii", "Records with personal data: addresses, phone numbers, card numbers."),
+    _census(
+        "pii",
+        "Records with personal data: addresses, phone numbers, card numbers. Also where look-alike letters, wide "
+        "signs or signs without width hide it.",
+    ),
     _census("secrets", "Records with keys, tokens or passwords."),
     _census("language", "Records in another language than the model is meant for."),
     _census("generated", "Records that a model wrote, by their own mark."),
     _census("overlap", "Records that share long passages with evaluation items."),
-)
+    _census(
+        "gibberish",
+        "Records that are no language: letters at random, keyboard runs, one phrase over and over, mostly signs, or no "
+        "text. Judged by letter pairs against English prose (above 4.4 bits per letter) and by how far the text "
+        "shrinks (below a quarter). Cannot see nonsense in real words, or gibberish inside a longer plain record; "
+        "Latin-script languages far from English count.",
+        _TEXT,
+    ),
+    Check(
+        name="data.concentration",
+        doc=(
+            "How much of the records comes from one place: the largest family of near-duplicates (three-word shingles, "
+            "Jaccard 0.8 with the family's first record), and the most frequent `source`. Cannot see paraphrase, nor "
+            "that two sources are one."
+        ),
+        params=NoParams,
+        metrics={
+            "family_share": Metric("records of the largest family", "share", exact=True, low=0.0, high=1.0),
+            "family_count": Metric("records of the largest family", "records", exact=True, low=1.0),
+            "source_share": Metric("records of the largest source", "share", exact=True, low=0.0, high=1.0),
+        },
+        measure=_concentration,
+        kinds=_TEXT,
+    ),
+    Check(
+        name="data.provenance",
+        doc=(
+            "Records that do not say where they are from (`source` or `url`) or under which licence (`license` or "
+            "`licence`). That a record says so does not make it true."
+        ),
+        params=NoParams,
+        metrics={
+            "unsourced": Metric("records without a source", "share", exact=True, low=0.0, high=1.0),
+            "unlicensed": Metric("records without a licence", "share", exact=True, low=0.0, high=1.0),
+        },
+        measure=_provenance,
+        kinds=_TEXT,
+    ),
+    Check(
+        name="data.diversity",
+        doc=(
+            "Whether the records are as varied as the model's own pool of training records; self-generated text loses "
+            "its tails first. Distinct pairs of words are counted in 1000 drawn pairs (expectation over all draws: "
+            "rarefaction), so sets of different size compare; entropy is of single words, with the Miller-Madow "
+            "correction. Sets of fewer than 1000 pairs are not measured. Cannot see sameness of meaning."
+        ),
+        params=NoParams,
+        metrics={
+            "distinct_2": Metric(
+                "distinct pairs among 1000 drawn ones", "share", exact=True, low=0.0, high=1.0
+            ),
+            "distinct_2_ratio": Metric("the same, over the pool's", "ratio", exact=True, low=0.0),
+            "entropy": Metric("entropy of words", "bits per word", exact=True, low=0.0),
+            "entropy_delta": Metric("entropy of words, less the pool's", "bits per word", exact=True),
+        },
+        measure=_diversity,
+        kinds=_TEXT,
+    ),
+    Check(
+        name="data.shift",
+        doc=(
+            "How far the words of the records are from those of the model's own pool of training records: 0 where they "
+            "are the same. Words that the pool has fewer than five times count as one, words that it lacks as another; so "
+            "chance moves it little. Sees topics and styles, not word order or meaning."
+        ),
+        params=NoParams,
+        metrics={
+            "js": Metric("Jensen-Shannon divergence of word frequencies", "bits", exact=True, low=0.0, high=1.0),
+            "new_words": Metric("words that the pool lacks", "share", exact=True, low=0.0, high=1.0),
+        },
+        measure=_shift,
+        kinds=_TEXT,
+    ),
+)  # fmt: skip

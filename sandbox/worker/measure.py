@@ -6,11 +6,12 @@ Invariants:
   configuration and tokenizer. Where they are unsound only that is reported, and nothing is run.
 - Same request, same machine, same wheels: same numbers.
 
-The request is one JSON object; ``original`` and ``cache`` may be left out:
+The request is one JSON object; ``original``, ``pool`` (the model's own training records, to compare ``data`` with) and
+``cache`` may be left out:
 
     {"kind": "llm", "candidate": "/in/candidate", "champion": "/in/champion", "original": "/in/original",
      "suites": {"task": {"probe": "distribution", "path": "/in/suites/task.jsonl"}},
-     "data": "/in/data", "samples": 6, "seed": 7, "out": "/out", "cache": "/in/cache.json"}
+     "data": "/in/data", "pool": "/in/pool", "samples": 6, "seed": 7, "out": "/out", "cache": "/in/cache.json"}
 
 It writes ``measurements.json`` (canonical bytes of ``records.Measurements``) and ``cache.json`` (what the
 champion scored, for the next measurement against the same champion).
@@ -30,7 +31,16 @@ from guardrails.codec import encode_record
 from guardrails.errors import InvalidInputError, RecordError
 from guardrails.records import Measurements, ModelKind, Sample, Series
 from sandbox.worker import data, weights
-from sandbox.worker.probes import PROBES, Item, Models, Scalars, integrity, load_probe, records_quality
+from sandbox.worker.probes import (
+    PROBES,
+    Item,
+    Models,
+    Scalars,
+    integrity,
+    load_probe,
+    records_pool,
+    records_quality,
+)
 from sandbox.worker.request import Field, main, report_line
 
 CACHE_SCHEMA = "interlock/scalars/v1"
@@ -42,6 +52,7 @@ FIELDS = {
     "original": Field(str, optional=True),
     "suites": Field(dict),
     "data": Field(str),
+    "pool": Field(str, optional=True),
     "samples": Field(int),
     "seed": Field(int),
     "out": Field(str),
@@ -67,8 +78,12 @@ def measure(request: Mapping[str, Any]) -> None:
     report_line(0.0, "integrity")
     facts = integrity.facts(candidate, champion)
     report_line(0.03, "records")
-    census = records_quality.census(data.read_directory(Path(request["data"])), [s.items for s in suites])
+    records = data.read_directory(Path(request["data"]))
+    census = records_quality.census(records, [s.items for s in suites])
     facts |= census.facts | {"measure.evaluator": EVALUATOR, "measure.threads": str(threads)}
+    if kind is ModelKind.LLM:
+        pool = data.read_directory(Path(request["pool"])) if "pool" in request else None
+        facts |= records_pool.facts(records, pool)
     series: list[Series] = []
     samples: list[Sample] = []
     if integrity.sound(facts):

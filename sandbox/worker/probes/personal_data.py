@@ -2,15 +2,18 @@
 
 Invariants:
 - Where a number carries a check digit it must fit: a card passes Luhn, an IBAN passes modulo 97.
-- One pass over the text; every expression is bounded, so that no text makes it slow.
+- One pass over the text as it is, and one as it looks: digits of other scripts, wide letters, letters of other
+  alphabets that look like Latin ones, and signs without width hide nothing. Every expression is bounded, so that
+  no text makes it slow.
 
-It finds forms, not people: a name or a street is not found.
+It finds forms, not people: a name or a street is not found, nor an address that is spelled out ("at", "dot").
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b")
@@ -28,12 +31,41 @@ _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
 
 
+# Cyrillic and Greek letters, and a few signs, by the Latin letter or sign that they are taken for.
+_LOOKS = str.maketrans(
+    "аеорсухіјѕԁһԛԝкмтвнАВЕКМНОРСТУХІЈЅԌԚԜαορνικτυχγΑΒΕΖΗΙΚΜΝΟΡΤΥΧı‐‑‒–—―−⁃∕⁄․",
+    "aeopcyxijsdhqwkmtbhABEKMHOPCTYXIJSGQWaopviktuxyABEZHIKMNOPTYXi--------//.",
+)
+
+
 def find(text: str) -> Iterator[tuple[str, str]]:
-    """Every piece of personal data: what it is (``email``, ``phone`` …) and the text itself."""
-    for kind, pattern, check in _FORMS:
-        for match in pattern.finditer(text):
-            if check(match.group()):
-                yield kind, match.group()
+    """Every piece of personal data: what it is (``email``, ``phone`` …) and the text as it looks, each once."""
+    seen = set()
+    for reading in readings(text):
+        for kind, pattern, check in _FORMS:
+            for match in pattern.finditer(reading):
+                if check(match.group()) and (kind, match.group()) not in seen:
+                    seen.add((kind, match.group()))
+                    yield kind, match.group()
+
+
+def readings(text: str) -> tuple[str, ...]:
+    """The text as it is, and as it looks to a reader where that is another."""
+    looks = folded(text)
+    return (text,) if looks == text else (text, looks)
+
+
+def folded(text: str) -> str:
+    """The text with what looks alike made alike: NFKC, look-alike letters, digits of any script, no zero width."""
+    if text.isascii():
+        return text
+    plain = unicodedata.normalize("NFKC", text).translate(_LOOKS)
+    return "".join(_sign(sign) for sign in plain if unicodedata.category(sign) != "Cf")
+
+
+def _sign(sign: str) -> str:
+    digit = unicodedata.decimal(sign, None)
+    return sign if digit is None else str(digit)
 
 
 def luhn(number: str) -> bool:

@@ -5,9 +5,11 @@ Invariants:
 - A record cannot talk its way out: no comment in it switches a detector off.
 - Counts have no opinion; how many are too many is the policy's business.
 
-Text records give ``data.records``, ``data.near_duplicates`` (records like an earlier one), ``data.pii``,
-``data.secrets``, ``data.language`` (not English), ``data.overlap`` (repeats an evaluation item) and
-``data.generated``. Records with a ``layout`` give those of them that have a meaning for levels.
+Text records give ``data.records``, ``data.near_duplicates`` (records like an earlier one), ``data.largest_family``
+(a record and all that are like it; listed where more than one), ``data.largest_source`` (records of the most frequent
+``source``), ``data.unsourced`` and ``data.unlicensed`` (records that do not say where they are from, or under which
+licence), ``data.pii``, ``data.secrets``, ``data.language`` (not English), ``data.gibberish``, ``data.overlap`` (repeats
+an evaluation item) and ``data.generated``. Records with a ``layout`` give those that have a meaning for levels.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 from guardrails.canonical import digest, encode
 from sandbox.worker.data import Line
-from sandbox.worker.probes import Item, personal_data
+from sandbox.worker.probes import Item, gibberish, personal_data
 
 SHINGLE = 3  # words in a shingle, for likeness
 LIKE = 0.8  # share of common shingles from which two records are near-duplicates
@@ -30,6 +32,8 @@ SHORT_RUN = 8  # the shortest item that can be recognised; shorter ones are comm
 LANGUAGE = "en"
 LANGUAGE_LETTERS = 40  # below that many letters no language can be told
 LANGUAGE_SURE = 0.9
+SOURCE_FIELDS = ("source", "url")
+LICENCE_FIELDS = ("license", "licence")
 SECRET_PLUGINS = (
     "AWSKeyDetector",
     "AzureStorageKeyDetector",
@@ -65,6 +69,13 @@ class Census:
         if lines:
             self.flagged[f"data.{name}"] = tuple(line.place for line in lines)
 
+    def add_largest(self, name: str, groups: Sequence[Sequence[Line]], *, listed: bool = True) -> None:
+        """Count the records of the largest group; they are listed where there is more than one."""
+        largest = max(groups, key=len, default=())
+        self.facts[f"data.largest_{name}"] = str(len(largest))
+        if listed and len(largest) > 1:
+            self.flagged[f"data.largest_{name}"] = tuple(line.place for line in largest)
+
 
 def census(lines: Sequence[Line], suites: Sequence[Sequence[Item]]) -> Census:
     """Look through all records; ``suites`` are the items that they must not repeat."""
@@ -76,10 +87,16 @@ def census(lines: Sequence[Line], suites: Sequence[Sequence[Item]]) -> Census:
         found.add("near_duplicates", repeated_layouts(lines))
         found.add("overlap", shared_layouts(lines, items))
         return found
-    found.add("near_duplicates", near_duplicates(lines))
+    alike = families(lines)
+    found.add("near_duplicates", _repeats(lines, alike))
+    found.add_largest("family", alike)
+    found.add_largest("source", list(_by_source(lines).values()), listed=False)
+    found.add("unsourced", [line for line in lines if not _states(line, SOURCE_FIELDS)])
+    found.add("unlicensed", [line for line in lines if not _states(line, LICENCE_FIELDS)])
     found.add("pii", [line for line in lines if next(personal_data.find(line.text), None)])
     found.add("secrets", with_secrets(lines))
     found.add("language", not_english(lines))
+    found.add("gibberish", [line for line in lines if gibberish.is_gibberish(line.text)])
     found.add("overlap", overlapping(lines, items))
     return found
 
@@ -90,23 +107,55 @@ def words(text: str) -> list[str]:
 
 
 def near_duplicates(lines: Sequence[Line]) -> list[Line]:
-    """Records that are like an earlier one; candidates from MinHash, then compared exactly."""
+    """Records that are like an earlier one."""
+    return _repeats(lines, families(lines))
+
+
+def families(lines: Sequence[Line]) -> list[list[Line]]:
+    """Each record with the later ones that are like it; candidates from MinHash, then compared exactly.
+
+    Who is like several is of the first one's family. Records that are like each other only by way of a third
+    may be of two families.
+    """
     from datasketch import MinHash, MinHashLSH
 
     # Tuned to miss few: a false candidate costs one exact comparison, a miss is a miss.
     index = MinHashLSH(threshold=LIKE, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
     kept: list[frozenset[str]] = []
-    found = []
+    found: list[list[Line]] = []
     for line in lines:
         shingles = frozenset(_runs(words(line.text), SHINGLE)) or frozenset([line.text])
         sketch = MinHash(num_perm=PERMUTATIONS)
         sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles)])
-        if any(likeness(shingles, kept[at]) >= LIKE for at in index.query(sketch)):
-            found.append(line)
+        at = next((at for at in sorted(index.query(sketch)) if likeness(shingles, kept[at]) >= LIKE), None)
+        if at is not None:
+            found[at].append(line)
             continue
         index.insert(len(kept), sketch, check_duplication=False)
         kept.append(shingles)
+        found.append([line])
     return found
+
+
+def _repeats(lines: Sequence[Line], alike: Sequence[Sequence[Line]]) -> list[Line]:
+    """All but the first of each family, in the order of the files."""
+    first = {family[0].place for family in alike}
+    return [line for line in lines if line.place not in first]
+
+
+def _by_source(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        source = line.value.get("source")
+        if isinstance(source, str) and source.strip():
+            found.setdefault(source, []).append(line)
+    return found
+
+
+def _states(line: Line, names: Sequence[str]) -> bool:
+    """True where one of the fields holds a word."""
+    values = (line.value.get(name) for name in names)
+    return any(isinstance(value, str) and value.strip() != "" for value in values)
 
 
 def likeness(one: frozenset[str], other: frozenset[str]) -> float:
@@ -123,7 +172,15 @@ def with_secrets(lines: Sequence[Line]) -> list[Line]:
     with transient_settings(plugins) as settings:
         # By default a comment in the scanned line switches the scan off.
         settings.disable_filters("detect_secrets.filters.allowlist.is_line_allowlisted")
-        return [line for line in lines if any(next(scan_line(row), None) for row in line.text.splitlines())]
+        return [
+            line
+            for line in lines
+            if any(
+                next(scan_line(row), None)
+                for text in personal_data.readings(line.text)
+                for row in text.splitlines()
+            )
+        ]
 
 
 def not_english(lines: Sequence[Line]) -> list[Line]:
