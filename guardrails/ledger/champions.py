@@ -25,6 +25,7 @@ from guardrails.ledger.rows import (
     ProposalRow,
     Reign,
     RequestRow,
+    proposals_in,
     read,
     read_all,
     require_model,
@@ -94,8 +95,8 @@ def promote(tables: Tables, entry: Entry, promotion: Promotion) -> None:
 
 def _overtake(tables: Tables, model: ModelRow, time: str, why: str, champion: str) -> None:
     """What was measured against the former champion says nothing about the new one."""
-    for row in read_all(tables, ProposalRow):
-        if row.model == model.name and row.state in OPEN and row.proposal is not None:
+    for row in list(proposals_in(tables, OPEN)):
+        if row.model == model.name and row.proposal is not None:
             same = row.proposal.bundle.hex == champion
             state = State.SUPERSEDED if same else State.STALE
             note = f"{why}; " + ("it is the same model" if same else "measure it again")
@@ -140,8 +141,8 @@ def roll_back(tables: Tables, entry: Entry, rollback: Rollback) -> None:
 def barred_bundles(tables: Reader, model: ModelRow) -> set[Digest]:
     """What must not come back under another id: quarantined champions, and what was trained from them."""
     barred = {reign.digest for reign in model.history if reign.quarantined}
-    for row in read_all(tables, ProposalRow):
-        if row.model == model.name and row.proposal and row.state in BARRED:
+    for row in proposals_in(tables, BARRED):
+        if row.model == model.name and row.proposal:
             barred.add(row.proposal.bundle)
     return barred - {model.champion}
 
@@ -170,10 +171,10 @@ def tainted_data(tables: Reader) -> set[Digest]:
 
     What a champion was made from that stands is older than what came after it, and stays usable.
     """
-    rows = [row for row in read_all(tables, ProposalRow) if row.proposal]
-    return _generated(row.proposal for row in rows if row.state in BARRED) - _generated(
-        row.proposal for row in rows if row.state is State.PROMOTED
-    )
+    tainted = _generated(row.proposal for row in proposals_in(tables, BARRED))
+    if not tainted:
+        return tainted
+    return tainted - _generated(row.proposal for row in proposals_in(tables, (State.PROMOTED,)))
 
 
 def _descendants(

@@ -6,7 +6,7 @@ replayed one byte for byte. Nothing stands in a row that is not derived from a l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -213,6 +213,13 @@ def read_all(tables: Reader, cls: type[Row]) -> Iterator[Row]:
     """All rows of a class, sorted by key."""
     for _, value in tables.scan(cls.TABLE):
         yield decode_record(cls, value)
+
+
+def proposals_in(tables: Reader, states: Container[State]) -> Iterator[ProposalRow]:
+    """The proposals in some states; of the others nothing but their state is read."""
+    for _, value in tables.scan(ProposalRow.TABLE):
+        if value["state"] in states:
+            yield decode_record(ProposalRow, value)
 
 
 def write(tables: Tables, row: Any, key: str = ONLY) -> None:
