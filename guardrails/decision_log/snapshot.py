@@ -38,6 +38,7 @@ _NODE = select(_nodes.hash).where(
 _NODES = select(database.nodes).where(
     tuple_(_nodes.level, _nodes.position).in_(bindparam("keys", expanding=True))
 )
+_NEWEST = select(database.checkpoints.c.note).order_by(database.checkpoints.c.size.desc()).limit(1)
 _LAST = select(func.max(database.entries.c.seq))
 
 
@@ -106,9 +107,8 @@ class Snapshot:
 
     def checkpoint(self, size: int | None = None) -> str:
         """The newest signed checkpoint, or the one of a size; raises UnknownNameError if that has none."""
-        table = database.checkpoints
-        query = select(table.c.note).order_by(table.c.size.desc()).limit(1)
-        note = self._connection.execute(query if size is None else query.where(table.c.size == size)).scalar()
+        query = _NEWEST if size is None else _NEWEST.where(database.checkpoints.c.size == size)
+        note = self._connection.execute(query).scalar()
         if note is None and size is not None:
             raise UnknownNameError(
                 f"the log has no checkpoint of size {size}: it signs one after each transaction",

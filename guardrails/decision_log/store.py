@@ -33,6 +33,9 @@ __all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
 
 _LOOKED_UP = 500
 _WITH_LEAF = select(database.entries.c.seq).where(database.entries.c.leaf == bindparam("sought"))
+# Made once: making a statement and finding it compiled costs more than SQLite takes to run it.
+_ADD_ENTRIES, _ADD_NODES = insert(database.entries), insert(database.nodes)
+_ADD_CHECKPOINT = insert(database.checkpoints)
 _LEAF_AT = select(database.entries.c.leaf).where(database.entries.c.seq == bindparam("at"))
 
 Project = Callable[[Tables, Entry], None]
@@ -66,8 +69,8 @@ class Transaction(Snapshot):
         grown = merkle.completed(self.node, self.size, bytes.fromhex(entry.leaf))
         with self._all_or_nothing():
             row = {"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope, "time": entry.statement.time}
-            self._connection.execute(insert(database.entries).values(row))
-            self._connection.execute(insert(database.nodes), [node._asdict() for node in grown])
+            self._connection.execute(_ADD_ENTRIES, row)
+            self._connection.execute(_ADD_NODES, [node._asdict() for node in grown])
             for opening in openings:
                 self._keep(opening)
             self._project(self._writable, entry)
@@ -100,8 +103,8 @@ class Transaction(Snapshot):
         ]
         nodes = [{"level": level, "position": at, "hash": value} for (level, at), value in grown.items()]
         with self._all_or_nothing():
-            self._connection.execute(insert(database.entries), rows)
-            self._connection.execute(insert(database.nodes), nodes)
+            self._connection.execute(_ADD_ENTRIES, rows)
+            self._connection.execute(_ADD_NODES, nodes)
             for entry in entries:
                 self._project(self._writable, entry)
         self._nodes.update(grown)
@@ -272,7 +275,7 @@ class Log:
                 head = Checkpoint(self.origin, transaction.size, transaction.root)
                 note = succession.sign(transaction.tables, head, self._signer, successor)
                 row = {"size": transaction.size, "note": note}
-                connection.execute(insert(database.checkpoints).values(row))
+                connection.execute(_ADD_CHECKPOINT, row)
             named = succession.key_in_force(transaction.tables)
         if successor is not None and successor.public_base64 == named:
             self._signer = successor
