@@ -124,7 +124,7 @@ def test_what_yaml_may_not_hold(text: str, column: int, message: str, tmp_path: 
         ("2026-01-01", "2026-01-01"),
         ("0o17", 15),
         ("0x1f", 31),
-        ("017", 17),
+        ("0", 0),
         ("true", True),
         ("~", None),
         ("1.5e3", 1500.0),
@@ -413,8 +413,14 @@ def test_a_source_must_be_what_it_says() -> None:
 def test_missing_unreadable_and_oddly_named_files(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="there is no file"):
         load_policy(tmp_path / "absent.yaml")
-    with pytest.raises(PolicyError, match="there is no file"):
+    with pytest.raises(PolicyError, match="is a folder, not a file"):
         load_policy(tmp_path)
+    (tmp_path / "default.yaml").write_text("")
+    (tmp_path / "gone.yaml").symlink_to("nowhere")
+    with pytest.raises(PolicyError, match=r"no file 'defualt.yaml' \(did you mean 'default.yaml'"):
+        load_policy(tmp_path / "defualt.yaml")
+    with pytest.raises(PolicyError, match="a link that leads to no file"):
+        load_policy(tmp_path / "gone.yaml")
     with pytest.raises(PolicyError, match="printable ASCII"):
         load_policy(tmp_path / "pölicy.yaml")
 
@@ -483,3 +489,98 @@ def test_lint_warns_of_a_limit_that_the_sample_cannot_resolve() -> None:
     assert warning.line > 0
     assert harm(0.018, minSamples=250) == []
     assert "no sample size can" in said(harm(0.0))
+
+
+# --- what authors really write ----------------------------------------------------------------
+
+
+RULE = """\
+rules:
+  - id: drift
+    check: drift.output_kl
+    params: {suite: control}
+    require: {metric: kl_mean, bound: upper, op: "<", value: 0.15}
+    severity: review
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "column", "message"),
+    [
+        ("    params", "   params", 7, 4, "in 'params: {suite: control}': this line begins in column 4, those it"),
+        ("    params", "\tparams", 7, 1, "indent with spaces, not tabs"),
+        ("    params", "\u00a0\u00a0  params", 8, 5, "line 7 is indented with U+00A0"),
+        ("control}", "control", 7, 13, "the '{' here is not closed, or a comma is missing (close it with '}')"),
+        ('"<"', '"<', 8, 50, "a quotation that begins here never ends"),
+        ("severity: review", "severity:review", 9, 5, "a space after the colon"),
+        ("severity: review", "rationale: so: it is", 9, 18, "put text that holds ': ' in quotes"),
+        ("severity: review", "severity:", 9, 14, "a value is missing after the colon: one of warn, review, block"),
+        ("0.15", "15%", 8, 62, "'15%' is not a number (write 0.15: a share is a number from 0 to 1)"),
+        ("0.15", "0,15", 8, 64, "unknown key"),
+        ("0.15", "'0.15'", 8, 62, "leave the quotes out"),
+        ('"<"', "\u201c<\u201d", 8, 50, "did you mean '<'?"),
+        ('"<"', "\uff1c", 8, 50, "did you mean '<'?"),
+        ("severity", "s\u0435verity", 9, 5, "did you mean 'severity'?"),
+        ("control}", "control, suite: b}", 7, 30, "key 'suite' stands twice"),
+    ],
+)  # fmt: skip
+def test_slips_are_named_where_they_are_with_what_to_write(
+    before: str, after: str, line: int, column: int, message: str, tmp_path: Path
+) -> None:
+    found = problems_of(HEAD + RULE.replace(before, after, 1), tmp_path)
+    assert any((p.line, p.column) == (line, column) for p in found), said(found)
+    assert any(part in said(found) for part in message.split("|")), said(found)
+    assert len(found) <= 2, "one slip is told once"
+
+
+@pytest.mark.parametrize(
+    ("keys", "hint"),
+    [
+        ("approval: {coolDown: 72 h}", "did you mean '72h'?"),
+        ("approval: {coolDown: 3 days}", "did you mean '3d'?"),
+        ("approval: {coolDown: 1.5 hours}", "did you mean '90m'?"),
+        ("approval: {coolDown: 2w}", "did you mean '14d'?"),
+        ("approval: {coolDown: 72}", "a unit is missing: 72s, 72m, 72h or 72d"),
+        ("retention: {rejectedDays: 2 weeks}", "write 14: the unit is that of the key's name"),
+        ("budgets: {compute: {cpuSecondsPerProposal: 15m}}", "write 900: the unit is that of the key's name"),
+        ("defaults: {confidence: 95}", "did you mean 0.95?"),
+        ("defaults: {confidence: 95%}", "write 0.95"),
+        ("defaults: {minSamples: 1_000}", "write 1000"),
+        ("retention: {rejectedDays: 010}", "010 is octal to some readers and decimal to others (write 10"),
+        (
+            "rules: [{when: 'model.kind = 1'}]",
+            "when, character 12: '=' has no meaning here (compare with ==)",
+        ),
+        ("rules: [{when: 'true and false'}]", "when, character 6: unknown name 'and' (write &&)"),
+    ],
+)
+def test_units_and_numbers_come_with_what_to_write(keys: str, hint: str, tmp_path: Path) -> None:
+    assert hint in said(problems_of(HEAD + keys + "\n", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "character", ["\u2028", "\u2029", "\x85", "\r", "\u202e", "\u2066", "\u200b", "\ufeff", "\xad"]
+)
+def test_no_comment_hides_a_key_and_nothing_invisible_is_read(character: str, tmp_path: Path) -> None:
+    text = HEAD + RULE + f"    # as agreed{character}    waivable: true\n"
+    (found,) = problems_of(text, tmp_path)
+    assert f"U+{ord(character):04X} is not allowed" in found.message
+    assert (found.line, found.column) == (10, 16)
+    # The positive control: the same text with an ordinary space is a policy.
+    assert problems_of(text.replace(character, " "), tmp_path) == []
+    assert problems_of("\ufeff" + (HEAD + RULE).replace("\n", "\r\n"), tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ["{}/secret.yaml", "../secret.yaml", "link.yaml", "sub/../../secret.yaml"])
+def test_extends_opens_nothing_outside_its_folder(target: str, tmp_path: Path) -> None:
+    """A policy from somebody else must not make an error message of a file that it names."""
+    (tmp_path / "secret.yaml").write_text("hunter2")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "link.yaml").symlink_to("../secret.yaml")
+    (folder / "near.yaml").symlink_to("base.yaml")
+    (folder / "base.yaml").write_text(HEAD.replace("name: p", "name: base") + RULE)
+    found = said(problems_of(HEAD + f"extends: [{target.format(tmp_path)}]\n" + RULE, folder))
+    assert "hunter2" not in found
+    assert "needed form" in found or "leads out of the policy's folder" in found
+    assert problems_of(HEAD + "extends: [near.yaml]\n" + RULE, folder) == [], "a link inside is a file"

@@ -168,9 +168,11 @@ def test_numbers_that_no_measurement_gives_are_errors(tmp_path: Path) -> None:
 
 
 def test_misspelt_keys_duplicate_names_and_absent_recordings_are_located(tmp_path: Path) -> None:
-    first, second = problems(tmp_path, CASES.replace("verdict: review", "verdikt: review"))
-    assert "all.yaml:11:5: unknown key 'verdikt'" in first + second
-    assert "key 'verdict' is missing" in first + second
+    (misspelt,) = problems(tmp_path, CASES.replace("verdict: review", "verdikt: review"))
+    assert "all.yaml:11:5: unknown key 'verdikt'" in misspelt
+    assert "did you mean 'verdict'?" in misspelt
+    (absent,) = problems(tmp_path, CASES.replace("    verdict: review\n", "", 1))
+    assert "key 'verdict' is missing" in absent
     assert "two cases are named 'calm'" in problems(tmp_path, CASES.replace("moved too far", "calm"))[0]
     cases = CASES.replace("    waivers: [pii]\n", "    recorded: P-0001.json\n")
     assert "'P-0001.json' cannot be used" in problems(tmp_path, cases)[0]

@@ -90,7 +90,8 @@ def _when_problems(tree: Tree) -> Iterator[Problem]:
         if isinstance(expression, str) and expression:
             place = tree.place((*path, "when"))
             for flaw in flaws(expression):
-                yield place.problem(f"{dotted((*path, 'when'))}: {flaw.message}", flaw.hint)
+                where = f", character {flaw.offset + 1}" if flaw.offset else ""
+                yield place.problem(f"{dotted((*path, 'when'))}{where}: {flaw.message}", flaw.hint)
 
 
 def _rule_problems(tree: Tree) -> Iterator[Problem]:

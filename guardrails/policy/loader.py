@@ -2,6 +2,7 @@
 
 Invariants:
 - All problems of all files are collected and raised together, in file order, as one PolicyError.
+- ``extends`` opens nothing outside the policy's own folder, whatever it names and wherever links lead.
 - ``extends`` is resolved inside the source's own files only: what was activated is all there is.
 - A child can only tighten; both places are named where it does not.
 - A source's digest is recomputed from its bytes before anything is believed.
@@ -11,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import posixpath
+import re
 from pathlib import Path
 
 from guardrails import canonical
@@ -20,6 +22,7 @@ from guardrails.policy.build import Document, read_document
 from guardrails.policy.extend import fold
 from guardrails.policy.model import LoadedPolicy, Policy
 from guardrails.policy.schema import FILE_PATTERN
+from guardrails.policy.when import nearest_name
 from guardrails.policy.yaml_tree import Place
 from guardrails.records import PolicySource
 
@@ -53,7 +56,15 @@ def load_policy(path: Path) -> LoadedPolicy:
             break
         texts[name] = data
         documents[name] = read_document(name, data)
-        queue.extend((_resolve(name, target), place) for target, place in documents[name].extends)
+        for target, place in documents[name].extends:
+            wanted = _resolve(name, target)
+            if _may_extend(target) and _leads_out(path.parent, wanted):
+                told = f"'{wanted}' is a link that leads out of the policy's folder"
+                problems.append(
+                    place.problem(told, "copy the file there: a policy is the files of one folder")
+                )
+            elif _may_extend(target):
+                queue.append((wanted, place))
     problems.extend(p for document in documents.values() for p in document.problems)
     _raise(problems)
     files = {name: data.decode("utf-8") for name, data in texts.items()}
@@ -95,7 +106,7 @@ def _room(texts: dict[str, bytes]) -> int:
 def _read(path: Path, name: str, asked_at: Place, problems: list[Problem], room: int) -> bytes | None:
     try:
         if not path.is_file():
-            problems.append(asked_at.problem(f"there is no file '{name}'", f"looked for it at {path}"))
+            problems.append(asked_at.problem(_absent(path, name), _nearest_file(path)))
             return None
         with path.open("rb") as stream:
             data = stream.read(room + 1)
@@ -107,6 +118,36 @@ def _read(path: Path, name: str, asked_at: Place, problems: list[Problem], room:
         problems.append(asked_at.problem(message, "one log entry must hold it; shorten or split it"))
         return None
     return data
+
+
+def _absent(path: Path, name: str) -> str:
+    if path.is_dir():
+        return f"'{name}' is a folder, not a file"
+    if path.is_symlink():
+        return f"'{name}' is a link that leads to no file"
+    return f"'{name}' is not a file" if path.exists() else f"there is no file '{name}'"
+
+
+def _nearest_file(path: Path) -> str:
+    """What is there that somebody may have meant; else where the file was looked for."""
+    beside: list[str] = []
+    if path.parent.is_dir():
+        beside = [p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file()]
+    close = nearest_name(path.name, sorted(beside)[:200])
+    return f"did you mean '{close}'?" if close else f"looked for it at {path}"
+
+
+def _may_extend(target: str) -> bool:
+    """Whether a file may be opened for ``extends``; what may not is refused by the schema, unread."""
+    return re.fullmatch(FILE_PATTERN, target) is not None
+
+
+def _leads_out(folder: Path, name: str) -> bool:
+    """Whether a link takes a file of ``extends`` out of the policy's own folder."""
+    try:
+        return not (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return False  # a circle of links: there is no file, which reading it says
 
 
 def _resolve(file: str, target: str) -> str:

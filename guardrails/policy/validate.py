@@ -15,9 +15,10 @@ from jsonschema import Draft7Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from guardrails.errors import Problem
+from guardrails.policy import advice
 from guardrails.policy.schema import MAX_RULES, policy_schema
-from guardrails.policy.settings import UNBUILT
-from guardrails.policy.when import nearest
+from guardrails.policy.settings import DURATION_PATTERN, UNBUILT
+from guardrails.policy.when import nearest, nearest_name
 from guardrails.policy.yaml_tree import Path, Tree
 
 _TYPES = {
@@ -29,6 +30,7 @@ _TYPES = {
     "boolean": "true or false",
     "null": "nothing",
 }
+_NAMED = 20
 _OLD_BOOLEANS = {"yes", "no", "on", "off", "y", "n"}
 
 
@@ -61,16 +63,56 @@ def validate(tree: Tree) -> list[Problem]:
 def validator_of(schema: dict[str, Any]) -> Any:
     """A validator for a schema of our own: of a policy, or of its cases."""
     # Python's "$" also matches before a final line break, which a name must not have.
-    strict = validators.extend(Draft7Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+    own = {"pattern": _pattern, "allOf": _branches}
+    strict = validators.extend(Draft7Validator, own)  # type: ignore[no-untyped-call]
     return strict(schema)
+
+
+def _branches(validator: Any, branches: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """``allOf`` over branches that each begin with a choice of one word: only that word's branch can bind.
+
+    There is a branch a check and a policy of many rules, so trying all of them took most of the time.
+    """
+    for index, branch in enumerate(branches):
+        if not _is_elsewhere(branch, instance):
+            yield from validator.descend(instance, branch, schema_path=index)
+
+
+def _is_elsewhere(branch: Any, instance: Any) -> bool:
+    """Whether the condition of a branch surely does not hold; False where that is not plain to see."""
+    condition = branch.get("if", {})
+    if not isinstance(instance, dict) or set(condition) != {"properties", "required"}:
+        return False
+    return any(
+        key in instance
+        and isinstance(instance[key], str)
+        and instance[key] not in (choice.get("enum") or (instance[key],))
+        for key, choice in condition["properties"].items()
+    )
 
 
 def breaches(tree: Tree, validator: Any) -> list[Problem]:
     """Every way in which a document breaks a schema, in file order."""
-    return [problem for error in validator.iter_errors(tree.value) for problem in _problems(tree, error)]
+    errors = list(validator.iter_errors(tree.value))
+    misspelt = {
+        slip for error in errors if error.validator == "additionalProperties" for slip in _slips(error)
+    }
+    # What could not be read at all is said once, by the reader.
+    unread = {(problem.line, problem.column) for problem in tree.problems}
+    found = [problem for error in errors for problem in _problems(tree, error, misspelt)]
+    return [problem for problem in found if (problem.line, problem.column) not in unread]
 
 
-def _problems(tree: Tree, error: Any) -> list[Problem]:
+def _slips(error: Any) -> Iterator[tuple[Path, str]]:
+    """Known keys that somebody meant by the unknown ones: they are not missing, only misspelt."""
+    known = list(error.schema.get("properties", {}))
+    for key in [key for key in error.instance if key not in known][:_NAMED]:
+        close = nearest_name(key, known)
+        if close:
+            yield tuple(error.absolute_path), close
+
+
+def _problems(tree: Tree, error: Any, misspelt: set[tuple[Path, str]]) -> list[Problem]:
     path: Path = tuple(error.absolute_path)
     feature = _unbuilt(path)
     if feature:
@@ -82,6 +124,8 @@ def _problems(tree: Tree, error: Any) -> list[Problem]:
         absent = [key for key in error.validator_value if key not in error.instance]
         # One error per absent key is raised, each listing all required keys: report its own key only.
         own = next((key for key in absent if error.message.startswith(repr(key))), absent[0])
+        if (path, own) in misspelt:
+            return []
         return [tree.key_place(path).problem(f"key '{own}' is missing{_inside(path)}", f"add '{own}: …'")]
     message, hint = _explain(error)
     return [tree.place(path).problem(f"{dotted(path)}: {message}", hint)]
@@ -99,7 +143,7 @@ def _unknown_keys(tree: Tree, path: Path, error: Any) -> list[Problem]:
         tree.key_place((*path, key)).problem(
             f"unknown key {shown(key)}{_inside(path)}",
             # The nearest name is worth its time for the first few; a page of them is another mistake.
-            (nearest(key, known) if known else "no keys are known here") if i < 20 else "",
+            (nearest(key, known) if known else "no keys are known here") if i < _NAMED else "",
         )
         for i, key in enumerate(unknown)
     ]
@@ -111,14 +155,20 @@ def _explain(error: Any) -> tuple[str, str]:
     if error.validator == "type":
         wanted = [limit] if isinstance(limit, str) else list(limit)
         needed = " or ".join(_TYPES[name] for name in wanted)
-        return f"{shown(value)} is not {needed}", _type_hint(value, wanted)
+        key = next((str(part) for part in reversed(error.absolute_path) if isinstance(part, str)), "")
+        if error.schema.get("pattern") == DURATION_PATTERN:
+            return f"{shown(value)} is not a time", advice.duration(value) or about
+        return f"{shown(value)} is not {needed}", _type_hint(value, wanted, key) or about
     if error.validator == "enum":
         words = [str(word) for word in limit]
         if isinstance(value, str):
             return f"{shown(value)} is not known here", nearest(value, words)
+        if value is None:
+            return f"a value is missing after the colon: one of {', '.join(words)}", about
         return f"{shown(value)} is not one of {', '.join(words)}", about
     if error.validator == "pattern":
-        return f"{shown(value)} does not have the needed form", about
+        meant = advice.duration(value) if limit == DURATION_PATTERN else ""
+        return f"{shown(value)} does not have the needed form", meant or about
     sentences = {
         "minimum": f"{shown(value)} is below the least value {limit}",
         "maximum": f"{shown(value)} is above the largest value {limit}",
@@ -130,10 +180,14 @@ def _explain(error: Any) -> tuple[str, str]:
         "maxLength": f"the text is longer than {limit} characters",
         "uniqueItems": "an entry is listed twice",
     }
+    if error.validator == "exclusiveMaximum" and limit == 1 and 1 < value <= 100:
+        about = f"did you mean {value / 100:.10g}? {about}"
     return sentences.get(str(error.validator), f"{shown(value)} is not allowed"), about
 
 
-def _type_hint(value: Any, wanted: list[str]) -> str:
+def _type_hint(value: Any, wanted: list[str], key: str) -> str:
+    if isinstance(value, str) and {"number", "integer"} & set(wanted):
+        return advice.amount(value, key)
     if "boolean" in wanted and isinstance(value, str) and value.lower() in _OLD_BOOLEANS:
         return "write true or false"
     if "string" in wanted and isinstance(value, bool | int | float):

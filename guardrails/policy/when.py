@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from guardrails.errors import NotMeasuredError
+from guardrails.policy.advice import plainly
 from guardrails.policy.facts import FACTS
 
 MAX_LENGTH = 500
@@ -25,6 +26,10 @@ MAX_LOOPS = 2
 
 _FUNCTIONS = frozenset({"size", "contains", "startsWith", "endsWith", "matches", "has", "string", "int"})
 _LOOPS = frozenset({"all", "exists", "exists_one"})
+_INSTEAD = {
+    "=": "compare with ==", "&": "write &&", "|": "write ||", "and": "write &&", "or": "write ||", "not": "write !",
+    "\u201c": "ordinary quotes", "\u201d": "ordinary quotes", "\u2018": "ordinary quotes", "\u2019": "ordinary quotes",
+}  # fmt: skip
 _WORDS = frozenset({"true", "false", "null", "in"})
 _ROOTS = frozenset(name.split(".")[0] for name in FACTS)
 _TOKEN = re.compile(
@@ -59,7 +64,11 @@ def flaws(expression: str) -> list[Flaw]:
     if len(expression) > MAX_LENGTH:
         return [Flaw(0, f"longer than {MAX_LENGTH} characters", "split the rule")]
     tokens = _tokens(expression)
-    found = [Flaw(t.offset, f"{t.text!r} has no meaning here") for t in tokens if t.kind == "other"]
+    found = [
+        Flaw(t.offset, f"{t.text!r} has no meaning here", _INSTEAD.get(t.text, ""))
+        for t in tokens
+        if t.kind == "other"
+    ]
     found.extend(_name_flaws(tokens))
     if not found:
         try:
@@ -178,7 +187,7 @@ def _function_flaws(token: _Token, is_method: bool) -> Iterator[Flaw]:
 def _fact_flaws(tokens: list[_Token], i: int) -> Iterator[Flaw]:
     root = tokens[i]
     if root.text not in _ROOTS:
-        hint = nearest(root.text, sorted(_ROOTS), f"known: {', '.join(FACTS)}")
+        hint = _INSTEAD.get(root.text) or nearest(root.text, sorted(_ROOTS), f"known: {', '.join(FACTS)}")
         yield Flaw(root.offset, f"unknown name '{root.text}'", hint)
         return
     member, used = _member(tokens[i + 1 : i + 4])
@@ -210,6 +219,17 @@ def _members(root: str) -> str:
 
 def nearest(name: str, known: list[str], otherwise: str = "") -> str:
     """A hint: the known name most like this one, or all of them."""
-    close = get_close_matches(name[:80], known, n=1, cutoff=0.6)
-    close = close or [word for word in known if name and word.lower().startswith(name.lower())][:1]
-    return f"did you mean '{close[0]}'?" if close else otherwise or f"known: {', '.join(known)}"
+    close = nearest_name(name, known)
+    return f"did you mean '{close}'?" if close else otherwise or f"known: {', '.join(known)}"
+
+
+def nearest_name(name: str, known: list[str]) -> str:
+    """The known name most like this one; "" where none is."""
+    for word in (name[:80], plainly(name)):
+        if word in known and word != name:
+            return word
+        close = get_close_matches(word, known, n=1, cutoff=0.6)
+        folded = [one for one in known if word and one.lower().startswith(word.lower())]
+        if close or folded:
+            return (close or folded)[0]
+    return ""

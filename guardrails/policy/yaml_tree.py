@@ -3,6 +3,8 @@
 Invariants:
 - No bytes whatsoever make this raise: what is wrong comes back as located problems.
 - One document, UTF-8, no anchors, aliases, tags or duplicate keys; keys are text.
+- What a reader sees is what counts: no characters that reorder text, no invisible ones, and no line breaks
+  that editors show as something else, so no comment can hide a key.
 - YAML 1.2 scalars: only ``true`` and ``false`` are booleans, only decimal, ``0o`` and ``0x`` are
   numbers; ``on``, ``yes``, ``12:30:00`` and ``1_000`` are text. NaN and infinities are refused.
 - Depth, nodes and size are capped before anything recursive runs, so no input takes long.
@@ -18,6 +20,7 @@ from typing import Any
 import yaml
 
 from guardrails.errors import Problem
+from guardrails.policy import advice
 
 MAX_DEPTH = 16
 MAX_NODES = 5_000
@@ -25,8 +28,14 @@ _LARGEST = 2**53 - 1
 
 Path = tuple[str | int, ...]
 
+_MOST_UNSEEN = 20
+_LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
+_UNSEEN = re.compile(
+    r"\r(?!\n)|[\x85\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
+)
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOLEAN = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_AMBIGUOUS = re.compile(r"[-+]?0[0-9]+")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _OCTAL, _HEX = re.compile(r"0o[0-7]+"), re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -82,6 +91,7 @@ def parse_tree(file: str, data: bytes) -> Tree:
             Problem(file, line, column, f"byte 0x{data[error.start]:02x} is not UTF-8", "save as UTF-8")
         )
         return tree
+    tree.problems.extend(_unseen(file, text))
     loader: _StrictLoader | None = None
     try:
         loader = _StrictLoader(text, tree)
@@ -98,6 +108,20 @@ def parse_tree(file: str, data: bytes) -> Tree:
     else:
         tree.value = _plain(tree, node, ())
     return tree
+
+
+def _unseen(file: str, text: str) -> list[Problem]:
+    """Characters by which a file would say something else than it shows."""
+    found = []
+    for match in _UNSEEN.finditer(text, 1 if text.startswith("\ufeff") else 0):
+        lines = _LINE_BREAK.split(text[: match.start()])
+        what = f"U+{ord(match.group()):04X}"
+        told = f"character {what} is not allowed: it hides or reorders what a reader sees"
+        hint = "remove it" if match.group() != "\r" else "end lines with LF or CR LF"
+        found.append(Problem(file, len(lines), len(lines[-1]) + 1, told, hint))
+        if len(found) == _MOST_UNSEEN:
+            break
+    return found
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -178,12 +202,12 @@ def _syntax_problem(file: str, text: str, error: yaml.YAMLError) -> Problem:
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         character = ord(text[error.position])
         return Problem(file, line, column, f"character U+{character:04X} is not allowed in YAML", "remove it")
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    place = _mark_place(file, mark) if mark else Place(file, 1, 1)
-    said = str(getattr(error, "problem", None) or error)
-    context = str(getattr(error, "context", None) or "")
-    hint = "indent with spaces, not tabs" if "\\t" in said else context
-    return place.problem(f"not YAML: {said:.160}", _printable(hint)[:160])
+    mark, said, hint = advice.syntax(text, error)
+    if mark is None:
+        return Place(file, 1, 1).problem(f"not YAML: {_printable(said)}", _printable(hint))
+    shown = advice.excerpt(text, mark)
+    where = f"in {shown}" if shown != "''" else "at the end"
+    return _mark_place(file, mark).problem(f"not YAML {where}: {_printable(said)}", _printable(hint))
 
 
 def _printable(text: str) -> str:
@@ -248,6 +272,13 @@ def _scalar(tree: Tree, node: yaml.ScalarNode, path: Path) -> Any:
 def _number(tree: Tree, text: str, place: Place) -> Any:
     """A number, or the text itself where it is not one."""
     value: int | float
+    if _AMBIGUOUS.fullmatch(text):
+        told, hint = (
+            f"{text:.40} is octal to some readers and decimal to others",
+            f"write {text.lstrip('+-0') or '0':.40}",
+        )
+        tree.problems.append(place.problem(told, f"{hint}, or put it in quotes"))
+        return 0
     if _NOT_FINITE.fullmatch(text):
         value = math.nan
     elif _FLOAT.fullmatch(text):

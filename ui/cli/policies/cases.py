@@ -15,6 +15,7 @@ from guardrails.errors import PolicyError, Problem, UsageError
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.output import empty, heading, line
+from ui.cli.policies.files import located
 from ui.cli.policies.groups import policy
 from ui.cli.session import Finished, Session
 from ui.presenters.policies import test_fields
@@ -50,6 +51,10 @@ def test(session: Session, target: Path | None, coverage: bool, folder: Path | N
     for file in policy_files(target):
         try:
             loaded = load_policy(file)
+        except PolicyError as error:
+            problems.extend(located(file, error.problems))
+            continue
+        try:
             results = run_cases(loaded, read_cases(loaded, folder or cases_folder(file, loaded.policy.name)))
         except PolicyError as error:
             problems.extend(error.problems)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +34,9 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
         try:
             loaded = load_policy(file)
         except PolicyError as error:
-            errors.extend(error.problems)
+            errors.extend(located(file, error.problems))
             continue
-        warnings.extend(lint(loaded.policy))
+        warnings.extend(located(file, lint(loaded.policy)))
         sound.append({
             "file": str(file), "name": loaded.policy.name, "digest": str(loaded.source.digest),
             "rules": len(loaded.policy.rules), "mode": loaded.policy.mode,
@@ -62,6 +64,11 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     session.output.result("policy check", data, draw)
     if errors:
         raise Finished(PolicyError.exit_status)
+
+
+def located(file: Path, problems: Sequence[Problem]) -> list[Problem]:
+    """Problems with the files as seen from here, so that an editor or a terminal can open them."""
+    return [replace(problem, file=str(file.parent / problem.file)) for problem in problems]
 
 
 @add(policy, "explain", help="Say what a rule of a policy asks for, in words; without --rule, all of them.")
