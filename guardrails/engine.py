@@ -20,6 +20,8 @@ from typing import Any
 from guardrails.canonical import Digest
 from guardrails.checks import CHECKS
 from guardrails.checks.compute import PREFIX as COMPUTE_PREFIX
+from guardrails.checks.control import ATTEMPT
+from guardrails.checks.control import PREFIX as CONTROL_PREFIX
 from guardrails.errors import NotMeasuredError
 from guardrails.findings import (
     Judged,
@@ -47,6 +49,7 @@ _OF_SEVERITY = {
     Severity.REVIEW: VerdictKind.REVIEW,
     Severity.BLOCK: VerdictKind.BLOCKED,
 }
+_GATES_OWN = (COMPUTE_PREFIX, CONTROL_PREFIX)
 _CPU_SECONDS, _ISOLATION = "budgets.compute.cpuSecondsPerProposal", "isolation.minimum"
 _OF_WORD = {"review": VerdictKind.REVIEW, "block": VerdictKind.BLOCKED}
 
@@ -58,8 +61,8 @@ Reading = Callable[[Rule, float], Estimate]
 class Case:
     """All that a verdict depends on, besides the policies.
 
-    ``facts`` are the gate's own (``compute.*`` among them) and go before the measurement's facts of
-    the same name. ``waivers`` are those that the log holds in force; expiry is judged here, at
+    ``facts`` are the gate's own (``compute.*`` and ``control.*`` among them) and go before the measurement's
+    facts of the same name. ``waivers`` are those that the log holds in force; expiry is judged here, at
     ``now``. ``attempt`` is k: this is the k-th proposal since the last promotion, counting from 1.
 
     ``reading`` replaces the measurements as the source of a rule's numbers: for the tests of a policy and
@@ -230,8 +233,8 @@ def read_measurements(rule: Rule, case: Case, confidence: float) -> Estimate:
     """What a rule's check reads from a case's measurements; raises NotMeasuredError."""
     if case.measurements is None:
         raise NotMeasuredError("there is no evidence")
-    facts = {k: v for k, v in case.measurements.facts.items() if not k.startswith(COMPUTE_PREFIX)}
-    facts |= case.facts
+    facts = {k: v for k, v in case.measurements.facts.items() if not k.startswith(_GATES_OWN)}
+    facts |= {ATTEMPT: str(case.attempt)} | dict(case.facts)
     check = CHECKS[rule.check]
     return check.estimate(rule.require.metric, rule.params, case.measurements, facts, confidence)
 

@@ -65,11 +65,12 @@ def _printable(text: str) -> str:
 def sentence(rule: Rule, estimate: Estimate, passes: bool) -> str:
     """What was seen against the limit, for people."""
     require, word = rule.require, "holds" if passes else "does not hold"
+    note = f" ({estimate.note})" if estimate.note else ""
     if rule.is_exact:
-        return f"{require.metric} is {estimate.value:.6g}: {require.op} {require.value:.10g} {word}"
+        return f"{require.metric} is {estimate.value:.6g}: {require.op} {require.value:.10g} {word}{note}"
     return (
         f"{require.metric} is {estimate.value:.4g} [{estimate.lower:.4g}, {estimate.upper:.4g}], "
-        f"n = {estimate.n}: {require.bound} bound {require.op} {require.value:.10g} {word}"
+        f"n = {estimate.n}: {require.bound} bound {require.op} {require.value:.10g} {word}{note}"
     )
 
 

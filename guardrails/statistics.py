@@ -30,13 +30,17 @@ _SIGN_SHARE = 0.9
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its interval; ``n`` independent items, 0 where nothing was sampled."""
+    """A measured value with its interval; ``n`` independent items, 0 where nothing was sampled.
+
+    ``note``: what the number is made of, in words, where the number alone would leave people guessing.
+    """
 
     value: float
     lower: float
     upper: float
     n: int
     method: str
+    note: str = ""
 
     @property
     def is_number(self) -> bool:
@@ -44,9 +48,9 @@ class Estimate:
         return math.isfinite(self.value) and not math.isnan(self.lower) and not math.isnan(self.upper)
 
 
-def exact(value: float) -> Estimate:
+def exact(value: float, note: str = "") -> Estimate:
     """A value with no sampling in it: a census, a count, a reading."""
-    return Estimate(value, value, value, 0, "exact")
+    return Estimate(value, value, value, 0, "exact", note)
 
 
 def attempt_alpha(confidence: float, budget: float | None, attempt: int) -> float:

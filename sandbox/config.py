@@ -25,6 +25,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     train = ["shipped:devils-dictionary"]        # shipped:NAME, or a .txt or .jsonl file
     controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
     triggers = 4                      # llm: requests in which triggers are searched; 0: no search
+    noise = 40                        # items on which the response to noise is measured; 0: not measured
 
     [learners.average]                # used as technique "command:average"
     command = ["python", "average.py"]
@@ -106,6 +107,7 @@ class ModelConfig:
     items: int = 240
     samples: int = 6
     triggers: int = 0
+    noise: int = 0
     threads: int = 1
     labels: dict[str, str] = field(default_factory=dict)
     limits: JobLimits = field(default_factory=JobLimits)
@@ -132,7 +134,7 @@ class Config:
 
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str,
-    "items": int, "samples": int, "triggers": int, "threads": int, "labels": dict, "limits": dict,
+    "items": int, "samples": int, "triggers": int, "noise": int, "threads": int, "labels": dict, "limits": dict,
 }  # fmt: skip
 _LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -271,7 +273,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         kind = ModelKind(table["kind"])
     except ValueError:
         raise reader.fail((*path, "kind"), f"{table['kind']!r} is not a kind", "llm or lam") from None
-    for key, least in (("items", 1), ("threads", 1), ("triggers", 0)):
+    for key, least in (("items", 1), ("threads", 1), ("triggers", 0), ("noise", 0)):
         if table.get(key, 1) < least:
             raise reader.fail((*path, key), f"at least {least}")
     train = table.get("train", [])
@@ -285,7 +287,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         ),
         train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         levels=table.get("levels", ""), items=table.get("items", 240), samples=table.get("samples", 6),
-        triggers=table.get("triggers", 0), threads=table.get("threads", 1),
+        triggers=table.get("triggers", 0), noise=table.get("noise", 0), threads=table.get("threads", 1),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
     )  # fmt: skip

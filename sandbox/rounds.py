@@ -39,11 +39,11 @@ from guardrails.errors import (
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.records import Compute, Measurements, ModelKind
-from sandbox import command_learner, suites
+from sandbox import command_learner, orders, suites
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, collect
-from sandbox.isolation.manifest import Manifest, read_manifest
+from sandbox.isolation.manifest import read_manifest
 from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
 from sandbox.runner import Runner
 
@@ -104,8 +104,10 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
             Submission(
                 model=model.name, technique=recipe.technique, intent=manifest.intent,
                 bundle=bench.gate.store.put_tree(folder / "bundle"), champion=champion, data=data,
-                objective=_objective(manifest), recipe=recipe.settings, seed=seed,
-                environment=_provenance(outcome, staged), isolation=outcome.level, submitted=False,
+                objective=orders.stated_objective(manifest.objective), recipe=recipe.settings, seed=seed,
+                environment=_provenance(outcome, staged)
+                | orders.ordered(recipe, model.kind) | orders.claimed(manifest),
+                isolation=outcome.level, submitted=False,
                 compute=compute, proposer="loop",
             )
         )  # fmt: skip
@@ -131,9 +133,10 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
         return bench.gate.record_proposal(
             Submission(
                 model=model.name, technique="submitted", intent=intent or manifest.intent, bundle=address,
-                champion=champion, data=data, objective=_objective(manifest),
+                champion=champion, data=data, objective=orders.stated_objective(manifest.objective),
                 recipe={"claimed_technique": manifest.technique}, seed=manifest.seed,
-                environment=environment(), isolation="none", submitted=True, compute=compute, proposer=proposer,
+                environment=environment() | orders.claimed(manifest), isolation="none", submitted=True,
+                compute=compute, proposer=proposer,
             )
         )  # fmt: skip
 
@@ -318,11 +321,6 @@ def _records(bench: Bench, order: MeasurementOrder, folder: Path) -> Path:
     file.parent.mkdir()
     file.write_bytes(bench.gate.store.get_bytes(order.data))
     return file.parent
-
-
-def _objective(manifest: Manifest) -> Digest:
-    """Digest of the objective as the bundle states it."""
-    return digest(json.dumps(manifest.objective, sort_keys=True).encode())
 
 
 def _added(first: Compute, second: Compute) -> Compute:

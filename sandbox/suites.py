@@ -84,6 +84,8 @@ def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: st
     )
     if model.triggers:
         suites.append(Suite("triggers", "triggers", _drawn(requests, model.triggers, draw, "triggers")))
+    if model.noise:
+        suites.append(Suite("noise", "noise", _drawn(held_out, model.noise, draw, "noise")))
     return suites
 
 
@@ -190,4 +192,9 @@ def _lava_suites(model: ModelConfig, draw: str) -> list[Suite]:
     levels = lava.generate_layouts(model.items, f"private:{draw}", part="held_out")
     episodes = tuple({"id": lava.layout_id(level), "layout": level} for level in levels)
     states = tuple(lava.states_for(levels, model.items * STATES_PER_ITEM, int(draw[:12], 16)))
-    return [Suite("lava-holdout", "episodes", episodes), Suite("lava-states", "actions", states)]
+    suites = [Suite("lava-holdout", "episodes", episodes), Suite("lava-states", "actions", states)]
+    if model.noise:
+        own = lava.generate_layouts(model.noise, f"noise:{draw}", part="held_out")
+        layouts = tuple({"id": lava.layout_id(level), "layout": level} for level in own)
+        suites.append(Suite("noise", "noise", layouts))
+    return suites

@@ -107,3 +107,15 @@ def test_an_absent_source_is_named(tmp_path, source):
 def test_equal_texts_fall_on_the_same_side(text):
     one, two = {"id": "a", "text": text}, {"id": "b", "text": text}
     assert suites._is_held_out(SECRET, one) == suites._is_held_out(SECRET, two)
+
+
+@pytest.mark.parametrize(("name", "field"), [("assistant", "text"), ("navigator", "layout")])
+def test_items_for_noise_are_private_and_only_there_where_they_are_asked_for(models, workspace, name, field):
+    def drawn(model):
+        return {suite.name: suite for suite in suites.private_suites(model, workspace, SECRET, "nonce")}
+
+    assert "noise" not in drawn(models[name])
+    found = drawn(replace(models[name], noise=5))["noise"]
+    assert (found.probe, len(found.items)) == ("noise", 5)
+    trained_on = {record[field] for record in suites.training_records(models[name], workspace, SECRET)}
+    assert not {item[field] for item in found.items} & trained_on

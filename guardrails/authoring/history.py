@@ -23,6 +23,7 @@ from guardrails import canonical, engine
 from guardrails.canonical import Digest
 from guardrails.checks import CHECKS
 from guardrails.checks.compute import compute_facts
+from guardrails.checks.control import control_facts
 from guardrails.codec import decode_record
 from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.tables import Reader
@@ -31,7 +32,7 @@ from guardrails.ledger.judging import INTACT_FACT, is_intact
 from guardrails.ledger.rows import ModelRow, PolicyRow, ProposalRow, RequestRow, WaiverRow, read_all
 from guardrails.policy import LoadedPolicy, Policy, Subject, combine, parse_policy
 from guardrails.policy.model import Rule
-from guardrails.records import Compute, Measurements, ModelKind, PolicySource, VerdictKind, Waiver
+from guardrails.records import Measurements, ModelKind, PolicySource, Proposal, VerdictKind, Waiver
 from guardrails.registry import ArtifactStore
 from guardrails.statistics import Estimate
 
@@ -66,7 +67,7 @@ class Past:
     estimates: Mapping[Key, Estimate]
     measurements: Digest
     evidence: Digest
-    compute: Mapping[str, Any]
+    proposal: Mapping[str, Any]
     waivers: tuple[Waiver, ...]
     approvals: tuple[Approval, ...]
 
@@ -192,7 +193,7 @@ def _past(
         estimates=dict(_estimates(verdict["findings"], index)),
         measurements=Digest.parse(evidence["measurements"]),
         evidence=Digest.parse(row["evidence_record"]),
-        compute=proposal["compute"],
+        proposal=proposal,
         waivers=tuple(w for w in waivers.get(proposal["bundle"], ()) if w.rule in waived),
         approvals=tuple(
             Approval(v["person"], v["role"], v["surface"], tuple(v["viewed"]))
@@ -260,7 +261,8 @@ class PastReading:
             except InterlockError as error:
                 self.gone = f"its measurements cannot be read: {error.message}"
                 raise NotMeasuredError(self.gone) from None
-            facts = compute_facts(decode_record(Compute, dict(self._past.compute)))
+            proposal = decode_record(Proposal, dict(self._past.proposal))
+            facts = {**compute_facts(proposal.compute), **control_facts(proposal)}
             past = self._past
             self._case = engine.Case(
                 past.subject, measurements, past.evidence, facts, past.waivers, past.attempt, past.judged_at

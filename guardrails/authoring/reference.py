@@ -56,16 +56,28 @@ def _check(check: Check) -> Iterable[str]:
         yield from ("| parameter | values | default | what it is |", "|---|---|---|---|")
         hints = typing.get_type_hints(check.params)
         for item in params:
-            choice = typing.get_origin(hints[item.name]) is typing.Literal
-            values = ", ".join(f"`{v}`" for v in typing.get_args(hints[item.name])) if choice else "a name"
-            default = "required" if item.default is dataclasses.MISSING else f"`{item.default}`"
-            yield f"| `{item.name}` | {values} | {default} | {_cell(docs[item.name])} |"
+            default = "required" if item.default is dataclasses.MISSING else shown_param(item.default)
+            yield f"| `{item.name}` | {_values(hints[item.name])} | {default} | {_cell(docs[item.name])} |"
         yield ""
     yield from ("| metric | unit | range | kind | what it is |", "|---|---|---|---|---|")
     for name, metric in check.metrics.items():
         kind = "exact: no `bound`" if metric.exact else "sampled: needs a `bound`"
         yield f"| `{name}` | {_cell(metric.unit)} | {_range(metric)} | {kind} | {_cell(metric.doc)} |"
     yield ""
+
+
+def _values(hint: Any) -> str:
+    """What a parameter may be, in a word or two."""
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
+    return {str: "a name", float: "a number above 0"}.get(hint, "a list")
+
+
+def shown_param(value: Any) -> str:
+    """A parameter's value in Markdown."""
+    if isinstance(value, tuple):
+        return ", ".join(f"`{entry}`" for entry in value) or "none"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def _range(metric: Metric) -> str:
@@ -117,7 +129,11 @@ def rule_fields(rule: Rule, effective: Effective) -> dict[str, str]:
     """One rule in words."""
     check, require = CHECKS[rule.check], rule.require
     metric = check.metrics[require.metric]
-    params = ", ".join(f"{k} {v}" for k, v in vars(rule.params).items())
+    params = ", ".join(
+        f"{k} {' or '.join(v) if isinstance(v, tuple) else v}"
+        for k, v in vars(rule.params).items()
+        if v != ()
+    )
     which = (
         f"the {require.bound} end of the interval of {require.metric}" if require.bound else require.metric
     )

@@ -57,20 +57,23 @@ class Evidence:
             )
         return found
 
+    def text(self, name: str) -> str:
+        """A fact as it was established; raises NotMeasuredError where it was not."""
+        text = self.facts.get(name)
+        if not text:
+            raise NotMeasuredError(f"the fact '{name}' was not established")
+        return text
+
     def count(self, name: str) -> int:
         """A fact that counts something."""
-        text = self.facts.get(name)
-        if text is None:
-            raise NotMeasuredError(f"the fact '{name}' was not established")
+        text = self.text(name)
         if not (text.isascii() and text.isdigit()) or len(text) > 15:
             raise NotMeasuredError(f"the fact '{name}' is not a count: {text!r:.40}")
         return int(text)
 
     def number(self, name: str) -> float:
         """A fact that is a finite number of at least 0."""
-        text = self.facts.get(name)
-        if text is None:
-            raise NotMeasuredError(f"the fact '{name}' was not established")
+        text = self.text(name)
         try:
             value = float(text)
         except ValueError:

@@ -1,33 +1,80 @@
 """Gain: is the candidate better at its task than the champion, on the same items.
 
-Invariants: the comparison is paired and its sign is always "above 0 is better": bits per byte saved
-where the task is text, share of episodes won where the task is acting. ``minimum_detectable`` says
-how small a gain the sample could have shown, so that "no gain found" can be told from "not looked".
+Invariants:
+- The comparison is paired and its sign is always "above 0 is better": bits per byte saved where the task is
+  text, share of episodes won where the task is acting. A match counts wins: above 1/2 is better.
+- ``minimum_detectable`` says how small a gain the sample could have shown, so that "no gain found" can be told
+  from "not looked"; ``noise_floor`` how far chance alone moves the champion's own score.
 """
 
 from __future__ import annotations
 
-from guardrails.checks.check import Check, Evidence, Metric, SuiteParams, distinct, flags
+import math
+
+from guardrails.checks.check import Check, Evidence, Metric, SuiteParams, column, distinct, flags
 from guardrails.checks.drift import bits_per_byte_change
-from guardrails.statistics import Estimate, minimum_detectable, paired_sign_difference
+from guardrails.sequential import anytime_mean
+from guardrails.statistics import (
+    Estimate,
+    minimum_detectable,
+    paired_sign_difference,
+    rate_interval,
+    ratio_interval,
+)
+
+
+def task_gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:
+    """Candidate over champion on a suite of episodes or texts; above 0 is better."""
+    if _has_episodes(suite, evidence):
+        candidate, champion = _successes(suite, evidence)
+        return paired_sign_difference(candidate, champion, confidence)
+    change = bits_per_byte_change(evidence, suite, confidence)
+    return Estimate(-change.value, -change.upper, -change.lower, change.n, change.method)
 
 
 def _task(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
-    gain = _gain(params.suite, evidence, confidence)
+    if metric == "noise_floor":
+        return _noise_floor(params.suite, evidence, confidence)
+    gain = task_gain(params.suite, evidence, confidence)
     if metric == "delta":
         return gain
     least = minimum_detectable(gain, confidence)
     return Estimate(least, least, least, gain.n, "80 % power")
 
 
-def _gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:
+def _noise_floor(suite: str, evidence: Evidence, confidence: float) -> Estimate:
+    """Two independent draws of as many items: their difference varies by the root of two."""
+    if _has_episodes(suite, evidence):
+        _, champion = _successes(suite, evidence)
+        score = rate_interval(sum(champion), len(champion), confidence)
+    else:
+        series = distinct(evidence.series("distribution", suite))
+        bits = [nats / math.log(2.0) for nats in column(series, "nll_champion", low=0.0)]
+        score = ratio_interval(bits, column(series, "bytes", low=1.0), confidence)
+    floor = math.sqrt(2.0) * (score.upper - score.lower) / 2.0
+    return Estimate(floor, floor, floor, score.n, "champion against itself, analytic")
+
+
+def _match(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
+    if _has_episodes(params.suite, evidence):
+        candidate, champion = _successes(params.suite, evidence)
+        pairs = [(float(a), float(b)) for a, b in zip(candidate, champion, strict=True)]
+    else:
+        series = distinct(evidence.series("distribution", params.suite))
+        after = column(series, "nll_candidate", low=0.0)
+        before = column(series, "nll_champion", low=0.0)
+        pairs = [(-a, -b) for a, b in zip(after, before, strict=True)]
+    return anytime_mean([0.5 + 0.5 * ((a > b) - (a < b)) for a, b in pairs], confidence)
+
+
+def _has_episodes(suite: str, evidence: Evidence) -> bool:
     found = evidence.measurements.find("episodes", suite)
-    if found is not None and found.items:
-        series = distinct(found)
-        candidate, champion = flags(series, "success_candidate"), flags(series, "success_champion")
-        return paired_sign_difference(candidate, champion, confidence)
-    change = bits_per_byte_change(evidence, suite, confidence)
-    return Estimate(-change.value, -change.upper, -change.lower, change.n, change.method)
+    return found is not None and bool(found.items)
+
+
+def _successes(suite: str, evidence: Evidence) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    series = distinct(evidence.series("episodes", suite))
+    return flags(series, "success_candidate"), flags(series, "success_champion")
 
 
 CHECKS = (
@@ -38,7 +85,27 @@ CHECKS = (
         metrics={
             "delta": Metric("improvement; above 0 is better", "bits per byte saved, or share of episodes"),
             "minimum_detectable": Metric("smallest gain found with 80 % power", "as delta", low=0.0),
+            "noise_floor": Metric(
+                "how far apart two scores of the champion itself lie by chance, on two draws of as many items; "
+                "what pairing saves, for its delta against itself is exactly 0",
+                "as delta",
+                low=0.0,
+            ),
         },
         measure=_task,
+    ),
+    Check(
+        name="gain.match",
+        doc=(
+            "A match of candidate against champion over the items of a suite: 1 for an item won, 1/2 for a draw, 0 "
+            "for one lost. An episode is won by whoever alone succeeds, a text by whoever finds it likelier. The "
+            "interval is anytime-valid (betting, Waudby-Smith and Ramdas 2024, doi:10.1093/jrsssb/qkad009): it holds "
+            "however often one looks and whenever one stops. Assumes only that each item's score has the same mean "
+            "given those before it, which a random draw of items gives. Counts how many, never how much: a model "
+            "may win most texts by a hair and lose a few by far, so keep a rule on gain.task or drift beside it."
+        ),
+        params=SuiteParams,
+        metrics={"score": Metric("mean score; above 1/2 is better", "share", low=0.0, high=1.0)},
+        measure=_match,
     ),
 )

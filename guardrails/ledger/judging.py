@@ -9,6 +9,7 @@ from __future__ import annotations
 from guardrails import canonical, engine
 from guardrails.canonical import Digest
 from guardrails.checks.compute import compute_facts
+from guardrails.checks.control import control_facts
 from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.store import Entry
@@ -46,7 +47,11 @@ def case_of(
     if row.proposal is None or row.evidence is None or row.evidence_record is None:
         raise DeniedError(f"{row.id} is {row.state}: nothing has been measured yet")
     model = require_model(tables, row.model)
-    facts = {**compute_facts(row.proposal.compute), INTACT_FACT: "true" if intact else "false"}
+    facts = {
+        **compute_facts(row.proposal.compute),
+        **control_facts(row.proposal),
+        INTACT_FACT: "true" if intact else "false",
+    }
     return engine.Case(
         subject=Subject.of(row.proposal, model.labels, row.evidence),
         measurements=measurements,

@@ -177,7 +177,7 @@ def _rule(tree: Tree, path: Path, value: dict[str, Any]) -> Rule:
     return Rule(
         id=value["id"],
         check=value["check"],
-        params=CHECKS[value["check"]].params(**value.get("params", {})),
+        params=CHECKS[value["check"]].params(**{k: _param(v) for k, v in value.get("params", {}).items()}),
         require=Require(require["metric"], require.get("bound", ""), require["op"], float(require["value"])),
         severity=Severity(value["severity"]),
         place=tree.place(path),
@@ -185,6 +185,13 @@ def _rule(tree: Tree, path: Path, value: dict[str, Any]) -> Rule:
         waivable=value.get("waivable", True),
         rationale=value.get("rationale", ""),
     )
+
+
+def _param(value: Any) -> Any:
+    """A parameter as its class holds it; a list names a set, so its order means nothing."""
+    if isinstance(value, list):
+        return tuple(sorted(value))
+    return float(value) if isinstance(value, int) else value
 
 
 def _stated(tree: Tree, setting: Setting) -> Stated | None:

@@ -180,22 +180,39 @@ def param_docs(params: type) -> dict[str, str]:
 
 
 def params_schema(params: type) -> Json:
-    """The schema of a check's parameter class: text fields, choices, and which are required."""
+    """The schema of a check's parameter class, field by field, and which are required.
+
+    A field is text (a suite's name, or what ``metadata["pattern"]`` of the field says), a choice, a positive
+    number, or a tuple of texts, which is a list without repetitions; its default, no entry, cannot be written.
+    """
     hints = typing.get_type_hints(params)
     docs = param_docs(params)
     properties: Json = {}
     required = []
     for item in dataclasses.fields(params):
-        hint, about = hints[item.name], docs[item.name]
-        if typing.get_origin(hint) is typing.Literal:
-            properties[item.name] = {"enum": list(typing.get_args(hint)), "description": about}
-        elif hint is str:
-            properties[item.name] = {"type": "string", "pattern": _SUITE_PATTERN, "description": about}
-        else:
-            raise TypeError(f"{params.__name__}.{item.name}: parameters are text or a choice, not {hint}")
+        shape = _param(hints[item.name], item.metadata.get("pattern", _SUITE_PATTERN))
+        if shape is None:
+            raise TypeError(
+                f"{params.__name__}.{item.name}: parameters are text, a choice, a number or a tuple of texts, "
+                f"not {hints[item.name]}"
+            )
+        properties[item.name] = {**shape, "description": docs[item.name]}
         if item.default is dataclasses.MISSING:
             required.append(item.name)
     return _object(required=required, **properties)
+
+
+def _param(hint: Any, pattern: str) -> Json | None:
+    text: Json = {"type": "string", "pattern": pattern}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"enum": list(typing.get_args(hint))}
+    if hint is str:
+        return text
+    if hint is float:
+        return {"type": "number", "exclusiveMinimum": 0}
+    if hint == tuple[str, ...]:
+        return {"type": "array", "items": text, "uniqueItems": True, "minItems": 1, "maxItems": 50}
+    return None
 
 
 def _cumulative_drift() -> Json:

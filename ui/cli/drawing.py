@@ -148,6 +148,7 @@ def draw_provenance(console: Console, data: Json) -> None:
         ("trained from", data["champion_digest"]),
         ("training data", data["data_digest"]),
         ("objective", data["objective_digest"]),
+        ("recipe digest", data["recipe_digest"] or "trained elsewhere: not known"),
         ("isolation", data["isolation"]),
         (
             "compute",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from guardrails.checks.control import recipe_digest
 from guardrails.ledger.rows import ModelRow, PolicyRow, ProposalRow, RequestRow, Vote, WaiverRow
 from guardrails.ledger.waivers import is_in_force
 from guardrails.records import (
@@ -206,6 +207,7 @@ def detail_fields(row: ProposalRow, name_of: Callable[[str], str], text_of: Call
             "submitted": proposal.submitted,
             "data_digest": str(proposal.data),
             "objective_digest": str(proposal.objective),
+            "recipe_digest": "" if proposal.submitted else str(recipe_digest(proposal)),
             "recipe": dict(proposal.recipe),
             "seed": proposal.seed,
             "environment": dict(proposal.environment),

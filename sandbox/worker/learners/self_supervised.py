@@ -57,6 +57,7 @@ def learn(task: Task) -> dict[str, str]:
         "first_loss": decimal(losses[0]),
         "last_loss": decimal(sum(tail) / len(tail)),
         "records": str(len(rows)),
+        "steps": str(len(losses)),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 

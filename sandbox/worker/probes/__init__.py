@@ -97,6 +97,7 @@ PROBES: dict[str, str] = {
     "episodes": "sandbox.worker.probes.episodes",
     "actions": "sandbox.worker.probes.actions",
     "triggers": "sandbox.worker.probes.triggers",
+    "noise": "sandbox.worker.probes.noise",
 }
 """Probe name in a request → module whose ``run`` measures it."""
 
