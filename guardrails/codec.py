@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar
 
 from guardrails import canonical
@@ -19,7 +21,6 @@ from guardrails.canonical import Digest
 from guardrails.errors import RecordError
 
 R = TypeVar("R")
-_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def encode_record(record: Any, *, lean: bool = False) -> dict[str, Any]:
@@ -29,33 +30,35 @@ def encode_record(record: Any, *, lean: bool = False) -> dict[str, Any]:
     written so, because then a field that a later version adds does not change the rows of an earlier log.
     """
     encoded = {}
-    for item in dataclasses.fields(record):
+    for item in _fields(typing.cast("Any", type(record))):
         value = getattr(record, item.name)
         if value is None or (lean and value == _default(item)):
             continue
-        encoded[item.name] = _encode(value, lean=lean)
+        # Most fields are plain text, which needs no look at its type.
+        encoded[item.name] = value if type(value) is str else _encode(value, lean=lean)
     return encoded
+
+
+@cache
+def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(cls)
 
 
 def decode_record(cls: type[R], data: Any) -> R:
     """The record of class ``cls`` that ``encode_record`` wrote; raises RecordError otherwise."""
     if not isinstance(data, dict):
         raise RecordError(f"{cls.__name__}: an object is needed, not {type(data).__name__}")
-    hints = _hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise RecordError(f"{cls.__name__}: unknown field {unknown[0]!r:.80}")
-    values = {name: _decode(hints[name], item, f"{cls.__name__}.{name}") for name, item in data.items()}
+    readers = _readers(typing.cast("Any", cls))
+    values = {}
+    for name, item in data.items():
+        if name not in readers:
+            raise RecordError(f"{cls.__name__}: unknown field {min(set(data) - set(readers))!r:.80}")
+        read, where = readers[name]
+        values[name] = read(item, where)
     try:
         return cls(**values)
     except TypeError as error:
         raise RecordError(f"{cls.__name__}: {error}") from None
-
-
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
-    return _HINTS[cls]
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
@@ -79,39 +82,64 @@ def _encode(value: Any, *, lean: bool) -> Any:
     return value
 
 
-def _decode(hint: Any, value: Any, where: str) -> Any:
+# --- reading: for each type of field one function, made once ---------------------------------
+
+Read = Callable[[Any, str], Any]
+"""The value of a field from its JSON; the text says where it stands, for the error."""
+
+
+@cache
+def _readers(cls: Any) -> dict[str, tuple[Read, str]]:
+    hints = typing.get_type_hints(cls)
+    return {name: (_reader(hint), f"{cls.__name__}.{name}") for name, hint in hints.items()}
+
+
+@cache
+def _reader(hint: Any) -> Read:
     origin = typing.get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
-        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return _decode(inner[0], value, where)
+        return _reader(next(arg for arg in typing.get_args(hint) if arg is not type(None)))
     if origin is tuple:
+        return _tuple_of(_reader(typing.get_args(hint)[0]))
+    if origin is dict:
+        return _dict_of(_reader(typing.get_args(hint)[1]))
+    if hint is float:
+        return lambda value, where: canonical.parse_decimal(value)
+    if hint is Digest:
+        return lambda value, where: Digest.parse(value) if type(value) is str else _refuse(hint, value, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return lambda value, where: decode_record(hint, value)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return _word_of(hint)
+    return lambda value, where: value if type(value) is hint else _refuse(hint, value, where)
+
+
+def _tuple_of(read: Read) -> Read:
+    def read_tuple(value: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise RecordError(f"{where}: an array is needed")
-        item_hint = typing.get_args(hint)[0]
-        return tuple(_decode(item_hint, item, where) for item in value)
-    if origin is dict:
+        return tuple([read(item, where) for item in value])
+
+    return read_tuple
+
+
+def _dict_of(read: Read) -> Read:
+    def read_dict(value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise RecordError(f"{where}: an object is needed")
-        item_hint = typing.get_args(hint)[1]
-        return {key: _decode(item_hint, item, f"{where}.{key}") for key, item in value.items()}
-    return _decode_scalar(hint, value, where)
+        return {key: read(item, f"{where}.{key}") for key, item in value.items()}
+
+    return read_dict
 
 
-def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float:
-        return canonical.parse_decimal(value)
-    if hint is Digest:
-        return Digest.parse(value) if isinstance(value, str) else _refuse(hint, value, where)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return decode_record(hint, value)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        try:
-            return hint(value)
-        except ValueError:
-            return _refuse(hint, value, where)
-    if type(value) is not hint:
-        return _refuse(hint, value, where)
-    return value
+def _word_of(words: type[StrEnum]) -> Read:
+    known = {word.value: word for word in words}
+
+    def read_word(value: Any, where: str) -> Any:
+        word = known.get(value) if type(value) is str else None
+        return _refuse(words, value, where) if word is None else word
+
+    return read_word
 
 
 def _refuse(hint: Any, value: Any, where: str) -> Any:

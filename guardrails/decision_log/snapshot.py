@@ -174,6 +174,15 @@ class Snapshot:
             for row in self._connection.execute(_NODES, {"keys": absent}):
                 self._nodes[row.level, row.position] = row.hash
 
+    def level(self, level: int) -> Iterator[tuple[int, bytes]]:
+        """Every stored node of one level of the tree: position and hash, in order."""
+        table = database.nodes
+        query = (
+            select(table.c.position, table.c.hash).where(table.c.level == level).order_by(table.c.position)
+        )
+        for row in self._connection.execution_options(yield_per=_BATCH).execute(query):
+            yield row.position, row.hash
+
     def node(self, level: int, position: int) -> bytes:
         """The stored hash of one complete subtree; raises LogVerificationError if it is missing."""
         if (level, position) not in self._nodes:

@@ -41,6 +41,12 @@ class Reader(Protocol):
     def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row of a table by ascending key, as it was when the scan began."""
 
+    def body(self, table: str, key: str) -> bytes | None:
+        """The bytes of one row, as they are kept and not looked at; for whoever remembers what they mean."""
+
+    def bodies(self, table: str) -> Iterator[tuple[str, bytes]]:
+        """The bytes of every row of a table by ascending key, as it was when the scan began."""
+
 
 class Tables(Reader, Protocol):
     """Tables that a projection may change."""
@@ -64,13 +70,20 @@ class MemoryTables:
 
     def get(self, table: str, key: str) -> dict[str, Any] | None:
         """One row, or None where there is none."""
-        body = self._tables.get(table, {}).get(key)
+        body = self.body(table, key)
         return None if body is None else _decode(body)
 
     def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row of a table by ascending key, as it was when the scan began."""
-        rows = sorted(self._tables.get(table, {}).items())
-        return iter([(key, _decode(body)) for key, body in rows])
+        return iter([(key, _decode(body)) for key, body in self.bodies(table)])
+
+    def body(self, table: str, key: str) -> bytes | None:
+        """The bytes of one row."""
+        return self._tables.get(table, {}).get(key)
+
+    def bodies(self, table: str) -> Iterator[tuple[str, bytes]]:
+        """The bytes of every row of a table by ascending key."""
+        return iter(sorted(self._tables.get(table, {}).items()))
 
     def put(self, table: str, key: str, value: dict[str, Any]) -> None:
         """Insert or replace one row."""
@@ -96,16 +109,25 @@ class SqlReader:
 
     def get(self, table: str, key: str) -> dict[str, Any] | None:
         """One row, or None where there is none."""
-        if not _is_storable(table, key):
-            return None
-        body = self._connection.execute(_GET, {"name": table, "at": key}).scalar()
+        body = self.body(table, key)
         return None if body is None else _stored(table, key, body)
 
     def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row of a table by ascending key, as it was when the scan began."""
+        return iter([(key, _stored(table, key, body)) for key, body in self.bodies(table)])
+
+    def body(self, table: str, key: str) -> bytes | None:
+        """The bytes of one row."""
+        if not _is_storable(table, key):
+            return None
+        body: bytes | None = self._connection.execute(_GET, {"name": table, "at": key}).scalar()
+        return body
+
+    def bodies(self, table: str) -> Iterator[tuple[str, bytes]]:
+        """The bytes of every row of a table by ascending key."""
         query = select(projection.c.key, projection.c.body).where(projection.c.table == table)
         rows = self._connection.execute(query.order_by(projection.c.key)).all()
-        return iter([(key, _stored(table, key, body)) for key, body in rows])
+        return iter([(row.key, row.body) for row in rows])
 
 
 class SqlTables(SqlReader):

@@ -15,6 +15,7 @@ shown to somebody else. Checkpoints that were kept (``interlock log checkpoint``
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -165,11 +166,17 @@ def _recompute(recompute: Recompute | None, tables: Reader, entry: Entry, result
 def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pins: Sequence[str]) -> None:
     # Every node, not only those that the root of today needs: inclusion proofs are made of the others.
     for level in range(snapshot.size.bit_length()):
-        for position in range(snapshot.size >> level):
-            if snapshot.node(level, position) != tree.lookup(level, position):
+        stored = 0
+        for position, value in itertools.islice(snapshot.level(level), snapshot.size >> level):
+            if position != stored:
+                break
+            if value != tree.lookup(level, position):
                 raise LogVerificationError(
                     f"the stored tree does not match the records at {level}/{position}"
                 )
+            stored += 1
+        if stored < snapshot.size >> level:
+            raise LogVerificationError(f"tree node {level}/{stored} is missing")
     if snapshot.size == 0:
         result.notes.append("the log is empty: nobody has been set up")
         return

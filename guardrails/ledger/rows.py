@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
 
+from guardrails import canonical
 from guardrails.canonical import Digest
 from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.tables import Reader, Tables
-from guardrails.errors import DeniedError, HaltedError, StaleError, UnknownNameError
+from guardrails.errors import DeniedError, HaltedError, RecordError, StaleError, UnknownNameError
 from guardrails.records import (
     Action,
     Binding,
@@ -199,27 +201,41 @@ class WaiverRow:
 
 Row = TypeVar("Row", Workspace, RosterRow, ProposalRow, ModelRow, PolicyRow, RequestRow, WaiverRow)
 
+_REMEMBERED = 2048
 ONLY = "current"
 """The key of tables that hold one row."""
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _decoded(cls: Any, body: bytes) -> Any:
+    # The same rows are read for record after record: roster, workspace, models. Rows are never changed in place.
+    return decode_record(cls, canonical.parse(body))
+
+
+def _row(tables: Reader, cls: type[Row], key: str, body: bytes) -> Row:
+    try:
+        row: Row = _decoded(cast("Any", cls), body)
+    except RecordError:
+        # The tables know which row is damaged, and what to do about it.
+        return decode_record(cls, tables.get(cls.TABLE, key))
+    return row
+
+
 def read(tables: Reader, cls: type[Row], key: str = ONLY) -> Row | None:
     """The row of a class at a key, or None."""
-    value = tables.get(cls.TABLE, key)
-    return None if value is None else decode_record(cls, value)
+    body = tables.body(cls.TABLE, key)
+    return None if body is None else _row(tables, cls, key, body)
 
 
 def read_all(tables: Reader, cls: type[Row]) -> Iterator[Row]:
     """All rows of a class, sorted by key."""
-    for _, value in tables.scan(cls.TABLE):
-        yield decode_record(cls, value)
+    for key, body in tables.bodies(cls.TABLE):
+        yield _row(tables, cls, key, body)
 
 
 def proposals_in(tables: Reader, states: Container[State]) -> Iterator[ProposalRow]:
-    """The proposals in some states; of the others nothing but their state is read."""
-    for _, value in tables.scan(ProposalRow.TABLE):
-        if value["state"] in states:
-            yield decode_record(ProposalRow, value)
+    """The proposals in some states."""
+    return (row for row in read_all(tables, ProposalRow) if row.state in states)
 
 
 def write(tables: Tables, row: Any, key: str = ONLY) -> None:
