@@ -32,8 +32,8 @@ FULL: dict[str, Any] = {
     "isolation": {"minimum": "landlock"},
     "defaults": {"confidence": 0.9, "minSamples": 100, "onInconclusive": "review"},
     "budgets": {
-        "compute": {"cpuSecondsPerProposal": 900, "cpuHoursPerDay": 24},
-        "proposals": {"pending": 20, "perDay": 200},
+        "compute": {"cpuSecondsPerProposal": 900, "cpuHoursPerDay": 24, "cpuHoursPerWeek": 100},
+        "proposals": {"pending": 20, "perDay": 200, "perWeek": 900},
         "promotions": {"perDay": 5},
         "errorBudget": {"alpha": 0.05},
         "cumulativeDrift": {
@@ -70,8 +70,10 @@ DIRECTIONS: list[tuple[str, Any, Any]] = [
     ("defaults.onInconclusive", "block", None),
     ("budgets.compute.cpuSecondsPerProposal", 800, 901),
     ("budgets.compute.cpuHoursPerDay", 1, 25),
+    ("budgets.compute.cpuHoursPerWeek", 99, 101),
     ("budgets.proposals.pending", 0, 21),
     ("budgets.proposals.perDay", 100, 201),
+    ("budgets.proposals.perWeek", 899, 901),
     ("budgets.promotions.perDay", 4, 6),
     ("budgets.errorBudget.alpha", 0.01, 0.1),
     ("budgets.cumulativeDrift", DRIFT | {"max": 0.5}, DRIFT | {"max": 0.7}),

@@ -1,4 +1,4 @@
-"""Budgets of the policies: what may wait for people, be proposed and be computed a day. Pure."""
+"""Budgets of the policies: what may wait for people, be proposed and be computed a day and a week. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from guardrails.ledger.rows import ModelRow, ProposalRow, read_all
 from guardrails.records import State
 
 DAY = timedelta(days=1)
+WEEK = timedelta(days=7)
 
 
 def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
@@ -19,19 +20,25 @@ def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
     effective = effective_for(tables, model)
     moment = parse_time(now)
     rows = list(read_all(tables, ProposalRow))
-    today = [row for row in rows if moment - parse_time(row.created_at) < DAY]
+    week = [row for row in rows if moment - parse_time(row.created_at) < WEEK]
+    today = [row for row in week if moment - parse_time(row.created_at) < DAY]
     pending = sum(1 for row in rows if row.state in (State.AWAITING_APPROVAL, State.APPROVED))
-    spent = sum(_cpu_seconds(row) for row in today) / 3600
     budgets = (
         ("proposals waiting for people", pending, effective.proposals_pending),
         ("proposals in the last 24 hours", len(today), effective.proposals_per_day),
-        ("CPU hours in the last 24 hours", spent, effective.cpu_hours_per_day),
+        ("proposals in the last 7 days", len(week), effective.proposals_per_week),
+        ("CPU hours in the last 24 hours", _cpu_hours(today), effective.cpu_hours_per_day),
+        ("CPU hours in the last 7 days", _cpu_hours(week), effective.cpu_hours_per_week),
     )
     for what, used, limit in budgets:
         if limit is not None and used >= limit:
             raise DeniedError(
                 f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait"
             )
+
+
+def _cpu_hours(rows: list[ProposalRow]) -> float:
+    return sum(_cpu_seconds(row) for row in rows) / 3600
 
 
 def _cpu_seconds(row: ProposalRow) -> float:

@@ -27,8 +27,10 @@ class Effective:
     on_error: str
     cpu_seconds_per_proposal: float | None
     cpu_hours_per_day: float | None
+    cpu_hours_per_week: float | None
     proposals_pending: int | None
     proposals_per_day: int | None
+    proposals_per_week: int | None
     promotions_per_day: int | None
     cumulative_drift: tuple[Rule, ...]
     error_alpha: float | None
