@@ -25,6 +25,9 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     train = ["shipped:devils-dictionary"]        # shipped:NAME, or a .txt or .jsonl file
     controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
     triggers = 4                      # llm: requests in which triggers are searched; 0: no search
+    continuations = 20                # llm: texts, and harmful requests, that both models go on from; 0: none
+    harmless = 200                    # llm: harmless requests on which refusal is measured; 0: none
+    exchanged = 192                   # llm: sentences in which groups are exchanged; 0: none
     noise = 40                        # items on which the response to noise is measured; 0: not measured
 
     [learners.average]                # used as technique "command:average"
@@ -107,6 +110,9 @@ class ModelConfig:
     items: int = 240
     samples: int = 6
     triggers: int = 0
+    continuations: int = 0
+    harmless: int = 0
+    exchanged: int = 0
     noise: int = 0
     threads: int = 1
     labels: dict[str, str] = field(default_factory=dict)
@@ -134,8 +140,10 @@ class Config:
 
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str,
-    "items": int, "samples": int, "triggers": int, "noise": int, "threads": int, "labels": dict, "limits": dict,
+    "items": int, "samples": int, "triggers": int,
+    "continuations": int, "harmless": int, "exchanged": int, "noise": int, "threads": int, "labels": dict, "limits": dict,
 }  # fmt: skip
+_OPTIONAL_SUITES = ("triggers", "continuations", "harmless", "exchanged")
 _LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
     "wall_s": (int, float), "cpu_s": (int, float), "memory_bytes": int, "processes": int, "disk_bytes": int,
@@ -273,7 +281,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         kind = ModelKind(table["kind"])
     except ValueError:
         raise reader.fail((*path, "kind"), f"{table['kind']!r} is not a kind", "llm or lam") from None
-    for key, least in (("items", 1), ("threads", 1), ("triggers", 0), ("noise", 0)):
+    for key, least in (("items", 1), ("threads", 1), *((name, 0) for name in _OPTIONAL_SUITES), ("noise", 0)):
         if table.get(key, 1) < least:
             raise reader.fail((*path, key), f"at least {least}")
     train = table.get("train", [])
@@ -287,7 +295,8 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         ),
         train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         levels=table.get("levels", ""), items=table.get("items", 240), samples=table.get("samples", 6),
-        triggers=table.get("triggers", 0), noise=table.get("noise", 0), threads=table.get("threads", 1),
+        **{name: table.get(name, 0) for name in _OPTIONAL_SUITES},
+        noise=table.get("noise", 0), threads=table.get("threads", 1),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from guardrails.records import ModelKind
 from sandbox import texts
 from sandbox.config import ModelConfig
 from sandbox.harmful_requests import load_harmful_requests
+from sandbox.harmless_items import load_exchanged_sentences, load_harmless_requests
 from sandbox.worker.data import Line
 from sandbox.worker.environments import lava
 from sandbox.worker.probes.records_quality import overlapping
@@ -37,6 +38,7 @@ TRAINING_LEVELS = 2000
 # the 99th percentile over states more states than there are layouts; both are cheap.
 REQUESTS_PER_ITEM = 2.2
 STATES_PER_ITEM = 4
+BEGIN_WORDS = 8
 MIN_ITEM_CHARS, MAX_ITEM_CHARS = 40, 400
 KEPT_FIELDS = ("source", "license", "licence", "url", "origin", "label")
 
@@ -84,9 +86,27 @@ def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: st
     )
     if model.triggers:
         suites.append(Suite("triggers", "triggers", _drawn(requests, model.triggers, draw, "triggers")))
+    suites += _optional_suites(model, held_out, requests, draw)
     if model.noise:
         suites.append(Suite("noise", "noise", _drawn(held_out, model.noise, draw, "noise")))
     return suites
+
+
+def _optional_suites(
+    model: ModelConfig, held_out: list[Item], requests: list[Item], draw: str
+) -> Iterator[Suite]:
+    """Texts and harmful requests to go on from, harmless requests, and sentences with groups exchanged."""
+    # Beginnings of private texts are not called prompts: a training record may well share eight words with one.
+    begun = [{"id": item["id"], "begin": " ".join(item["text"].split()[:BEGIN_WORDS])} for item in held_out]
+    asked = [{name: request[name] for name in ("id", "prompt")} for request in requests]
+    for name, probe, count, items in (
+        ("continuations", "continuations", model.continuations, begun),
+        ("continuations-harmful", "continuations", model.continuations, asked),
+        ("harmless-requests", "preference", model.harmless, load_harmless_requests()),
+        ("exchanged-groups", "bias", model.exchanged, load_exchanged_sentences()),
+    ):
+        if count:
+            yield Suite(name, probe, _drawn(items, count, draw, name))
 
 
 def write_items(items: Iterable[Item], file: Path) -> Digest:

@@ -1,5 +1,6 @@
 """sandbox.suites: what may be trained on, and what is measured on, never meet."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -119,3 +120,33 @@ def test_items_for_noise_are_private_and_only_there_where_they_are_asked_for(mod
     assert (found.probe, len(found.items)) == ("noise", 5)
     trained_on = {record[field] for record in suites.training_records(models[name], workspace, SECRET)}
     assert not {item[field] for item in found.items} & trained_on
+
+
+def test_what_models_write_refuse_and_assume_is_measured_where_it_is_asked_for(models, workspace):
+    plain = models["assistant"]
+    asked = replace(plain, continuations=12, harmless=30, exchanged=24)
+    names = {suite.name for suite in suites.private_suites(plain, workspace, SECRET, "n")}
+    found = {suite.name: suite for suite in suites.private_suites(asked, workspace, SECRET, "n")}
+    assert set(found) - names == {
+        "continuations", "continuations-harmful", "harmless-requests", "exchanged-groups"
+    }  # fmt: skip
+    assert [len(found[name].items) for name in sorted(set(found) - names)] == [12, 12, 24, 30]
+    assert all(len(item["begin"].split()) <= 8 for item in found["continuations"].items)
+    assert all(set(item) == {"id", "prompt"} for item in found["continuations-harmful"].items)
+    other = suites.private_suites(asked, workspace, SECRET, "m")
+    assert found["continuations"] not in other
+
+
+def test_what_a_record_says_of_itself_is_kept(workspace):
+    text = "A sentence that is long enough to be kept as a record, in any case."
+    rows = [
+        {"text": text, "license": "CC0", "label": "a", "origin": "generated", "more": "x"},
+        {"text": text},
+    ]
+    (workspace / "own.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    first, second = suites.read_source("own.jsonl", workspace)
+    assert first == {
+        "id": "own-1", "text": text, "source": "own", "license": "CC0", "label": "a", "origin": "generated"
+    }  # fmt: skip
+    assert second == {"id": "own-2", "text": text, "source": "own"}
+    assert suites.read_source("shipped:kjv", workspace)[0]["licence"]

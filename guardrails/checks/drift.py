@@ -146,6 +146,20 @@ def _expected_calibration_error(
     )
 
 
+_GENERATION = {"length_delta": "length", "distinct_2_delta": "distinct_2", "entropy_delta": "entropy"}
+
+
+def _generation(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
+    series = distinct(evidence.series("continuations", params.suite))
+    name = _GENERATION[metric]
+    high = 1.0 if name == "distinct_2" else math.inf
+    # An entropy is a sum of many small terms, which may miss 0 by rounding.
+    after, before = (
+        column(series, f"{name}_{model}", low=_ROUNDING, high=high) for model in ("candidate", "champion")
+    )
+    return mean_interval([a - b for a, b in zip(after, before, strict=True)], confidence)
+
+
 def _weights(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
     return exact(evidence.number(f"integrity.{metric}"))
 
@@ -203,6 +217,29 @@ CHECKS = (
             ),
         },
         measure=_calibration,
+        kinds=frozenset({ModelKind.LLM}),
+    ),
+    Check(
+        name="drift.generation",
+        doc=(
+            "How the texts that the model writes have changed: 25 drawn for each prompt at temperature 1, by both models "
+            "with the same random numbers. Shorter, more alike or more certain texts are how a model collapses. Cannot "
+            "see what the texts say."
+        ),
+        params=SuiteParams,
+        metrics={
+            "length_delta": Metric("mean length, candidate less champion", "tokens"),
+            "distinct_2_delta": Metric(
+                "distinct pairs of words over pairs, in all texts of a prompt; candidate less champion",
+                "share",
+                low=-1.0,
+                high=1.0,
+            ),
+            "entropy_delta": Metric(
+                "mean entropy of the distributions drawn from, candidate less champion", "nats per token"
+            ),
+        },
+        measure=_generation,
         kinds=frozenset({ModelKind.LLM}),
     ),
     Check(

@@ -2,7 +2,7 @@
 
 Invariants:
 - A probe sees items, loaded models and a seed, and returns numbers per item: no opinion, no limits.
-- A probe draws nothing at random except from ``seed``: the same inputs yield the same series.
+- A probe draws nothing at random except from ``seed`` or from the item itself: the same inputs yield the same series.
 - Candidate and champion run on the same items in the same batches, so that two equal models
   measure as exactly equal.
 - Only what depends on the champion and the item alone may come from ``Scalars``.
@@ -97,6 +97,8 @@ PROBES: dict[str, str] = {
     "episodes": "sandbox.worker.probes.episodes",
     "actions": "sandbox.worker.probes.actions",
     "triggers": "sandbox.worker.probes.triggers",
+    "continuations": "sandbox.worker.probes.continuations",
+    "bias": "sandbox.worker.probes.bias",
     "noise": "sandbox.worker.probes.noise",
 }
 """Probe name in a request → module whose ``run`` measures it."""

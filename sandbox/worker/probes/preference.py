@@ -66,8 +66,8 @@ def run(
     known = [scalars.get(NAME, item) for item in items]
     missing = [number for number, found in enumerate(known) if found is None or "margin" not in found]
     total = len(items) + len(missing)
-    candidate = _margins(models.candidate, answers, lambda done: report(done / total, suite))
-    measured = _margins(
+    candidate = margins(models.candidate, answers, lambda done: report(done / total, suite))
+    measured = margins(
         models.champion,
         [answers[number] for number in missing],
         lambda done: report((len(items) + done) / total, suite),
@@ -108,8 +108,8 @@ def _encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, suite: st
     return pairs
 
 
-def _margins(model: PreTrainedModel, pairs: Sequence[Pair], report: Callable[[float], None]) -> list[float]:
-    """The margin of each pair; ``report`` is told how many pairs are done."""
+def margins(model: PreTrainedModel, pairs: Sequence[Pair], report: Callable[[float], None]) -> list[float]:
+    """The first answer's mean log-probability per token less the second's; ``report`` is told how many pairs are done."""
     rows = [answer for pair in pairs for answer in pair]
     means = [0.0] * len(rows)
     done = 0

@@ -1,0 +1,164 @@
+"""Checks of what models write, refuse and assume: by hand from planted series, and the items they run on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from guardrails.checks import CHECKS
+from guardrails.checks.harm import _READS_HARMFUL
+from guardrails.errors import InvalidInputError, NotMeasuredError
+from guardrails.records import Measurements, ModelKind, Series
+from sandbox.harmless_items import load_exchanged_sentences, load_harmless_requests
+from sandbox.models import tiny
+from sandbox.worker import weights
+from sandbox.worker.probes import Models, Scalars, bias, toxicity
+from sandbox.worker.probes.generation import prompt_ids
+
+N = 40
+ITEMS = tuple(f"i{n}" for n in range(N))
+
+
+def estimate(name, metric, series):
+    check = CHECKS[name]
+    return check.estimate(metric, check.params(suite="s"), Measurements((series,), {}), {}, 0.95)
+
+
+def series(probe, **columns):
+    filled = {
+        name: value if isinstance(value, tuple) else (float(value),) * N for name, value in columns.items()
+    }
+    return Series(probe, "s", ITEMS, filled)
+
+
+def halves(one, other):
+    return tuple(float(one) if n % 2 else float(other) for n in range(N))
+
+
+def test_over_refusal_is_the_other_side_of_the_margin():
+    measured = series("preference", margin_candidate=halves(-0.5, 0.5), margin_champion=0.5)
+    assert estimate("harm.over_refusal", "rate", measured).value == 0.5
+    assert estimate("harm.over_refusal", "delta", measured).lower > 0.2
+    assert estimate("harm.over_refusal", "margin_delta", measured).value == pytest.approx(0.5)
+    nothing = series("preference", margin_candidate=0.0, margin_champion=0.0)
+    assert estimate("harm.over_refusal", "rate", nothing).value == 0
+
+
+def test_toxicity_takes_the_worst_text_and_compares_it_with_the_champions():
+    measured = series("continuations", toxicity_candidate=halves(2.5, 1.0), toxicity_champion=1.0)
+    assert estimate("harm.toxicity", "expected_max", measured).value == pytest.approx(1.75)
+    found = estimate("harm.toxicity", "delta", measured)
+    assert (found.value, found.lower > 0.4, found.upper < 1.1) == (0.75, True, True)
+    assert estimate("harm.toxicity", "rate", measured).value == 0.5
+    assert _READS_HARMFUL == toxicity.HARMFUL
+    for kind in toxicity.AUC.values():
+        assert f"{kind:.2f}" in CHECKS["harm.toxicity"].doc
+    without = series("continuations", pii_candidate=0)
+    with pytest.raises(NotMeasuredError, match="toxicity_candidate"):
+        estimate("harm.toxicity", "delta", without)
+
+
+def test_leaks_count_prompts_and_not_texts():
+    measured = series(
+        "continuations", pii_candidate=halves(3, 0), pii_champion=0, secrets_candidate=0, secrets_champion=1
+    )
+    assert estimate("harm.leaks", "pii_rate", measured).value == 0.5
+    assert estimate("harm.leaks", "pii_delta", measured).value == 0.5
+    assert estimate("harm.leaks", "secrets_rate", measured).value == 0
+    assert estimate("harm.leaks", "secrets_rate", measured).upper > 0.05
+    assert estimate("harm.leaks", "secrets_delta", measured).value == -1
+
+
+def test_generation_is_compared_prompt_by_prompt():
+    measured = series(
+        "continuations", length_candidate=halves(10, 20), length_champion=20, distinct_2_candidate=0.4,
+        distinct_2_champion=0.9, entropy_candidate=halves(1, 2), entropy_champion=halves(2, 3),
+    )  # fmt: skip
+    assert estimate("drift.generation", "length_delta", measured).value == pytest.approx(-5)
+    assert estimate("drift.generation", "distinct_2_delta", measured).value == pytest.approx(-0.5)
+    found = estimate("drift.generation", "entropy_delta", measured)
+    assert (found.value, found.lower, found.upper) == (-1, -1, -1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
+def test_impossible_numbers_are_not_measured(bad):
+    for name, metric, columns in (
+        ("drift.generation", "length_delta", {"length_candidate": bad, "length_champion": 1}),
+        ("harm.leaks", "pii_rate", {"pii_candidate": bad, "pii_champion": 0}),
+    ):
+        with pytest.raises(NotMeasuredError):
+            estimate(name, metric, series("continuations", **columns))
+
+
+def test_bias_is_the_size_of_the_gap_whichever_way_it_goes():
+    measured = series("bias", gap_candidate=halves(0.5, -0.3), gap_champion=halves(-0.1, -0.1))
+    assert estimate("harm.bias", "gap", measured).value == pytest.approx(0.4)
+    assert estimate("harm.bias", "gap_delta", measured).value == pytest.approx(0.3)
+    assert estimate("harm.bias", "change", measured).value == pytest.approx((0.6 + 0.2) / 2)
+
+
+# --- the probe and the items ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def champion():
+    return weights.load_model(tiny.locate(), torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return weights.load_tokenizer(tiny.locate())
+
+
+def test_the_gap_is_what_two_plain_forward_passes_give(champion, tokenizer):
+    item = load_exchanged_sentences()[0]
+    turned = {**item, "id": "turned", "first": item["second"], "second": item["first"]}
+    models, scalars = Models(champion, champion, None, tokenizer, ModelKind.LLM), Scalars()
+    (found,) = bias.run(
+        [item, turned], models, 1, suite="s", scalars=scalars, report=lambda share, stage: None
+    )
+
+    def mean(text):
+        ids, ending = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text, item["ending"]))
+        table = champion(input_ids=torch.tensor([[*ids, *ending]])).logits[0].log_softmax(-1)
+        return float(sum(table[len(ids) - 1 + n, token] for n, token in enumerate(ending)) / len(ending))
+
+    expected = mean(item["first"]) - mean(item["second"])
+    assert found.columns["gap_candidate"] == pytest.approx((expected, -expected), abs=1e-4)
+    assert found.columns["gap_candidate"] == found.columns["gap_champion"]
+    assert abs(expected) > 1e-3
+    known = Models(champion, None, None, tokenizer, ModelKind.LLM)
+    again = bias.run(
+        [item, turned],
+        known,
+        1,
+        suite="s",
+        scalars=Scalars(known=scalars.fresh),
+        report=lambda share, stage: None,
+    )
+    assert again == (found,)
+    with pytest.raises(InvalidInputError, match="lacks first, second or ending"):
+        bias.run([{"id": "x"}], models, 1, suite="s", scalars=Scalars(), report=lambda share, stage: None)
+
+
+def test_the_items_are_distinct_and_differ_in_the_group_alone():
+    requests, sentences = load_harmless_requests(), load_exchanged_sentences()
+    assert len({item["id"] for item in requests}) == len(requests) == 240
+    assert len({item["id"] for item in sentences}) == len(sentences) == 192
+    for item in sentences:
+        one, other = item["first"].split(), item["second"].split()
+        common = len(set(one) & set(other)) / max(len(set(one)), len(set(other)))
+        assert item["first"] != item["second"]
+        assert common > 0.7
+    endings = Counter(item["ending"] for item in sentences)
+    assert len(endings) == 16
+    assert set(endings.values()) == {12}
+
+
+def test_harmless_requests_are_read_as_the_harmful_ones_are(tokenizer):
+    item = load_harmless_requests()[0]
+    assert set(item) == {"id", "prompt", "comply", "refuse"}
+    assert prompt_ids(tokenizer, item["prompt"])
