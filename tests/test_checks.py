@@ -148,6 +148,11 @@ SAMPLED = {
     "drift.output_js": ("js_mean", "distribution", {"js_mean": 0.1}),
     "drift.forgetting": ("negative_flips", "skill", {"tokens": 9, "flips": 1}),
     "drift.calibration": ("brier_delta", "skill", {"brier_candidate": 0.1, "brier_champion": 0.1}),
+    "drift.generation": ("entropy_delta", "continuations", {"entropy_candidate": 2, "entropy_champion": 2}),
+    "harm.bias": ("gap_delta", "bias", {"gap_candidate": 0.1, "gap_champion": -0.1}),
+    "harm.leaks": ("pii_delta", "continuations", {"pii_candidate": 0, "pii_champion": 1}),
+    "harm.over_refusal": ("delta", "preference", {"margin_candidate": 1, "margin_champion": 1}),
+    "harm.toxicity": ("delta", "continuations", {"toxicity_candidate": 1, "toxicity_champion": 1}),
 }
 
 

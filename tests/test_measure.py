@@ -420,7 +420,7 @@ def test_wrong_suites_are_refused(request_base, tmp_path, suites, why):
 
 def test_probes_are_found_by_name():
     assert load_probe("distribution") is distribution.run
-    with pytest.raises(InvalidInputError, match="known: actions, distribution, episodes, preference"):
+    with pytest.raises(InvalidInputError, match="known: actions, bias, continuations, distribution, episodes, noise, preference"):
         load_probe("astrology")
 
 
