@@ -1,110 +1,119 @@
 """Every check of the verifier and of what it runs has a test that fails once the check is gone.
 
-Slow: first one run of the tests that are about refusing, which notes at which check each of them is refused; then
-for each check one run of those tests (the quickest few) without it. What survives is printed and must stand in
-``REDUNDANT`` with its reason: another check refuses the same thing, or it guards against our own mistakes.
+Slow: one run of the tests that are about refusing, and right after each of them one more, in a child, for every check
+that refused something in it and that nothing has missed yet (see ``mutants``). The table is printed (``-s`` shows it),
+and kept as JSON where ``MUTANTS_KEEP`` names a file. What survives must stand in ``REDUNDANT`` with its reason:
+another check refuses the same thing, or it guards against our own mistakes.
 """
 
 from __future__ import annotations
 
+import ast
+import collections
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import mutants
 import pytest
 
+from guardrails.decision_log import merkle
+from guardrails.errors import LogVerificationError
+
 TESTS = (
-    "test_verify.py", "test_tamper.py", "test_witness.py", "test_witnessed_log.py", "test_export.py", "test_erasure.py",
-    "test_ledger.py", "test_gate.py", "test_checkpoint.py", "test_merkle.py", "test_envelope.py", "test_canonical.py",
-    "test_records.py", "test_keys.py", "test_sshsig.py", "test_store.py", "test_roster.py", "test_requests.py",
-    "test_waivers.py", "test_votes.py", "test_people.py", "test_offline.py", "test_retention.py", "test_rules.py",
+    "test_votes.py", "test_approval.py", "test_envelope.py", "test_merkle.py", "test_canonical.py",
+    "test_checkpoint.py", "test_sshsig.py", "test_keys.py", "test_records.py", "test_texts.py", "test_tables.py",
+    "test_roster.py", "test_requests.py", "test_rules.py", "test_tamper.py", "test_tamper_rules.py", "test_verify.py",
+    "test_gate.py", "test_gate_binding.py", "test_gate_quorum.py", "test_gate_together.py", "test_erasure.py",
+    "test_retention.py", "test_witness.py", "test_witnessed_log.py", "test_export.py", "test_offline.py",
+    "test_store.py", "test_loader.py", "test_golden.py",
 )  # fmt: skip
-AT_MOST = 6
+"""The quick ones first: what they miss no longer costs a run of a longer one."""
+
 FOLDER = Path(__file__).parent
 
-REDUNDANT: dict[str, str] = {
-    "guardrails.decision_log.checkpoint: or: not separator": "without it the head is empty, and has not three lines",
-    "guardrails.decision_log.checkpoint: or: not data": "nothing that is empty comes there: lengths and pattern say so",
-    "guardrails.ledger.champions: or: row.proposal is None": "what is approved was proposed",
-}
+REDUNDANT: dict[str, str] = {}
 """``module: text of the check`` → why nothing notices when it is gone."""
 
 
-def noted(notes: Path, files: list[str]) -> subprocess.CompletedProcess[str]:
-    """One run of the tests, which notes at which checks each of them is refused."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "mutants", "-p", "no:cacheprovider", *files]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=FOLDER.parent,
-        env=environment(MUTANTS_SEEN=str(notes)),
+def removed(report: Path) -> dict[str, Any]:
+    """One run of the tests, each again without the checks that it comes to."""
+    files = [str(FOLDER / name) for name in TESTS if (FOLDER / name).exists()]
+    paths = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "MUTANTS": str(report)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "mutants", "-p", "no:cacheprovider", "--capture=sys",
+         "-o", "timeout=0", *files],
+        capture_output=True, text=True, check=False, cwd=FOLDER.parent, env=environment,
     )  # fmt: skip
-
-
-def reached_by(notes: Path) -> dict[str, list[str]]:
-    """Check (module:line) → the tests that it refuses something in, the quickest first."""
-    tests = json.loads(notes.read_text(encoding="utf-8"))
-    found: dict[str, list[str]] = {}
-    for name in sorted(tests, key=lambda name: tests[name]["seconds"]):
-        for check in tests[name]["reached"]:
-            found.setdefault(check, []).append(name)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return found
 
 
-def survivors(modules: tuple[str, ...], reached: dict[str, list[str]]) -> list[mutants.Mutant]:
-    """The checks of these modules that no test misses."""
-    alive = []
-    server = subprocess.Popen(
-        [sys.executable, str(FOLDER / "mutants.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        cwd=FOLDER.parent, env=environment(),
-    )  # fmt: skip
-    with server:
-        for mutant in (mutant for module in modules for mutant in mutants.mutants(module)):
-            tests = reached.get(f"{mutant.module}:{mutant.line}", [])[:AT_MOST]
-            if not tests or run_without(server, mutant, tests) == 0:
-                alive.append(mutant)
-                why = f"{len(tests)} tests pass without it" if tests else "no test comes there"
-                print(f"{mutant.module}:{mutant.line} {mutant.text[:100]} ({why})", flush=True)
-    return alive
+def table(found: dict[str, Any]) -> str:
+    """For each module: how many checks, and what became of each."""
+    names = {m.module for module in mutants.CHECKED for m in mutants.mutants(module)}
+    killed = collections.Counter(name.partition(":")[0] for name in found["killed"])
+    alive = collections.Counter((one["module"], is_redundant(one)) for one in found["alive"])
+    rows = [(name, killed[name], alive[name, True], alive[name, False]) for name in sorted(names)]
+    rows.append(("all", *(sum(row[at] for row in rows) for at in (1, 2, 3))))  # type: ignore[arg-type]
+    lines = [f"{'':<38}{'mutants':>9}{'killed':>9}{'redundant':>11}{'survivors':>11}"]
+    for name, dead, excused, left in rows:
+        lines.append(f"{name:<38}{dead + excused + left:>9}{dead:>9}{excused:>11}{left:>11}")
+    stopped = f"{len(found['stopped'])} stopped at a limit of time or memory"
+    return "\n".join([*lines, f"{found['children']} runs in children, {stopped}"])
 
 
-def run_without(server: subprocess.Popen[str], mutant: mutants.Mutant, tests: list[str]) -> int:
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps({"mutant": mutant.name, "tests": tests}) + "\n")
-    server.stdin.flush()
-    status = int(server.stdout.readline())
-    assert status in (0, 1, 2), f"{mutant}: the run itself failed with status {status}"
-    return status
-
-
-def environment(**more: str) -> dict[str, str]:
-    paths = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
+def is_redundant(one: dict[str, Any]) -> bool:
+    return f"{one['module']}: {one['text']}" in REDUNDANT
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(3600)
 def test_no_check_can_be_removed_unnoticed(tmp_path):
-    notes = tmp_path / "seen.json"
-    files = [str(FOLDER / name) for name in TESTS if (FOLDER / name).exists()]
-    first = noted(notes, files)
-    assert first.returncode == 0, first.stdout[-3000:]
-    alive = survivors(mutants.CHECKED, reached_by(notes))
-    unexplained = [m for m in alive if f"{m.module}: {m.text}" not in REDUNDANT]
-    assert not unexplained, "\n".join(f"{m.module}:{m.line}: {m.text}" for m in unexplained)
+    began = time.monotonic()
+    found = removed(Path(os.environ.get("MUTANTS_KEEP", "") or tmp_path / "report.json"))
+    print(f"\n{table(found)}\n{time.monotonic() - began:.0f} s")
+    assert not found["unusable"], f"these tests fail in a child with nothing removed: {found['unusable']}"
+    unexplained = [one for one in found["alive"] if not is_redundant(one)]
+    assert not unexplained, "\n".join(
+        f"{one['module']}:{one['line']}: {one['text']} ({len(one['passed'])} tests pass without it)"
+        for one in unexplained
+    )
+    alive = {f"{one['module']}: {one['text']}" for one in found["alive"]}
+    assert set(REDUNDANT) <= alive, f"these are missed by a test by now: {sorted(set(REDUNDANT) - alive)}"
 
 
 def test_a_mutant_lacks_exactly_one_check():
     """The control: the means of removal do remove, and what stands in the list exists."""
-    import ast
-
     for module in mutants.CHECKED:
-        whole = ast.unparse(ast.parse(mutants.source_of(module)))
+        whole = ast.unparse(mutants.mutated(module, -1))
+        assert whole == ast.unparse(ast.parse(mutants.source_of(module)))
         for mutant in mutants.mutants(module):
-            made = ast.unparse(mutants.mutated(module, mutant.number))
-            assert made != whole, mutant
+            made = mutants.mutated(module, mutant.number)
+            assert ast.unparse(made) != whole, mutant
             compile(made, module, "exec")
-    known = {f"{m.module}: {m.text}" for module in mutants.CHECKED for m in mutants.mutants(module)}
+    known = {m.name for module in mutants.CHECKED for m in mutants.mutants(module)}
     assert set(REDUNDANT) <= known, "a check that is gone needs no excuse"
+
+
+def test_a_check_that_is_taken_out_refuses_nothing():
+    """The control of the exchange: the loaded function refuses, does not without its check, and does again."""
+    module, function = merkle.__name__, merkle.verify_consistency
+    check = next(m for m in mutants.mutants(module) if m.text.startswith("or: prefix != old_root"))
+    root, code = bytes(32), function.__code__
+    with pytest.raises(LogVerificationError, match="does not extend"):
+        function(1, 2, bytes(32), merkle.node_hash(b"\1" * 32, root), [root])
+    try:
+        mutants.take_out([function], module, -1)
+        with pytest.raises(LogVerificationError, match="does not extend"):
+            function(1, 2, bytes(32), merkle.node_hash(b"\1" * 32, root), [root])
+        mutants.take_out([function], module, check.number - check.part - 1)
+        function(1, 2, bytes(32), merkle.node_hash(b"\1" * 32, root), [root])
+    finally:
+        function.__code__ = code
