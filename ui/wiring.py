@@ -81,6 +81,11 @@ class Workspace:
         """``INTERLOCK_DATABASE_URL``, or a SQLite file in the workspace."""
         return os.environ.get(DATABASE) or f"sqlite:///{self.path / 'log.db'}"
 
+    def policy_folders(self) -> tuple[Path, ...]:
+        """Where people look for policy files: in the workspace, beside it, and among the shipped ones."""
+        shipped = Path(__file__).parent.parent / "policies"
+        return (self.path / "policies", self.path.parent / "policies", shipped)
+
     @property
     def people_keys(self) -> Path:
         """Where private keys of people lie, one file a person id."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from guardrails.authoring.remedy import remedy
+from guardrails.authoring.shadow import shadows_of
 from guardrails.errors import InterlockError
 from guardrails.records import Finding, Outcome, Sample, VerdictKind
 from ui import presenters
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from guardrails.ledger.rows import ProposalRow, RequestRow
+    from guardrails.policy import Policy
     from guardrails.records import Verdict
     from guardrails.view import View
 
@@ -47,9 +50,9 @@ def draw_title(console: Console, row: ProposalRow, now: str) -> None:
     console.print(line(*parts, "· " + " · ".join(rest)))
 
 
-def draw_findings(console: Console, verdict: Verdict) -> None:
-    """All rules, the worst first; those that do not apply in one line."""
-    ordered = presenters.worst_first(verdict.findings)
+def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy] = ()) -> None:
+    """All binding rules, the worst first; those that do not apply in one line; then what binds nobody."""
+    ordered = presenters.worst_first(finding for finding in verdict.findings if not finding.shadow)
     applied = [finding for finding in ordered if finding.outcome is not Outcome.SKIPPED]
     skipped = [finding for finding in ordered if finding.outcome is Outcome.SKIPPED]
     rows = [
@@ -76,6 +79,19 @@ def draw_findings(console: Console, verdict: Verdict) -> None:
     if skipped:
         names = ", ".join(dict.fromkeys(finding.rule for finding in skipped))
         console.print(line(presenters.Mark("·", f"do not apply: {names}", "muted")))
+    draw_shadows(console, verdict, policies)
+
+
+def draw_shadows(console: Console, verdict: Verdict, policies: Iterable[Policy] = ()) -> None:
+    """What each shadow policy would have made of it, and which of its rules did not pass."""
+    for shadow in shadows_of(verdict, policies):
+        show(
+            console, "", heading(f"Shadow policy {shadow.policy}, not binding"),
+            line(presenters.shadow_sentence(shadow, verdict.kind)),
+        )  # fmt: skip
+        for finding in presenters.worst_first(shadow.not_passed):
+            told = presenters.finding_sentence(replace(finding, shadow=False), verdict.confidence)
+            console.print(line(" ", presenters.finding_mark(finding), told), soft_wrap=True)
 
 
 def draw_finding(console: Console, finding: Finding, confidence: float, rationale: str) -> None:

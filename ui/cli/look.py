@@ -7,6 +7,7 @@ verdict, ``verdict`` with 4 (blocked) or 5 (review).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guardrails.ledger.rows import ProposalRow
+    from guardrails.policy import Policy
     from guardrails.view import View
 
 STATUS = {VerdictKind.ELIGIBLE: 0, VerdictKind.BLOCKED: 4, VerdictKind.REVIEW: 5}
@@ -139,6 +141,9 @@ def show_(session: Session, id_: str) -> None:
         data = presenters.detail_fields(row, view.name_of, view.text)
         missing = next_step(view, row, now)
         data["next"] = missing
+        policies = _texts(view)
+        if row.verdict:
+            data["shadows"] = presenters.verdict_fields(row.id, row.verdict, policies=policies)["shadows"]
     data["diff"] = comparison.compared(session, row)
 
     def draw(console: Console) -> None:
@@ -150,7 +155,7 @@ def show_(session: Session, id_: str) -> None:
             comparison.draw(console, data["diff"])
         if row.verdict:
             show(console, "", heading("Rules"))
-            drawing.draw_findings(console, row.verdict)
+            drawing.draw_findings(console, row.verdict, policies)
         drawing.draw_votes(console, data["votes"], now)
         drawing.draw_remarks(console, data["remarks"], now)
 
@@ -168,6 +173,7 @@ def explain(session: Session, id_: str, rule: str) -> None:
     with session.view() as view:
         row = view.proposal(id_.upper())
         rationale = drawing.rationales(view, row) if row.verdict else {}
+        policies = _texts(view)
     verdict = row.verdict
     if rule:
         known = [finding.rule for finding in verdict.findings] if verdict else []
@@ -178,7 +184,7 @@ def explain(session: Session, id_: str, rule: str) -> None:
             raise UnknownNameError(f"{row.id} has no finding of a rule {rule:.80}", hint=hint)
         assert verdict is not None  # noqa: S101 - it has findings
         verdict = dataclasses.replace(verdict, findings=tuple(f for f in verdict.findings if f.rule == rule))
-    data = presenters.verdict_fields(row.id, verdict, row.state.value)
+    data = presenters.verdict_fields(row.id, verdict, row.state.value, policies)
     for fields, finding in zip(data["findings"], verdict.findings if verdict else (), strict=True):
         fields["rationale"] = rationale.get(fields["rule"], "")
         fields["to_pass"] = remedy(finding).text
@@ -196,7 +202,7 @@ def explain(session: Session, id_: str, rule: str) -> None:
         if rule:
             drawing.draw_finding(console, verdict.findings[0], verdict.confidence, rationale.get(rule, ""))
         else:
-            drawing.draw_findings(console, verdict)
+            drawing.draw_findings(console, verdict, policies)
             drawing.draw_remedies(console, verdict)
             drawing.draw_basis(console, verdict)
 
@@ -218,18 +224,29 @@ def verdict_(session: Session, id_: str, policy_file: Path | None) -> None:
     with session.view() as view:
         row = view.proposal(id_.upper())
         verdict = _what_if(session, view, row, policy_file, now) if policy_file else row.verdict
+        policies = _texts(view)
     if verdict is None:
         raise DeniedError(
             f"{row.id} is {row.state.value}: there is no verdict", hint=f"interlock measure {row.id}"
         )
-    give_verdict(session, "verdict", row, verdict, what_if=policy_file is not None)
+    give_verdict(session, "verdict", row, verdict, policies, what_if=policy_file is not None)
+
+
+def _texts(view: View) -> list[Policy]:
+    """The policies in force as they were signed: shadow ones say by them what too few items mean."""
+    from guardrails.ledger.in_force import policy_of
+
+    return [policy_of(row.source) for row in view.policies()]
 
 
 def _what_if(session: Session, view: View, row: ProposalRow, policy_file: Path, now: str) -> Verdict:
     from guardrails.ledger import judging
-    from guardrails.policy import load_policy
+    from guardrails.policy import LoadedPolicy, load_policy
+    from guardrails.policy.model import ENFORCE
 
     loaded = load_policy(policy_file)
+    # The question is what its rules say; that a shadow policy binds nobody is known.
+    loaded = LoadedPolicy(dataclasses.replace(loaded.policy, mode=ENFORCE), loaded.source)
     store = session.workspace.store
     measurements = judging.read_measurements(store, row)
     intact = row.proposal is not None and judging.is_intact(store, row.proposal.bundle)
@@ -237,17 +254,23 @@ def _what_if(session: Session, view: View, row: ProposalRow, policy_file: Path, 
 
 
 def give_verdict(
-    session: Session, kind: str, row: ProposalRow, verdict: Verdict, *, what_if: bool = False
+    session: Session,
+    kind: str,
+    row: ProposalRow,
+    verdict: Verdict,
+    policies: Sequence[Policy] = (),
+    *,
+    what_if: bool = False,
 ) -> None:
     """Show a verdict and end with its status."""
-    data = presenters.verdict_fields(row.id, verdict, row.state.value)
+    data = presenters.verdict_fields(row.id, verdict, row.state.value, policies)
     data["recorded"] = not what_if
 
     def draw(console: Console) -> None:
         note = "what this policy would say; nothing was recorded" if what_if else ""
         console.print(line(row.id, presenters.verdict_mark(verdict), note))
         show(console, line(presenters.headline(verdict)), "")
-        drawing.draw_findings(console, verdict)
+        drawing.draw_findings(console, verdict, policies)
         drawing.draw_basis(console, verdict)
 
     session.output.result(kind, data, draw)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from guardrails.errors import InterlockError
 from ui.console import markup, session
-from ui.console.views import champions, log, proposal, queue, setup, sidebar
+from ui.console.views import champions, log, policies, proposal, queue, setup, sidebar
 from ui.setup import is_founded
 
 HERE = Path(__file__).parent
@@ -30,6 +30,7 @@ def main() -> None:
     pages = {
         "queue": st.Page(queue.page, title="Queue", url_path="queue", default=True),
         "champions": st.Page(champions.page, title="Champions", url_path="champions"),
+        "policies": st.Page(policies.page, title="Policies", url_path="policies"),
         "log": st.Page(log.page, title="Decision log", url_path="log"),
         "proposal": st.Page(proposal.page, title="Proposal", url_path="proposal", visibility="hidden"),
     }

@@ -30,11 +30,14 @@ from ui.presenters.findings import condition, finding_sentence, headline, limit_
 from ui.presenters.log_entries import log_fields, record_fields
 from ui.presenters.marks import NO_VERDICT, STATE_MARKS, VERDICT_MARKS, Mark, finding_mark, verdict_mark
 from ui.presenters.policies import (
+    apart_fields,
     backtest_fields,
     backtest_sentence,
     effective_fields,
     flip_fields,
     problem_fields,
+    shadow_fields,
+    shadow_sentence,
 )
 from ui.presenters.texts import age, ago, counted, duration, interval, moment, number, one_line, plain, size
 
@@ -46,6 +49,7 @@ __all__ = [
     "Mark",
     "age",
     "ago",
+    "apart_fields",
     "backtest_fields",
     "backtest_sentence",
     "changed_settings",
@@ -74,6 +78,8 @@ __all__ = [
     "record_fields",
     "request_fields",
     "sample_fields",
+    "shadow_fields",
+    "shadow_sentence",
     "size",
     "verdict_fields",
     "verdict_mark",

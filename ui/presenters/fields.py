@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from guardrails.authoring.shadow import shadows_of
 from guardrails.checks.control import recipe_digest
 from guardrails.ledger.rows import ModelRow, PolicyRow, ProposalRow, RequestRow, Vote, WaiverRow
 from guardrails.ledger.waivers import is_in_force
+from guardrails.policy import Policy
 from guardrails.records import (
     Compute,
     Finding,
@@ -15,6 +17,7 @@ from guardrails.records import (
     Verdict,
 )
 from ui.presenters.findings import headline, limit_value
+from ui.presenters.policies import shadow_fields
 from ui.presenters.texts import finite
 
 Json = dict[str, Any]
@@ -60,22 +63,26 @@ def finding_fields(finding: Finding) -> Json:
     }
 
 
-def verdict_fields(proposal_id: str, verdict: Verdict | None, state: str = "") -> Json:
+def verdict_fields(
+    proposal_id: str, verdict: Verdict | None, state: str = "", policies: Iterable[Policy] = ()
+) -> Json:
     """``verdict``, ``explain``, ``submit --wait`` and ``measure``. Without a verdict, no findings either."""
-    policies = dict(verdict.policies) if verdict else {}
+    shadows = shadows_of(verdict, policies) if verdict else []
+    bound = dict(verdict.policies) if verdict else {}
     return {
         "id": proposal_id,
         "verdict": verdict.kind.value if verdict else None,
         "state": state,
-        "policy": ", ".join(policies) or None,
-        "policy_digest": ", ".join(policies.values()) or None,
-        "policies": policies,
+        "policy": ", ".join(bound) or None,
+        "policy_digest": ", ".join(bound.values()) or None,
+        "policies": bound,
         "coverage": list(verdict.coverage) if verdict else [],
         "confidence": verdict.confidence if verdict else None,
         "attempt": verdict.attempt if verdict else None,
         "evidence_digest": str(verdict.evidence) if verdict else None,
         "engine": verdict.engine if verdict else None,
         "findings": [finding_fields(finding) for finding in verdict.findings] if verdict else [],
+        "shadows": [shadow_fields(shadow, verdict.kind) for shadow in shadows] if verdict else [],
         "summary": headline(verdict),
     }
 

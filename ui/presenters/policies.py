@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import Problem
+from guardrails.records import VerdictKind
+from ui.presenters.marks import verdict_mark
 from ui.presenters.texts import counted
 
 if TYPE_CHECKING:
     from guardrails.authoring.backtest import Backtest, Flip
     from guardrails.authoring.mutation import Mutant
+    from guardrails.authoring.on_disk import Apart
+    from guardrails.authoring.shadow import Shadow
     from guardrails.authoring.testing import Gap, Result
     from guardrails.policy import Policy
 
 Json = dict[str, Any]
+_NAMED = 3
 
 
 def problem_fields(problem: Problem) -> Json:
@@ -131,4 +136,41 @@ def effective_fields(policies: Sequence[Policy]) -> Json:
             }
             for one in holding(policies)
         ],
+    }
+
+
+def shadow_sentence(shadow: Shadow, verdict: VerdictKind) -> str:
+    """What a shadow policy would have made of a proposal, in one line."""
+    word = verdict_mark(shadow.kind).word.lower()
+    would = f"under shadow policy {shadow.policy or 'of unknown name'} this would be: "
+    if shadow.kind is verdict and not shadow.at_least:
+        return f"{would}{word} too"
+    rules = list(dict.fromkeys(finding.rule for finding in shadow.not_passed))
+    named = ", ".join(rules[:_NAMED]) + (f" and {len(rules) - _NAMED} more" if len(rules) > _NAMED else "")
+    return f"{would}{'at least ' if shadow.at_least else ''}{word}{f' ({named})' if named else ''}"
+
+
+def shadow_fields(shadow: Shadow, verdict: VerdictKind) -> Json:
+    """What one shadow policy would have said; the findings themselves are among those of the verdict."""
+    return {
+        "policy": shadow.policy,
+        "verdict": shadow.kind.value,
+        "at_least": shadow.at_least,
+        "differs": shadow.kind is not verdict,
+        "binding": False,
+        "not_passed": [finding.rule for finding in shadow.not_passed],
+        "sentence": shadow_sentence(shadow, verdict),
+    }
+
+
+def apart_fields(found: Apart) -> Json:
+    """A file that is not what is in force under its name."""
+    return {
+        "file": str(found.path),
+        "policy": found.name,
+        "request": found.request,
+        "activated_at": found.activated_at,
+        "changes": [vars(change) for change in found.changes],
+        "errors": [problem_fields(problem) for problem in found.problems],
+        "sentence": found.sentence,
     }

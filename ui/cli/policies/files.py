@@ -1,4 +1,7 @@
-"""Policy files: check them, and print what editors and readers need. Nothing here needs a workspace or a key."""
+"""Policy files: check them, and print what editors and readers need.
+
+Nothing here needs a workspace or a key; where there is a workspace, a file that is not what is in force is named.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from guardrails.errors import PolicyError, Problem
+from guardrails.errors import InterlockError, PolicyError, Problem
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.output import heading, line, marked, pairs, show
 from ui.cli.policies.groups import policy
+from ui.cli.policies.in_force import draw_apart
 from ui.cli.session import Finished, Session
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from guardrails.authoring.on_disk import Apart
 
 
 @add(policy, "check", help="Check policy files; all problems at once, with file, line and column.")
@@ -41,11 +47,15 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
             "file": str(file), "name": loaded.policy.name, "digest": str(loaded.source.digest),
             "rules": len(loaded.policy.rules), "mode": loaded.policy.mode,
         })  # fmt: skip
+    differing = _differing(session, files)
+    for item in sound:
+        item["differs_from_in_force"] = any(str(one.path) == item["file"] for one in differing)
     data = {
         "ok": not errors,
         "errors": [presenters.problem_fields(problem) for problem in errors],
         "warnings": [presenters.problem_fields(problem) for problem in warnings],
         "policies": sound,
+        "differing_files": [presenters.apart_fields(one) for one in differing],
     }
 
     def draw(console: Console) -> None:
@@ -60,10 +70,25 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
                     line(marked(presenters.Mark("✕" if tone == "bad" else "▲", word, tone)), str(problem)),
                     soft_wrap=True,
                 )
+        draw_apart(console, differing)
 
     session.output.result("policy check", data, draw)
     if errors:
         raise Finished(PolicyError.exit_status)
+
+
+def _differing(session: Session, files: Sequence[Path]) -> list[Apart]:
+    """Where there is a workspace: the files that are not what is in force under their names."""
+    from guardrails.authoring.on_disk import apart
+
+    if not session.path.is_dir():
+        return []
+    try:
+        with session.view() as view:
+            return apart(view.policies(), [file for file in files if file.is_file()])
+    except InterlockError as error:
+        session.output.warn(f"not compared with what is in force: {error.message}")
+        return []
 
 
 def located(file: Path, problems: Sequence[Problem]) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from ui.cli.signing import reason_and_role
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from guardrails.authoring.on_disk import Apart
     from guardrails.policy import Policy
     from guardrails.view import View
 
@@ -37,10 +39,12 @@ def show_(session: Session, name: str, effective: bool, model: str) -> None:
 
         show_effective(session, name, model)
         return
+    from guardrails.authoring.on_disk import apart, files_in
     from guardrails.ledger.in_force import policy_of
 
     with session.view() as view:
         rows = view.policies()
+    differing = apart(rows, files_in(session.workspace.policy_folders()))
     if not name:
         now = session.now()
         data = [
@@ -48,6 +52,9 @@ def show_(session: Session, name: str, effective: bool, model: str) -> None:
                 **presenters.policy_fields(row),
                 "mode": policy_of(row.source).mode,
                 "rules": len(policy_of(row.source).rules),
+                "differing_files": [
+                    presenters.apart_fields(one) for one in differing if one.name == row.name
+                ],
             }
             for row in rows
         ]
@@ -71,6 +78,7 @@ def show_(session: Session, name: str, effective: bool, model: str) -> None:
                 for item in data
             ]
             console.print(table(("Policy", "Mode", "Rules", "Digest", "In force"), cells, right=("Rules",)))
+            draw_apart(console, differing)
 
         session.output.result("policy show", data, draw_all)
         return
@@ -78,7 +86,11 @@ def show_(session: Session, name: str, effective: bool, model: str) -> None:
     if row is None:
         known = ", ".join(row.name for row in rows) or "none"
         raise UnknownNameError(f"no policy called {name:.80} is in force", hint=f"in force: {known}")
-    fields = {**presenters.policy_fields(row), "texts": dict(row.source.files)}
+    differing = [one for one in differing if one.name == name]
+    fields = {
+        **presenters.policy_fields(row), "texts": dict(row.source.files),
+        "differing_files": [presenters.apart_fields(one) for one in differing],
+    }  # fmt: skip
 
     def draw(console: Console) -> None:
         console.print(
@@ -86,8 +98,18 @@ def show_(session: Session, name: str, effective: bool, model: str) -> None:
         )
         for file in row.source.order:
             show(console, "", heading(file), line(row.source.files[file]))
+        draw_apart(console, differing)
 
     session.output.result("policy show", fields, draw)
+
+
+def draw_apart(console: Console, found: Sequence[Apart]) -> None:
+    """Which files are not what is in force, and what activating them would change."""
+    for one in found:
+        console.print(line(presenters.Mark("▲", one.sentence, "caution")), soft_wrap=True)
+        for change in one.changes:
+            told = f"{change.path}: {change.before or '–'} → {change.after or '–'} ({change.direction})"
+            console.print(line("   ", told), soft_wrap=True)
 
 
 @add(policy, "activate", help="Put a policy in force: sign its exact bytes. Loosening needs more people.")

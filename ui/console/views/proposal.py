@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from guardrails.authoring.shadow import shadows_of
 from guardrails.errors import InterlockError, StaleError, UnknownNameError
 from guardrails.ledger import standing as standings
 from guardrails.ledger.in_force import policy_of
@@ -14,7 +15,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import approvals, diff, evidence, provenance, queue, rules, signing
-from ui.presenters import ago, finding_sentence, headline, one_line, worst_first
+from ui.presenters import ago, finding_sentence, headline, one_line, shadow_sentence, worst_first
 
 PARTS = {
     "Rules": "findings",
@@ -70,6 +71,7 @@ def _show(view: View, row: ProposalRow) -> None:
     body, rail = st.columns([3.15, 1], gap="medium")
     with body:
         markup.show(_why(view, row))
+        _beside(view, row)
         _tabs(view, row, person)
     with rail:
         seen = session.console().seen.of(person.id if person else "", row.id, row.verdict_record)
@@ -119,6 +121,16 @@ def _why(view: View, row: ProposalRow) -> Html:
     )
     lead = [effect, el("b", rule), rest] if rest != said else [effect, said]
     return el("div", *lead, el("small", one_line(why, 500)), cls=f"why {tone}")
+
+
+def _beside(view: View, row: ProposalRow) -> None:
+    """Where a shadow policy would have decided otherwise, before anybody signs."""
+    if row.verdict is None:
+        return
+    for shadow in shadows_of(row.verdict, [policy_of(policy.source) for policy in view.policies()]):
+        if shadow.kind is not row.verdict.kind:
+            said = shadow_sentence(shadow, row.verdict.kind)
+            markup.show(el("p", f"Not binding: {said}.", cls="soft fine"))
 
 
 def _rationale(view: View, rule: str) -> str:
@@ -181,7 +193,7 @@ def _tabs(view: View, row: ProposalRow, person: Person | None) -> None:
         return
     tabs = st.tabs(list(PARTS), key=f"tab-{row.id}", on_change="rerun")
     drawn = {
-        "Rules": lambda: rules.show(row),
+        "Rules": lambda: rules.show(row, [policy_of(policy.source) for policy in view.policies()]),
         "Diff": lambda: diff.show(view, row),
         "Samples": lambda: evidence.samples(row),
         "Data": lambda: evidence.data(row),

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from guardrails.authoring.remedy import remedy
+from guardrails.authoring.shadow import shadows_of
 from guardrails.checks import CHECKS
 from guardrails.ledger.rows import ProposalRow
-from guardrails.records import Finding, Outcome
+from guardrails.policy import Policy
+from guardrails.records import Finding, Outcome, Verdict
 from ui.console import markup
 from ui.console.markup import Html, el
 from ui.console.views import whatif
-from ui.presenters import counted, finding_mark, interval, number, one_line, plain, size, worst_first
+from ui.presenters import (
+    counted,
+    finding_mark,
+    interval,
+    number,
+    one_line,
+    plain,
+    shadow_sentence,
+    size,
+    worst_first,
+)
 
 _OPERATORS = {"<=": "≤", ">=": "≥", "==": "="}
 _FAILED = (Outcome.ERROR, Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.WARN)
 
 
-def show(row: ProposalRow) -> None:
+def show(row: ProposalRow, texts: Sequence[Policy] = ()) -> None:
     """All findings, the decisive ones first; rules that do not apply are folded away, not left out."""
     if row.verdict is None:
         markup.show(markup.empty("Not judged yet.", "Rules are applied when the measurement is in the log."))
         return
     verdict = row.verdict
-    applied = [f for f in worst_first(verdict.findings) if f.outcome is not Outcome.SKIPPED]
-    skipped = [f for f in verdict.findings if f.outcome is Outcome.SKIPPED]
-    failed = sum(f.outcome in _FAILED and not f.shadow for f in applied)
+    binding = [finding for finding in verdict.findings if not finding.shadow]
+    applied = [f for f in worst_first(binding) if f.outcome is not Outcome.SKIPPED]
+    skipped = [f for f in binding if f.outcome is Outcome.SKIPPED]
+    failed = sum(f.outcome in _FAILED for f in applied)
     note = (
         f"{counted(failed, 'rule')} of {len(applied)} not passed" if failed else f"all {len(applied)} passed"
     )
@@ -40,7 +55,19 @@ def show(row: ProposalRow) -> None:
         with st.expander(f"{counted(len(skipped), 'rule does', 'rules do')} not apply to this proposal"):
             rows = [(el("b", f.rule), one_line(f.message, 300), _source(f)) for f in skipped]
             markup.show(markup.table(("Rule", "Why not", "Policy line"), rows))
+    _shadows(verdict, texts)
     whatif.show(row)
+
+
+def _shadows(verdict: Verdict, texts: Sequence[Policy]) -> None:
+    """What each shadow policy would have made of it; it binds nobody, and the page says so."""
+    for shadow in shadows_of(verdict, texts):
+        markup.show(markup.eyebrow(f"Shadow policy {shadow.policy}", "judged beside, not binding"))
+        differs = shadow.kind is not verdict.kind
+        said = shadow_sentence(shadow, verdict.kind)
+        markup.show(markup.notice("caution" if differs else "info", said[0].upper() + said[1:] + "."))
+        if shadow.not_passed:
+            markup.show(_table(worst_first(shadow.not_passed), verdict.confidence))
 
 
 def _table(findings: list[Finding], confidence: float) -> Html:

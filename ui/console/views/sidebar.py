@@ -36,6 +36,7 @@ def show(pages: Mapping[str, Any]) -> None:
         with st.container(key="pages"):
             st.page_link(pages["queue"], icon=":material/inbox:", width="stretch")
             st.page_link(pages["champions"], icon=":material/trophy:", width="stretch")
+            st.page_link(pages["policies"], icon=":material/rule:", width="stretch")
             st.page_link(pages["log"], icon=":material/history:", width="stretch")
         st.session_state["shown_size"] = session.log_size()
         _live()
