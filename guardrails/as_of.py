@@ -4,6 +4,8 @@ Invariants:
 - The answer is a replay of the records by the same function that the gate runs; no table is asked.
 - A record was in the log by a time if no record up to it, itself included, says a later time. People's
   statements may be dated earlier than their neighbours (signed offline); they count from their place.
+- Where the roots have set the log's clock, what went before was in the log by the time that they set, whatever it
+  says itself. If the clock was set back, one time has been there twice: the later state is the answer.
 - The times are the log's own. What a witness cosigned bounds them from outside (``log verify --witness-key``).
 """
 
@@ -17,7 +19,17 @@ from guardrails.decision_log.snapshot import Entry, Snapshot
 from guardrails.decision_log.store import Project
 from guardrails.decision_log.tables import MemoryTables, Reader
 from guardrails.errors import UsageError
-from guardrails.ledger.rows import ModelRow, PolicyRow, RosterRow, WaiverRow, Workspace, read, read_all
+from guardrails.ledger.rows import (
+    ModelRow,
+    PolicyRow,
+    RequestRow,
+    RosterRow,
+    WaiverRow,
+    Workspace,
+    read,
+    read_all,
+)
+from guardrails.records import Action
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,23 @@ def parse_moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _settled(snapshot: Snapshot, project: Project, limit: str) -> int:
+    """How many records were in the log by a time because the roots said so: they set its clock after them."""
+    asked = [
+        entry.seq for entry in snapshot.entries()
+        if entry.statement.body.get("action") == Action.SET_CLOCK.value and entry.statement.time <= limit
+    ]  # fmt: skip
+    if not asked:
+        return 0
+    tables, settled = MemoryTables(), 0
+    for entry in snapshot.entries(0, asked[-1] + 1):
+        project(tables, entry)
+        request = read(tables, RequestRow, str(entry.statement.body.get("request", "")))
+        if entry.seq in asked and request is not None and request.done:
+            settled = entry.seq + 1
+    return settled
+
+
 def as_of(snapshot: Snapshot, project: Project, moment: datetime) -> AsOf:
     """The state at a time.
 
@@ -83,9 +112,10 @@ def as_of(snapshot: Snapshot, project: Project, moment: datetime) -> AsOf:
         InterlockError: a record up to then cannot be read or replayed.
     """
     limit, tables = format_time(moment), MemoryTables()
+    settled = _settled(snapshot, project, limit)
     last: Entry | None = None
     for entry in snapshot.entries():
-        if entry.statement.time > limit:
+        if entry.seq >= settled and entry.statement.time > limit:
             break
         project(tables, entry)
         last = entry

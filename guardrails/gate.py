@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from guardrails import canonical, origins, rehearsal
+from guardrails import canonical, origins, recorded, rehearsal
 from guardrails.canonical import Digest
 from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.envelope import (
@@ -173,13 +173,17 @@ class Gate:
     # --- what the loop reports -----------------------------------------------------------
 
     def require_ready(self, model: str) -> Digest:
-        """The champion to train from; refuses while halted, before set-up, or over the policies' budgets."""
+        """The champion to train from; refuses while halted, before set-up, or over the policies' budgets.
+
+        Raises:
+            LogVerificationError: the table names another champion than the signed records.
+        """
         with self.log.read() as snapshot:
             require_roster(snapshot.tables)
             require_not_halted(snapshot.tables)
             row = require_model(snapshot.tables, model)
             budgets.require_within_budgets(snapshot.tables, row, self._now())
-            return row.champion
+        return recorded.require_recorded(self.log, model).champion
 
     def halted_by(self) -> str:
         """The id of the halt in force, or an empty text."""
@@ -214,12 +218,21 @@ class Gate:
             return failure.id
 
     def begin_measurement(self, proposal_id: str) -> MeasurementOrder:
-        """Note that a measurement starts; its nonce follows from that note, so nobody could know it before."""
+        """Note that a measurement starts; its nonce follows from that note, so nobody could know it before.
+
+        Raises:
+            LogVerificationError: the tables name another champion, base or bundle than the signed records.
+        """
+        with self.log.read() as snapshot:
+            row = require_proposal(snapshot.tables, proposal_id)
+        believed = recorded.require_recorded(self.log, row.model, proposal_id)
         with self.log.transaction() as tx:
             row = require_proposal(tx.tables, proposal_id)
             if row.proposal is None:
                 raise DeniedError(f"{row.id} is {row.state}: there is nothing to measure")
             model = require_model(tx.tables, row.model)
+            if (model.champion, model.original) != (believed.champion, believed.original):
+                raise StaleError(f"{model.name}: the champion changed just now; measure again")
             attempt = model.attempts + 1
             note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}", attempt)
             opened = Digest(self._append(tx, note).leaf)

@@ -30,6 +30,9 @@ from guardrails.errors import InterlockError, RecordError
 
 MAX_MANIFEST_BYTES = 4 << 20
 
+SCRATCH = "rehearsal-"
+"""How the folders begin in which a way back is tried, beside the blobs."""
+
 
 class ArtifactError(InterlockError):
     """An artifact is missing, damaged or cannot be stored."""
@@ -188,10 +191,14 @@ class ArtifactStore:
             raise ArtifactError(f"artifact {address} cannot be removed: {error.strerror}") from None
 
     def discard_incoming(self, older_than_s: float) -> None:
-        """Remove what interrupted writes have left, if it is older than so many seconds."""
-        for path in (self.root / "incoming").glob("*"):
+        """Remove what interrupted writes and rehearsals have left, if it is older than so many seconds."""
+        for path in (*(self.root / "incoming").glob("*"), *self.root.glob(f"{SCRATCH}*")):
             with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime >= older_than_s:
+                if time.time() - path.lstat().st_mtime < older_than_s:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
                     path.unlink()
 
     # --- inside --------------------------------------------------------------------------

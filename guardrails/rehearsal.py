@@ -3,7 +3,7 @@
 Invariants:
 - What is compared is a copy that was written out of the store into a scratch folder of its own, read back and
   digested anew; neither the store's word nor a look at the file in place is enough.
-- The scratch folder is gone afterwards, whatever happened.
+- The scratch folder is gone afterwards, whatever happened; what a killed process left, ``gc`` removes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from guardrails.canonical import Digest, digest, digest_file
 from guardrails.errors import DeniedError, InterlockError
-from guardrails.registry import ArtifactStore, TreeEntry, encode_manifest
+from guardrails.registry import SCRATCH, ArtifactStore, TreeEntry, encode_manifest
 
 
 def rehearse(store: ArtifactStore, champion: Digest) -> Digest:
@@ -27,7 +27,7 @@ def rehearse(store: ArtifactStore, champion: Digest) -> Digest:
     """
     try:
         store.root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=store.root))
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=store.root))
     except OSError as error:
         raise _impossible(champion, f"{store.root} cannot be written: {error.strerror}") from None
     try:

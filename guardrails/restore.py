@@ -3,6 +3,8 @@
 Invariants:
 - A workspace appears whole or not at all: it is made and verified beside its place, then moved there in one step.
 - What is there is never overwritten. ``replace`` moves it aside, and nothing but a person removes it.
+- A log that the given root keys did not found is refused, whatever else was asked for: whose log it is, a backup does
+  not get to say.
 - A backup that has less than the log that is there, or another history, is refused unless that is asked for.
 - Interrupted at any point, the same command can be given again.
 """
@@ -10,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +39,9 @@ class Restored:
 
 
 def restore(
-    source: Path, workspace: Path, url: str, *, replace: bool = False, discard_newer: bool = False
-) -> Restored:
+    source: Path, workspace: Path, url: str, *, replace: bool = False, discard_newer: bool = False,
+    root_pins: Sequence[str] = (),
+) -> Restored:  # fmt: skip
     """Make a workspace of a backup.
 
     Args:
@@ -46,6 +50,7 @@ def restore(
         url: A database of its own for the log; empty: a SQLite file in the workspace.
         replace: A workspace that is there is moved aside.
         discard_newer: Also where it has records that the backup does not have.
+        root_pins: Root keys that must have signed the first roster of the backup's log, whatever it says itself.
 
     Raises:
         UsageError: there is a workspace already; the backup cannot be read.
@@ -66,7 +71,7 @@ def restore(
         standing = _standing(url or f"sqlite:///{workspace / 'log.db'}", contents.extent, discard_newer)
         if url and standing not in (None, contents.extent) and not replace:
             raise UsageError("the database holds a log already; nothing was changed", hint="--replace")
-        verification = _load(staging, url, contents, None if discard_newer else standing)
+        verification = _load(staging, url, contents, None if discard_newer else standing, root_pins)
         aside = _publish(staging, workspace, contents.made_at if occupied else "")
     except OSError as error:
         raise UsageError(f"{workspace} cannot be restored: {error.strerror or error}") from None
@@ -103,7 +108,9 @@ def _standing(url: str, saved: Extent, discard_newer: bool) -> Extent | None:
     return there
 
 
-def _load(staging: Path, url: str, contents: Contents, standing: Extent | None) -> Verification:
+def _load(
+    staging: Path, url: str, contents: Contents, standing: Extent | None, root_pins: Sequence[str]
+) -> Verification:
     """Make the log of the dumped tables, verify it with its artifacts, and commit it only if it holds."""
     store = ArtifactStore(staging / "workspace" / "artifacts")
     found: list[Verification] = []
@@ -116,7 +123,12 @@ def _load(staging: Path, url: str, contents: Contents, standing: Extent | None) 
                 "the log there has another history than the backup; nothing was changed", hint=_HINT
             )
         found.append(
-            verify_log(snapshot, project, artifacts=None if contents.artifacts is None else store.verify)
+            verify_log(
+                snapshot,
+                project,
+                root_pins=root_pins,
+                artifacts=None if contents.artifacts is None else store.verify,
+            )
         )
         if not found[0].ok:
             raise LogVerificationError(

@@ -96,6 +96,29 @@ def test_a_workspace_comes_back_whole_and_can_go_on(cli: Cli, workspace: Workspa
     assert cli.ok("log", "verify")["entries"] == saved["entries"] + 1
 
 
+def test_a_backup_of_somebody_elses_log_is_refused_by_the_pinned_roots(
+    cli: Cli, folder: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It may bring along any list of roots, and any workspace to put in the place of this one."""
+    theirs = Made(folder / "theirs")
+    theirs.close()
+    other = Cli(folder / "theirs", cli.capsys)
+    other.ok("backup", folder / "evil.tar")
+    mine = cli.ok("roster", "show")["people"][0]["public_keys"][0]
+    yours = other.ok("roster", "show")["people"][0]["public_keys"][0]
+    (cli.path / "keys" / "roots.pub").write_text(f"{mine}\n")
+    refused = cli("restore", folder / "evil.tar", "--replace", "--discard-newer")
+    assert (refused.status, "not signed by the root key" in refused.err) == (7, True)
+    assert cli.ok("log", "verify")["ok"]
+    cli.path = folder / "fresh"
+    assert cli("restore", folder / "evil.tar", "--root-key", mine).status == 7
+    monkeypatch.setenv("INTERLOCK_ROOT_KEYS", mine)
+    assert cli("restore", folder / "evil.tar").status == 7
+    assert not cli.path.exists()
+    monkeypatch.delenv("INTERLOCK_ROOT_KEYS")
+    cli.ok("restore", folder / "evil.tar", "--root-key", yours)
+
+
 def test_peoples_keys_only_where_asked_for(cli: Cli, workspace: Workspace, folder: Path):
     for name, options, expected in (("a", (), False), ("b", ("--people-keys",), True)):
         cli.ok("backup", folder / name, *options)

@@ -142,6 +142,33 @@ def test_a_verdict_that_its_evidence_does_not_give_is_refused(site):
         load(site)
 
 
+def test_a_verdict_of_an_engine_that_is_not_here_is_said_and_refused_where_that_is_asked_for(site):
+    """Naming another engine keeps a verdict from being judged again; that must not go unseen."""
+    assert load(site, strict=True).doubt == "", "the control"
+    proposal = site.propose("worse")
+    site.measure(proposal, REVIEWABLE)
+    with site.log.read() as snapshot:
+        honest = next(e for e in snapshot.entries() if e.statement.record == "verdict").statement.body
+    row = site.row(proposal)
+    forged = replace(
+        decode_record(Verdict, dict(honest)), proposal=proposal, kind=VerdictKind.ELIGIBLE,
+        evidence=row.evidence_record, attempt=row.attempt, engine="interlock-engine/0",
+    )  # fmt: skip
+    site.inject(site.sealed(forged, site.services["gate"]))
+    assert site.decide("ada", Action.APPROVE, proposal).state == "promoted"
+    assert "made by interlock-engine/0" in load(site).doubt
+    with pytest.raises(LogVerificationError, match="cannot be judged again: made by interlock-engine/0"):
+        load(site, strict=True)
+
+
+def test_evidence_that_is_gone_is_said_too(site):
+    name = site.row("P-0002").evidence.measurements.hex
+    (site.store.root / "blobs" / name[:2] / name).unlink()
+    assert name[:8] in load(site).doubt or "missing" in load(site).doubt
+    with pytest.raises(LogVerificationError, match="cannot be judged again"):
+        load(site, strict=True)
+
+
 def test_loading_a_small_log_takes_well_under_a_second(site):
     start = time.process_time()
     load(site)

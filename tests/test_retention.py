@@ -17,7 +17,7 @@ from guardrails.canonical import digest
 from guardrails.errors import DeniedError
 from guardrails.gate import Gate
 from guardrails.records import Action, Removal
-from guardrails.registry import ArtifactError, ArtifactStore
+from guardrails.registry import SCRATCH, ArtifactError, ArtifactStore
 from guardrails.retention import collect, reachable
 
 
@@ -320,3 +320,20 @@ def test_the_command_says_what_and_how_much(tmp_path, capsys):
     assert not made.workspace.store.has(left)
     assert "0 files" in cli("gc").out
     assert cli.ok("log", "verify")["ok"]
+
+
+def test_what_a_killed_rehearsal_left_goes_and_one_that_is_running_stays(site):
+    old, young = (site.store.root / f"{SCRATCH}{name}" for name in ("old", "young"))
+    for folder in (old, young):
+        (folder / "restored" / "model").mkdir(parents=True)
+        (folder / "restored" / "model" / "model.safetensors").write_bytes(b"copy")
+    outside = site.folder / "outside"
+    outside.mkdir()
+    link = site.store.root / f"{SCRATCH}link"
+    link.symlink_to(outside)
+    past = time.time() - 48 * 3600
+    os.utime(old, (past, past))
+    os.utime(link, (past, past), follow_symlinks=False)
+    collect(site.gate, site.clock.text)
+    assert [folder.exists() for folder in (old, young, outside)] == [False, True, True]
+    assert not link.is_symlink()

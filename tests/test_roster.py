@@ -39,8 +39,10 @@ from guardrails.ledger import project
 from guardrails.ledger.people import SERVICES
 from guardrails.ledger.rows import RosterRow, read
 from guardrails.records import Action, Key, Person, Predecessor, Role, Roster
+from guardrails.view import view_of
 from ui import pins
-from ui.wiring import Workspace
+from ui.succession import inheritance_of, take_over
+from ui.wiring import Workspace, create_workspace
 
 POOL = [Human(f"r{i}", Role.ROOT) for i in range(4)]
 KEYS = {name: ServiceKey.generate().public_base64 for name in SERVICES}
@@ -616,6 +618,25 @@ def test_a_log_goes_on_from_one_whose_roots_are_lost(template, tmp_path, founded
     assert (former / "log.db").read_bytes() == before
     assert cli.ok("operator", "list")[0]["name"] == "Ada"
     assert cli.signed("init", "--operator", "Eve", "--successor-of", former).status == 6
+
+
+def test_what_is_forged_in_the_former_log_after_it_was_verified_is_not_taken_over(template, tmp_path):
+    former = Workspace(copy_of(template, tmp_path / "former"))
+    inherited = inheritance_of(former)
+    champion = inherited.models[0].champion
+    evil = former.store.put_bytes(b"evil")
+    with sqlite3.connect(former.path / "log.db") as connection:
+        change = connection.execute(
+            "update projection set body = cast(replace(body, ?, ?) as blob) where \"table\" = 'models'",
+            (str(champion), str(evil)),
+        )
+        assert change.rowcount == 1
+    with view_of(former.log) as view:
+        assert view.model("toy").champion == evil, "the database believes it"
+    new = create_workspace(tmp_path / "new")
+    take_over(new, former, inherited, "Ada", "a passphrase", lambda *_: None, rounds=1)
+    with view_of(new.log) as view:
+        assert view.model("toy").champion == champion
 
 
 def test_nothing_goes_on_from_a_log_that_does_not_hold(template, tmp_path, founded):

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from guardrails.decision_log.cosignature import COSIGNER, Cosignature, VerifierKey, cosignatures
+from guardrails.decision_log.envelope import format_time, parse_time
 from guardrails.errors import LogVerificationError, UsageError
+
+TOLERANCE = timedelta(minutes=5)
+"""How far two clocks that are both right may be apart."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,26 @@ def measure(notes: Iterable[str], keys: Sequence[VerifierKey], threshold: int) -
     ]
     largest = [max((one.size for public, one in seen if public == key), default=0) for key in distinct]
     return Coverage(needed, sorted(largest, reverse=True)[needed - 1], tuple(seen))
+
+
+def doubts(coverage: Coverage, seq: int, stated: str, deadline: str) -> list[str]:
+    """Where the witnesses' time of a record contradicts its own, or its deadline (empty: none); in words.
+
+    A witness may have been asked late: that the record was in time is then the gate's word alone. Nobody can be
+    asked too early: then the gate's clock was ahead, and with it every time that had to pass was shorter.
+    """
+    seen = coverage.first_time(seq)
+    if seen is None:
+        return []
+    told = []
+    if deadline and seen > parse_time(deadline):
+        told.append(
+            f"by the gate's clock before what it rests on ended at {deadline}; the witnesses first saw it at "
+            f"{format_time(seen)}"
+        )
+    if seen + TOLERANCE < parse_time(stated):
+        told.append(f"it states {stated}, but the witnesses saw it before that, at {format_time(seen)}")
+    return told
 
 
 def require(coverage: Coverage, size: int) -> None:

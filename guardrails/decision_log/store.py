@@ -280,6 +280,18 @@ class Log:
         if successor is not None and successor.public_base64 == named:
             self._signer = successor
 
+    def require_signed(self, snapshot: Snapshot, root: str) -> None:
+        """Refuse a tree over a snapshot's records that is not the one that this log's key has signed last.
+
+        Raises:
+            StaleError: the log's key was replaced since this process opened it.
+            LogVerificationError: the newest checkpoint is of another tree.
+        """
+        if self._signer is None:
+            raise UsageError("the log was opened for reading only")
+        succession.require_in_force(snapshot.tables, self._signer)
+        _check_head(snapshot, self._signer, root)
+
     def keep_cosignature(self, size: int, witness: str, line: str) -> None:
         """Keep what a witness said of the checkpoint of a size; the caller has verified it."""
         if self._signer is None:
@@ -322,12 +334,13 @@ def _sign(origin: str, size: int, root: str, signer: ServiceKey) -> str:
     return notes.sign(Checkpoint(origin, size, root), signer)
 
 
-def _check_head(snapshot: Snapshot, signer: ServiceKey) -> None:
+def _check_head(snapshot: Snapshot, signer: ServiceKey, root: str = "") -> None:
+    root = root or snapshot.root
     head = notes.verify(snapshot.checkpoint(), snapshot.origin, signer.public_base64)
     hint = "nothing was written; run interlock log verify and compare with a backup"
     if head.size != snapshot.size:
         counts = f"the newest checkpoint covers {head.size} records, the log has {snapshot.size}"
         raise LogVerificationError(counts, hint=hint)
-    if head.root != snapshot.root:
-        roots = f"the newest checkpoint has root {head.root[:12]}…, the records have {snapshot.root[:12]}…"
+    if head.root != root:
+        roots = f"the newest checkpoint has root {head.root[:12]}…, the records have {root[:12]}…"
         raise LogVerificationError(roots, hint=hint)

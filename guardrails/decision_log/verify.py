@@ -24,7 +24,6 @@ from guardrails.decision_log import checkpoint as checkpoints
 from guardrails.decision_log import coverage, merkle
 from guardrails.decision_log.cosignature import VerifierKey
 from guardrails.decision_log.coverage import Coverage
-from guardrails.decision_log.envelope import format_time, parse_time
 from guardrails.decision_log.roots import predecessor, require_pinned, root_keys
 from guardrails.decision_log.store import Entry, Project, Snapshot
 from guardrails.decision_log.succession import LogKeys
@@ -38,10 +37,11 @@ Recompute = Callable[[Reader, Entry], str]
 
 @dataclass
 class Verification:
-    """What was found. ``ok`` only if every check that was made held."""
+    """What was found. ``ok`` only if every check that was made held. ``newest``: the time in the last record."""
 
     entries: int = 0
     root: str = ""
+    newest: str = ""
     root_keys: tuple[str, ...] = ()
     index: int | None = None
     reason: str = ""
@@ -85,14 +85,14 @@ def verify_log(
         witness_threshold: So many of them suffice; 0: all.
         artifacts: Raises unless the artifact of a digest is present and intact; None: not checked.
         recompute: Re-runs the engine on a verdict; None: not done.
-        expiry: Says until when a promotion was allowed, from the state before it; it is then compared with
-            what witnesses say of the time.
+        expiry: Says until when a promotion or a rollback was allowed, from the state before it; this, and the time
+            that the record states, are then compared with what witnesses say of the time.
         compare_tables: False where there are none, as in an exported bundle.
     """
     result = Verification(entries=snapshot.size)
     try:
         log_keys = LogKeys()
-        deadlines: dict[int, str] = {}
+        deadlines: dict[int, tuple[str, str]] = {}
         watch = None if expiry is None or not witness_keys else _watcher(expiry, deadlines)
         tables, tree = _replay(snapshot, project, result, recompute, log_keys, watch)
         result.root = tree.root().hex()
@@ -140,6 +140,7 @@ def _replay(
             raise LogVerificationError(flaw, index=entry.seq)
         result.texts.check(snapshot, entry)
         log_keys.learn(entry)
+        result.newest = entry.statement.time
         leaves.append(entry.leaf)
         seen[entry.leaf] = entry.seq
         tree.append(bytes.fromhex(entry.leaf))
@@ -223,28 +224,24 @@ def _check_witnesses(
     keys: Sequence[VerifierKey],
     threshold: int,
     result: Verification,
-    deadlines: Mapping[int, str],
+    deadlines: Mapping[int, tuple[str, str]],
 ) -> None:
     """Every record must have been seen by the witnesses that the verifier trusts; say where time disagrees."""
     if not keys:
         return
     result.coverage = coverage.measure([*snapshot.notes(), *known], keys, threshold)
     coverage.require(result.coverage, snapshot.size)
-    for seq, deadline in deadlines.items():
-        seen = result.coverage.first_time(seq)
-        if deadline and seen is not None and seen > parse_time(deadline):
-            # A witness may have been asked late; that it was in time is then the gate's word alone.
-            result.notes.append(
-                f"record {seq}: promoted by the gate's clock before the approval ended at {deadline}; "
-                f"the witnesses first saw it at {format_time(seen)}"
-            )
+    for seq, (stated, deadline) in deadlines.items():
+        result.notes += [
+            f"record {seq}: {told}" for told in coverage.doubts(result.coverage, seq, stated, deadline)
+        ]
 
 
-def _watcher(expiry: Recompute, deadlines: dict[int, str]) -> Callable[[Reader, Entry], None]:
+def _watcher(expiry: Recompute, deadlines: dict[int, tuple[str, str]]) -> Callable[[Reader, Entry], None]:
     def watch(tables: Reader, entry: Entry) -> None:
-        if entry.statement.record == "promotion":
+        if entry.statement.record in ("promotion", "rollback"):
             with contextlib.suppress(InterlockError):  # the projection refuses it next, with its reason
-                deadlines[entry.seq] = expiry(tables, entry)
+                deadlines[entry.seq] = entry.statement.time, expiry(tables, entry)
 
     return watch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.tables import Reader
@@ -20,8 +20,8 @@ def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
     effective = effective_for(tables, model)
     moment = parse_time(now)
     rows = list(read_all(tables, ProposalRow))
-    week = [row for row in rows if moment - parse_time(row.created_at) < WEEK]
-    today = [row for row in week if moment - parse_time(row.created_at) < DAY]
+    week = [row for row in rows if _is_of_last(WEEK, row.created_at, moment)]
+    today = [row for row in week if is_of_last_day(row.created_at, moment)]
     pending = sum(1 for row in rows if row.state in (State.AWAITING_APPROVAL, State.APPROVED))
     budgets = (
         ("proposals waiting for people", pending, effective.proposals_pending),
@@ -35,6 +35,18 @@ def require_within_budgets(tables: Reader, model: ModelRow, now: str) -> None:
             raise DeniedError(
                 f"budget: {what}: {used:g} of {limit:g} used", hint="decide on what waits, or wait"
             )
+
+
+def is_of_last_day(time: str, now: datetime) -> bool:
+    """Whether a record's time lies in the 24 hours before another time.
+
+    What is dated later does not: the roots have set the log's clock back since, and it would count until then.
+    """
+    return _is_of_last(DAY, time, now)
+
+
+def _is_of_last(span: timedelta, time: str, now: datetime) -> bool:
+    return timedelta(0) <= now - parse_time(time) < span
 
 
 def _cpu_hours(rows: list[ProposalRow]) -> float:

@@ -20,7 +20,7 @@ from guardrails.codec import encode_record
 from guardrails.decision_log.envelope import format_time, parse_time
 from guardrails.decision_log.tables import Reader
 from guardrails.errors import DeniedError, StaleError
-from guardrails.ledger.budgets import DAY
+from guardrails.ledger.budgets import is_of_last_day
 from guardrails.ledger.in_force import effective_for, policies_for
 from guardrails.ledger.rows import (
     ProposalRow,
@@ -31,6 +31,7 @@ from guardrails.ledger.rows import (
     read_all,
     require_model,
     require_roster,
+    workspace_time,
 )
 from guardrails.ledger.waivers import waived_rules
 from guardrails.policy import Effective, QuorumRule
@@ -126,7 +127,7 @@ def standing_of(tables: Reader, row: ProposalRow, now: str) -> Standing:
     counted = [counted_vote(vote) for vote in (*votes, *row.changes)]
     tally = approval.tally(counted, require_roster(tables), rules, terms, moment)
     ready = _ready_at(tally, row, effective.cool_down)
-    today = [time for time in model.promotions if moment - parse_time(time) < DAY]
+    today = [time for time in model.promotions if is_of_last_day(time, moment)]
     limit = effective.promotions_per_day
     return Standing(
         rules=rules, tally=tally, terms=terms, verdict=row.verdict.kind,
@@ -180,6 +181,7 @@ def due(tables: Reader, row: ProposalRow, now: str) -> Due:
         row.verdict is None
         or row.verdict.policies != in_force
         or row.waived != waived_rules(tables, row, now)
+        or _is_ahead(tables, row)
     ):
         return Due.JUDGE
     if row.state is State.BLOCKED:
@@ -263,6 +265,14 @@ def counted_vote(vote: Vote) -> approval.Vote:
         vote.action is not Action.REQUEST_CHANGES,
         parse_time(vote.expires_at) if vote.expires_at else None,
     )
+
+
+def _is_ahead(tables: Reader, row: ProposalRow) -> bool:
+    """Whether a verdict, or the end of a quorum, lies in a time that the roots have taken back (``set-clock``).
+
+    Nobody could sign before that time came round again, and nothing would expire; so it is judged anew.
+    """
+    return max(row.judged_at, row.approved_at) > workspace_time(tables)
 
 
 def _excluded(tables: Reader, row: ProposalRow, effective: Effective) -> frozenset[str]:

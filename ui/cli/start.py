@@ -87,16 +87,17 @@ def init(session: Session, operator: str, recovery: Path | None, former: Path | 
 
 def _succeed(session: Session, former: Path, name: str, passphrase: str, recovery: Path | None) -> None:
     """A workspace whose log goes on from another one."""
-    from ui.succession import predecessor_of, take_over
+    from ui.succession import inheritance_of, take_over
     from ui.wiring import open_workspace
 
     before = open_workspace(former)
     session.output.note("verifying the former log")
-    predecessor = predecessor_of(before)
+    inherited = inheritance_of(before)
+    predecessor = inherited.predecessor
     workspace = _created(session)
     with session.output.progress() as report:
         take_over(
-            workspace, before, predecessor, name, passphrase, report, recovery=recovery, rounds=KDF_ROUNDS
+            workspace, before, inherited, name, passphrase, report, recovery=recovery, rounds=KDF_ROUNDS
         )
     session.output.note(f"it follows {predecessor.origin}, at {predecessor.size} records; keep that log too")
     _give_workspace(session, workspace)

@@ -61,14 +61,27 @@ def backup(session: Session, file: Path, no_artifacts: bool, people_keys: bool) 
     is_flag=True,
     help="Also where the log that is there has records that the backup has not.",
 )
-def restore_(session: Session, file: Path, replace: bool, discard_newer: bool) -> None:
+@click.option(
+    "--root-key",
+    "root_keys",
+    multiple=True,
+    metavar="KEY|FILE",
+    help="A root key that must have signed the first roster; those pinned here must have, too.",
+)
+def restore_(
+    session: Session, file: Path, replace: bool, discard_newer: bool, root_keys: tuple[str, ...]
+) -> None:
     """Restore."""
     from guardrails.restore import restore
+    from ui import pins
     from ui.wiring import DATABASE
 
+    # The backup brings a list of its own along, which says nothing: it may be anybody's.
+    wanted = [*pins.pinned(session.path), *(key for given in root_keys for key in pins.read_keys(given))]
     done = restore(
-        file, session.path, os.environ.get(DATABASE, ""), replace=replace, discard_newer=discard_newer
-    )
+        file, session.path, os.environ.get(DATABASE, ""), replace=replace, discard_newer=discard_newer,
+        root_pins=wanted,
+    )  # fmt: skip
     aside = str(done.aside) if done.aside else None
     data = {
         "workspace": str(session.path), "aside": aside, "notes": done.verification.notes, **_told(done.contents),

@@ -114,7 +114,17 @@ def verify(
             "no witness key was given: a log cut short, or another history, would not show"
             + ("" if checkpoints else " (nor was a checkpoint that somebody kept)")
         )
+    result.notes += _dated_ahead(result.newest, session.now())
     _tell(session, result, recompute=recompute)
+
+
+def _dated_ahead(newest: str, now: str) -> list[str]:
+    from guardrails.decision_log.coverage import TOLERANCE
+    from guardrails.decision_log.envelope import parse_time
+
+    if not newest or parse_time(newest) <= parse_time(now) + TOLERANCE:
+        return []
+    return [f"the newest record states {newest}, which is still to come by the clock of this machine ({now})"]
 
 
 def _tell(session: Session, result: Verification, *, recompute: bool) -> None:
