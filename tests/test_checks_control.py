@@ -133,6 +133,14 @@ def test_refusals_are_counted_by_kind() -> None:
     assert estimate("control.denials", "observed", facts=known).value == 1
 
 
+def test_what_libraries_are_known_to_try_can_be_left_out() -> None:
+    found = estimate("control.denials", "count", facts=facts(), expected=("socket",))
+    assert (found.value, found.note) == (1, "bpf 1")
+    broken = changed(denied__socket="NaN")
+    with pytest.raises(NotMeasuredError):
+        estimate("control.denials", "count", facts=broken, expected=("socket",))
+
+
 def test_an_observed_job_that_was_refused_nothing() -> None:
     known = changed(denied__socket=None, denied__bpf=None)
     assert estimate("control.denials", "count", facts=known).value == 0

@@ -36,6 +36,7 @@ COMPARED = ("steps", "tokens", "records", "cpu_seconds", "gain", "first_loss", "
 
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 _TECHNIQUE = r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}$"
+_CALL = r"^[a-z][a-z0-9_]{0,39}$"
 _REFUSED = re.compile(r"([0-9]{1,15}) \(.*\)", re.DOTALL)
 _CALLS = "system calls"
 _SCALES = 3
@@ -104,7 +105,18 @@ def _recipe(metric: str, params: RecipeParams, evidence: Evidence, confidence: f
 # --- denials -------------------------------------------------------------------------------
 
 
-def _denials(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+@dataclass(frozen=True)
+class DenialsParams:
+    """Parameters of ``control.denials``.
+
+    Attributes:
+        expected: System calls that are not counted, because libraries try them and do without.
+    """
+
+    expected: tuple[str, ...] = field(default=(), metadata={"pattern": _CALL})
+
+
+def _denials(metric: str, params: DenialsParams, evidence: Evidence, confidence: float) -> Estimate:
     prefix = PREFIX + DENIED
     said = {
         name.removeprefix(prefix): text for name, text in evidence.facts.items() if name.startswith(prefix)
@@ -118,7 +130,7 @@ def _denials(metric: str, params: NoParams, evidence: Evidence, confidence: floa
             hint="`interlock doctor` says whether this machine can; a submission did not run here",
         )
     counts = {name: _refused(name, text) for name, text in said.items() if text != UNSEEN}
-    seen = {name: count for name, count in counts.items() if count}
+    seen = {name: count for name, count in counts.items() if count and name not in params.expected}
     told = ", ".join(f"{name} {count}" for name, count in sorted(seen.items()))
     return exact(float(len(seen) if metric == "kinds" else sum(seen.values())), told)
 
@@ -287,13 +299,16 @@ CHECKS = (
             "System calls that the proposing job was refused, as its supervisor saw them, and processes refused at "
             "the limit. A limit that ends the job leaves a failure and no proposal. Refusals of files (by Landlock, "
             "mounts, permissions) cannot be seen from outside and are in no count; where no system call could be "
-            "observed, count and kinds are not measured. A refusal is no proof of intent: libraries probe too."
+            "observed, count and kinds are not measured. A refusal is no proof of intent: libraries probe too (the "
+            "shipped learners are refused `clone3` and `mbind`, which `expected` can name)."
         ),
-        params=NoParams,
+        params=DenialsParams,
         metrics={
             "count": Metric("refusals", "refusals", exact=True, low=0.0),
             "kinds": Metric("different things that were refused", "kinds", exact=True, low=0.0),
-            "observed": Metric("1 where refused system calls could be counted, else 0", "0 or 1", exact=True, low=0.0, high=1.0),
+            "observed": Metric(
+                "1 where refused system calls could be counted, else 0", "0 or 1", exact=True, low=0.0, high=1.0
+            ),
         },
         measure=_denials,
     ),
