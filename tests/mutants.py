@@ -50,7 +50,7 @@ CHECKED = (
 )  # fmt: skip
 """The verifier and whatever it runs: where a check that nobody would miss is a hole."""
 
-CPU_SECONDS = 20
+CPU_SECONDS = 10
 WALL_SECONDS = 180
 MEMORY = 2 << 30
 """What one child may use: more than ten times what the dearest of these tests does."""
@@ -331,12 +331,13 @@ class _Removal:
         elif any(report.failed for report in reports):
             self._failed.append(item.nodeid)
         item.session._setupstate.teardown_exact(nextitem)
+        self._write()
         return True
 
     def _try(self, item: Any, reached: list[Mutant], took: float) -> None:
         if not reached:
             return
-        seconds = max(CPU_SECONDS, int(10 * took))
+        seconds = CPU_SECONDS + int(5 * took)
         if self._child(item, reached[0].module, -1, seconds) != "passed":
             self._unusable.append(item.nodeid)
             return
@@ -387,7 +388,8 @@ class _Removal:
         finally:
             os._exit(code)
 
-    def pytest_sessionfinish(self) -> None:
+    def _write(self) -> None:
+        """After each test, so that what was found is there whatever ends the run."""
         alive = [
             {**asdict(mutant), "passed": self._passed_by[key]} for key, mutant in sorted(self._alive.items())
         ]  # fmt: skip
