@@ -53,6 +53,7 @@ Report = Callable[[str, float], None]
 POLL_S = 0.1
 HALT_CHECK_S = 0.5
 MAX_MEASUREMENT_BYTES = 64 << 20
+_LINES_LOOKED_AT = 100
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
@@ -251,8 +252,7 @@ def _wait(bench: Bench, spec: JobSpec, stage: str, report: Report) -> JobOutcome
     look_at = time.monotonic() + HALT_CHECK_S
     try:
         while (outcome := handle.poll()) is None:
-            for line in handle.lines():
-                _show(line, stage, report)
+            _show_latest(handle.lines(), stage, report)
             if time.monotonic() > look_at:
                 _require_no_halt(bench)
                 look_at = time.monotonic() + HALT_CHECK_S
@@ -272,20 +272,30 @@ def _require_no_halt(bench: Bench) -> None:
         raise HaltedError("halted: the running job was ended", hint="`interlock resume` lifts it")
 
 
-def _show(line: str, stage: str, report: Report) -> None:
-    """Forward a job's progress line. It is a claim for the eye only; anything odd is left out."""
-    try:
-        value = json.loads(line)
-        share, name = float(value["progress"]), str(value.get("stage", stage))
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return
-    if 0.0 <= share <= 1.0:
-        report(f"{stage}: {''.join(c for c in name[:40] if c.isprintable())}", share)
+def _show_latest(lines: list[str], stage: str, report: Report) -> None:
+    """Forward the last of a job's progress lines. It is a claim for the eye only; anything odd is left out.
+
+    Not every line: a job can print them faster than anybody can be shown them, and a halt waits meanwhile.
+    """
+    for line in lines[: -_LINES_LOOKED_AT - 1 : -1]:
+        try:
+            value = json.loads(line)
+            share, name = float(value["progress"]), str(value.get("stage", stage))
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            continue
+        if 0.0 <= share <= 1.0:
+            report(f"{stage}: {''.join(c for c in name[:40] if c.isprintable())}", share)
+            return
 
 
 def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, report: Report) -> JobOutcome:
     """Merge a bundle's adapter into the champion; afterwards ``model/`` is whole, ``adapter/`` beside it."""
     bundle = folder / "bundle"
+    if (bundle / "adapter").exists():
+        raise BundleError(
+            "adapter: beside an adapter in model/ there is no place for another",
+            hint="put either a whole model into model/, or an adapter",
+        )
     (bundle / "model").rename(bundle / "adapter")
     request = {"champion": "/in/champion", "adapter": "/in/adapter", "out": "/out"}
     if not (folder / "champion").exists():

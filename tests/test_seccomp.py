@@ -198,12 +198,34 @@ def test_terminal_input_and_device_control_are_refused(machine: str, command: in
         ("setpgid", ()),
         ("prctl", (1, 0)),  # would drop the signal that ends the job with its supervisor
         ("setpriority", (0, 1234)),
+        ("setpriority", (1, 0)),
+        ("setpriority", (2, 0)),  # everything of this user, the supervisor among it
         ("sched_setaffinity", (1234,)),
     ],
 )
 def test_without_namespaces_less_is_allowed(machine: str, name: str, arguments: tuple[int, ...]) -> None:
     assert answer(machine, name, *arguments, namespaces=False) == EPERM
     assert answer(machine, name, *arguments, namespaces=True) == ALLOW
+
+
+@machines
+@pytest.mark.parametrize(
+    ("name", "harmless", "refused"),
+    [
+        ("renameat2", (0, 0, 0, 0, 2), (0, 0, 0, 0, 4)),  # an exchange; a device node left behind
+        ("renameat2", (0, 0, 0, 0, 1), (0, 0, 0, 0, 6)),
+        ("sendto", (3, 0, 1, 0x4000), (3, 0, 1, 0x4001)),
+        ("recvfrom", (3, 0, 1, 2), (3, 0, 1, 1)),
+        ("sendmsg", (3, 0, 0x4000), (3, 0, 1)),
+        ("recvmsg", (3, 0, 0x40000000), (3, 0, 0x40000001)),
+        ("setpriority", (0, 0), (0, 1234)),
+    ],
+)
+def test_flags_of_harmless_calls(
+    machine: str, name: str, harmless: tuple[int, ...], refused: tuple[int, ...]
+) -> None:
+    assert answer(machine, name, *harmless, namespaces=False) == ALLOW
+    assert answer(machine, name, *refused, namespaces=False) == EPERM
 
 
 @pytest.mark.parametrize("machine", ["riscv64", "i686", "", "ppc64le"])

@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from pathlib import PurePosixPath
@@ -49,7 +50,10 @@ def parse_json(data: bytes, name: str) -> Any:
         raise BundleError(f"{name}: more than {MAX_VALUES} values")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
         )
     except (UnicodeError, ValueError, RecursionError) as error:
         raise BundleError(f"{name}: not usable JSON: {_short(error)}", hint="plain UTF-8 JSON") from None
@@ -195,6 +199,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text:.20} is too large a number")
+    return value
 
 
 def _depth(value: Any) -> int:

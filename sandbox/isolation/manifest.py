@@ -56,10 +56,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 def parse_manifest(data: bytes) -> Manifest:
     """The manifest in these bytes; raises BundleError with each thing that breaks the schema."""
-    from jsonschema import Draft202012Validator
-
     value = formats.parse_json(data, NAME)
-    errors = sorted(Draft202012Validator(schema()).iter_errors(value), key=lambda error: error.json_path)
+    errors = sorted(_validator().iter_errors(value), key=lambda error: error.json_path)
     if errors:
         listed = "; ".join(f"{error.json_path[:80]} {error.message[:200]}" for error in errors[:5])
         raise BundleError(f"{NAME}: {listed}", hint="see sandbox/isolation/proposal.schema.json")
@@ -81,6 +79,16 @@ def schema() -> dict[str, Any]:
     path = Path(__file__).with_name("proposal.schema.json")
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
+
+
+@cache
+def _validator() -> Any:
+    """Checks the schema, with integers as they are written: JSON Schema takes 7.0 for one, a record does not."""
+    from jsonschema import Draft202012Validator, validators
+
+    whole = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    checked: Any = validators.extend(Draft202012Validator, type_checker=whole)  # type: ignore[no-untyped-call]
+    return checked(schema())
 
 
 def _objective(value: dict[str, Any] | str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ Invariants:
   over the tree below the job's first process, and everything else in that process's session.
 - CPU time counts processes that are gone: through the times that their reapers inherit, and
   through the last sample of each, whichever is more.
-- Memory is the sum of proportional set sizes, plus what lies in the job's memory file systems; with a
-  control group, what the kernel charged the job for and cannot take back.
+- Memory is the sum of proportional set sizes, plus what lies in the job's memory file systems and what fits
+  into its pipes and sockets; with a control group, what the kernel charged the job for and cannot take back.
+- However much a job makes the supervisor look at, a request to end it is heard in between.
 - The walk over a job's output follows no link, and its own depth and length are bounded.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +28,17 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _IN_MEMORY = ("/scratch", "/dev/shm", "/tmp")  # noqa: S108 - the job's own, in the strict profile
 _MAX_FILES = 10_000
 _MAX_DEPTH = 12
-_NAMELESS_S = 0.25  # looking at every descriptor costs more than the rest of a sample
+# Looking at every descriptor costs more than the rest of a sample: at most a quarter of the time goes there.
+_NAMELESS_S = 0.25
+_NAMELESS_SHARE = 4
+# What a file costs the kernel in memory besides its contents, with the longest name.
+_FILE_MEMORY_BYTES = 1536
 # The init process and the program that sets up the namespaces are not the job's own.
 _OVERHEAD_PROCESSES = 3
+
+
+def _never() -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -68,16 +78,22 @@ class Watchdog:
     limits: Limits
     group: cgroup.Group | None = None
     usage: Usage = field(default_factory=Usage)
-    _nameless: tuple[float, int, str] = (0.0, 0, "")
+    _held: nameless.Held = field(default_factory=nameless.Held)
+    _look_again: float = _NAMELESS_S
     _seen: dict[tuple[int, int], int] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
-    def sample(self) -> str:
-        """Measure once; the reason to end the job, or an empty string."""
+    def sample(self, should_stop: Callable[[], str] = _never) -> str:
+        """Measure once; the reason to end the job, or an empty string.
+
+        ``should_stop`` is asked on the way: a job decides how long a sample takes.
+        """
         processes = [] if self._kept(*cgroup.KINDS) else self._processes()
-        scratch, in_memory = self._scratch_bytes(processes)
-        output, trouble = self._output(processes)
-        memory, cpu, threads = self._memory(processes, in_memory), self._cpu(processes), 0
+        self._look_at_descriptors(processes)
+        scratch, in_memory, crowded = self._scratch_bytes(processes)
+        output, trouble = self._output()
+        cpu, threads = self._cpu(processes), 0
+        memory = self._memory(processes, in_memory + self._held.buffers, should_stop)
         if not self._kept(cgroup.PROCESSES):
             threads = sum(process.threads for process in processes) - _OVERHEAD_PROCESSES
         self.usage.cpu_s = max(self.usage.cpu_s, cpu)
@@ -94,7 +110,9 @@ class Watchdog:
             limit = getattr(self.limits, name)
             if used > limit:
                 return f"{name}: {used:.10g} is more than the limit of {limit:.10g}"
-        return f"output_bytes: {trouble}" if trouble else self._out_of_memory()
+        if trouble or crowded:
+            return f"output_bytes: {trouble}" if trouble else f"scratch_bytes: {crowded}"
+        return self._out_of_memory()
 
     @property
     def wall_s(self) -> float:
@@ -118,16 +136,20 @@ class Watchdog:
             return f"output_bytes: {output} is more than the limit of {self.limits.output_bytes}"
         return f"output_bytes: {trouble}" if trouble else self._out_of_memory()
 
-    def _output(self, processes: list[_Process]) -> tuple[int, str]:
+    def _look_at_descriptors(self, processes: list[_Process]) -> None:
+        if self.wall_s < self._look_again:
+            return
+        pids = [process.pid for process in processes]
+        if not pids and self.group is not None:
+            pids = self.group.members()
+        began = self.wall_s
+        self._held = nameless.held(pids, (self.out, self.scratch) if self.scratch else (self.out,))
+        self._look_again = self.wall_s + max(_NAMELESS_S, _NAMELESS_SHARE * (self.wall_s - began))
+
+    def _output(self) -> tuple[int, str]:
         """Bytes in the output, those without a name among them, and what is wrong with it."""
         named, trouble = folder_bytes(self.out)
-        if self.wall_s - self._nameless[0] >= _NAMELESS_S:
-            pids = [process.pid for process in processes]
-            if not pids and self.group is not None:
-                pids = self.group.members()
-            self._nameless = (self.wall_s, *nameless.held_bytes(pids, self.out))
-        _, held, hidden = self._nameless
-        return named + held, trouble or hidden
+        return named + self._held.disk, trouble or self._held.hidden
 
     def _kept(self, *kinds: str) -> bool:
         return self.group is not None and all(kind in self.group for kind in kinds)
@@ -159,38 +181,47 @@ class Watchdog:
         inherited = sum(process.cpu + process.children_cpu for process in processes)
         return max(inherited, sum(self._seen.values())) / _TICK
 
-    def _memory(self, processes: list[_Process], in_files: int) -> int:
+    def _memory(self, processes: list[_Process], besides: int, should_stop: Callable[[], str]) -> int:
         """Proportional sizes, but only where the cheaper resident sizes could be a new peak."""
         if self.group is not None and self._kept(cgroup.MEMORY):
             return self.group.memory_bytes()
-        resident = sum(process.resident for process in processes) + in_files
+        resident = sum(process.resident for process in processes) + besides
         if resident <= self.usage.memory_bytes:
             return resident
-        return sum(_proportional(process) for process in processes) + in_files
+        total = besides
+        for process in processes:
+            if self.wall_s > self.limits.wall_s or should_stop():
+                break  # it is ended anyway, and asking the kernel about many shared pages takes seconds
+            total += _proportional(process)
+        return total
 
-    def _scratch_bytes(self, processes: list[_Process]) -> tuple[int, int]:
-        """Bytes in scratch, and how many of these are memory."""
+    def _scratch_bytes(self, processes: list[_Process]) -> tuple[int, int, str]:
+        """Bytes in scratch, how much memory they and their files take, and what is wrong with its shape."""
         if self.scratch is not None:
-            return folder_bytes(self.scratch)[0], 0
+            on_disk, crowded = folder_bytes(self.scratch)
+            return on_disk, 0, crowded
         for pid in [*(process.pid for process in reversed(processes)), self.first]:
             try:
                 folders = [f"/proc/{pid}/root{path}" for path in _IN_MEMORY]
-                used = sum(_file_system_bytes(folder, self.limits.scratch_bytes) for folder in folders)
+                used = [_file_system(folder, self.limits.scratch_bytes) for folder in folders]
             except OSError:
                 continue
-            return used, used
-        return 0, 0
+            contents = sum(found[0] for found in used)
+            return contents, contents + sum(found[1] for found in used) * _FILE_MEMORY_BYTES, ""
+        return 0, 0, ""
 
 
-def _file_system_bytes(path: str, size: float) -> int:
-    """What is used of one of the job's memory file systems, none of which is larger than ``size``."""
+def _file_system(path: str, size: float) -> tuple[int, int]:
+    """Bytes and files in one of the job's memory file systems, none of which is larger than ``size``."""
     # A link would be followed on this side, not on the job's; what it leads to is counted anyway.
     if stat.S_ISLNK(os.lstat(path).st_mode):
-        return 0
+        return 0, 0
     found = os.statvfs(path)
     # A larger one is the host's, shown by a profile that does not hold: that is for the probe to say.
     ours = found.f_blocks * found.f_frsize <= size + _PAGE
-    return (found.f_blocks - found.f_bfree) * found.f_frsize if ours else 0
+    return (
+        ((found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree) if ours else (0, 0)
+    )
 
 
 def folder_bytes(path: Path) -> tuple[int, str]:

@@ -42,6 +42,8 @@ _LOAD, _EQUAL, _GREATER, _AT_LEAST, _ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x25, 
 _SET_ID_BITS = 0o6000
 _CREATING = 0o100 | 0o20000000  # O_CREAT, O_TMPFILE: only then does open look at its mode
 _CLONE_REFUSED = 0x7E020000 | 0x00008000  # every CLONE_NEW*, and CLONE_PARENT
+_RENAME_WHITEOUT = 4  # leaves a device node in the place of what was moved; Landlock does not cover it
+_MSG_OOB = 1  # rarely used, and a way into the kernel's memory before
 _AF_UNIX = 1
 _CONNECTED_TYPES = (1, 5)  # SOCK_STREAM, SOCK_SEQPACKET; a datagram pair can still send to any address
 
@@ -58,6 +60,7 @@ _SOCKET_OPTIONS = (7, 8, 9, 13, 16, 18, 19, 20, 21)
 # Names, timer slack, reading of seccomp, dumpable, bounding set, no_new_privs; naming of memory.
 _PRCTLS = (2, 3, 15, 16, 21, 23, 29, 30, 38, 39, 42, 0x53564D41, 0x41555856)
 _PR_SET_PDEATHSIG = 1
+_PRIO_PROCESS = 0
 
 Instruction = tuple[int, int, int, int]
 
@@ -131,9 +134,14 @@ def _checked(*, namespaces: bool, gpu: bool) -> Iterator[tuple[str, list[Instruc
     yield "ioctl", [*_driver_ioctls(), *ordinary] if gpu else ordinary
     # The parent-death signal is what ends a job without namespaces when its supervisor dies.
     yield "prctl", _one_of(0, (*_PRCTLS, _PR_SET_PDEATHSIG) if namespaces else _PRCTLS, errno.EPERM)
-    # 0 is the caller itself; other numbers could be other programs' where process numbers are shared.
-    for name, who in (("setpriority", 1), ("sched_setaffinity", 0)):
-        yield name, [_answer(_ALLOW)] if namespaces else _one_of(who, (0,), errno.EPERM)
+    yield "renameat2", _no_bits(4, _RENAME_WHITEOUT)
+    for name, flags in (("sendto", 3), ("recvfrom", 3), ("sendmsg", 2), ("recvmsg", 2)):
+        yield name, _no_bits(flags, _MSG_OOB)
+    # 0 is the caller itself; other numbers could be other programs' where process numbers are shared, and
+    # so could the caller's whole user be: only one process's priority is the caller's alone.
+    itself = [_load(0), (_EQUAL, 1, 0, _PRIO_PROCESS), _refusal(errno.EPERM), *_one_of(1, (0,), errno.EPERM)]
+    yield "setpriority", [_answer(_ALLOW)] if namespaces else itself
+    yield "sched_setaffinity", [_answer(_ALLOW)] if namespaces else _one_of(0, (0,), errno.EPERM)
     yield "prlimit64", _one_of(0, (0,), errno.EPERM)
     yield "fcntl", _one_of(1, _FCNTLS, errno.EPERM)
     yield "setsockopt", _one_of(2, _SOCKET_OPTIONS, errno.EPERM)

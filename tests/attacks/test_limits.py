@@ -5,10 +5,12 @@ The control is the same program with room: it is the limit that ends it, not som
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,19 @@ HIDDEN: dict[str, tuple[str, str, float, float]] = {
         "        os._exit(0)\n" + _WAIT,
         "memory_bytes", 150 * MIB, 2000 * MIB,
     ),
+    "memory in the buffers of sockets": (
+        "import os, socket\nfor _ in range(8):\n    if os.fork() == 0:\n        held = []\n"
+        "        for _ in range(200):\n            pair = socket.socketpair()\n            held.append(pair)\n"
+        "            for end in pair:\n                end.setblocking(False)\n"
+        "                try:\n                    while True: end.send(bytes(32768))\n"
+        "                except BlockingIOError: pass\n        import time; time.sleep(30)\n" + _WAIT,
+        "memory_bytes", 150 * MIB, 8000 * MIB,
+    ),
+    "memory of empty files": (
+        "import os\nfor i in range(60000): os.close(os.open(f'/scratch/{i:0200}', os.O_CREAT | os.O_WRONLY))\n"
+        + _WAIT,
+        "memory_bytes", 60 * MIB, 2000 * MIB,
+    ),
     "processor time, passed on": (
         ("import os, time\nwhile True:\n    child = os.fork()\n    if child == 0:\n"
         "        end = time.process_time() + 0.2\n        while time.process_time() < end: pass\n"
@@ -114,20 +129,73 @@ def test_threads_are_counted_as_processes(tmp_path: Path) -> None:
     assert _run(tmp_path / "roomy", source, processes=300).log_tail == "False\n"
 
 
+_MANY_MAPPINGS = (
+    "import ctypes, os, time\nlibc = ctypes.CDLL(None)\nlibc.mmap.restype = ctypes.c_void_p\n"
+    "def protect(at): return libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(4096), 1)\n"
+    "start = libc.mmap(None, ctypes.c_size_t(60000 * 4096), 0, 0x22, -1, ctypes.c_long(0))\n"
+    "for page in range(0, 60000, 2): protect(start + page * 4096)\n"
+    "for _ in range({}):\n    if os.fork() == 0: time.sleep(30)\nprint('made', flush=True)\n" + _WAIT
+)
+
+
+def test_a_job_cannot_keep_its_supervisor_busy_with_looking(tmp_path: Path) -> None:
+    """Reading that many mappings would take many seconds, in which no other limit was looked at."""
+    outcome = _run(tmp_path / "many", _MANY_MAPPINGS.format(100), wall_s=15)
+    assert "too many to be measured" in outcome.killed, outcome
+    control = _run(tmp_path / "few", _MANY_MAPPINGS.format(1), wall_s=2)
+    assert control.killed.startswith("wall_s: "), control
+    assert control.log_tail == "made\n"
+
+
+def test_printing_byte_by_byte_does_not_keep_the_supervisor_busy(tmp_path: Path) -> None:
+    source = "import os, time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: os.write(1, b'.')\n"
+    before = time.thread_time()
+    assert _run(tmp_path / "dots", source).ok
+    assert time.thread_time() - before < 1.0
+
+
 _AS_ORDINARY = """
+import json
 import sys
 from pathlib import Path
 from sandbox.isolation import levels
 from sandbox.isolation.spec import JobSpec, Limits
 out = Path(sys.argv[1])
-limits = Limits(wall_s=8, output_bytes=8 << 20)
-outcome = levels.run_job(JobSpec(("python", "-c", sys.argv[2]), (), out / "out", out / "log", limits), "strict")
+limits = Limits(**{"wall_s": 8, **json.loads(sys.argv[3])})
+outcome = levels.run_job(JobSpec(("python", "-c", sys.argv[2]), (), out / "out", out / "log", limits), sys.argv[4])
 print(outcome.killed)
 """
 
+_MANY_IN_SCRATCH = (
+    "import os\nat = os.environ['INTERLOCK_SCRATCH']\n"
+    "for i in range(10500): os.close(os.open(f'{at}/{i}', os.O_CREAT | os.O_WRONLY))\n" + _WAIT
+)
+_SEALED_SCRATCH = (
+    "import os\nat = os.environ['INTERLOCK_SCRATCH'] + '/d'\nos.mkdir(at, 0o300)\n"
+    "open(at + '/x', 'wb').write(bytes(range(256)) * 65536)\n" + _WAIT
+)
 
-def test_an_ordinary_users_job_cannot_hide_what_it_wrote(readable_python: Path | None) -> None:
-    """Without root the supervisor has its job's rights and no more: what it may not look into ends the job."""
+
+def _hidden(name: str) -> tuple[str, dict[str, float]]:
+    source, limit, value, _ = HIDDEN[name]
+    return source, {limit: value}
+
+
+@pytest.mark.parametrize(
+    ("program", "level", "said"),
+    [
+        (_hidden("disk in a folder that cannot be listed"), "strict", "may not be looked into"),
+        (_hidden("memory in the buffers of sockets"), "strict", "memory_bytes: "),
+        (_hidden("memory of empty files"), "strict", "memory_bytes: "),
+        ((_MANY_IN_SCRATCH, {}), "landlock", "scratch_bytes: more than 10000 files"),
+        ((_SEALED_SCRATCH, {}), "landlock", "scratch_bytes: the folder 'd' may not be looked into"),
+    ],
+    ids=["disk", "sockets", "empty files", "files in scratch", "sealed scratch"],
+)
+def test_an_ordinary_users_job_cannot_hide_what_it_uses(
+    readable_python: Path | None, program: tuple[str, dict[str, float]], level: str, said: str
+) -> None:
+    """Without root nothing is counted by the kernel, and the supervisor has its job's rights and no more."""
     if readable_python is None:
         pytest.skip("no Python of this version that an ordinary user can read")
     folder = Path(tempfile.mkdtemp(prefix="limits-", dir="/tmp"))
@@ -135,10 +203,12 @@ def test_an_ordinary_users_job_cannot_hide_what_it_wrote(readable_python: Path |
     switch = {"user": 1234, "group": 1234, "extra_groups": ()} if os.geteuid() == 0 else {}
     try:
         done = subprocess.run(
-            [readable_python, "-c", _AS_ORDINARY, folder, HIDDEN["disk in a folder that cannot be listed"][0]],
+            [readable_python, "-c", _AS_ORDINARY, folder, program[0], json.dumps(program[1]), level],
             capture_output=True, text=True, timeout=60, check=False, cwd="/", **switch,
             env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "TMPDIR": "/tmp"},
         )  # fmt: skip
     finally:
         shutil.rmtree(folder)
-    assert "may not be looked into" in done.stdout, (done.stdout, done.stderr[-1000:])
+    if level == "landlock" and "IsolationUnavailableError" in done.stderr:
+        pytest.skip(done.stderr.strip().splitlines()[-1])
+    assert said in done.stdout, (done.stdout, done.stderr[-1000:])

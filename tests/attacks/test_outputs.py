@@ -32,6 +32,15 @@ open(out + "/model/model.safetensors", "wb").write(struct.pack("<Q", len(header)
 """
 _MARK = "import os; open(os.environ['MARK'], 'w').close()"
 
+
+def _in_manifest(field: str, value: object) -> str:
+    """A program that says something of its bundle."""
+    return (
+        f'm = json.load(open(out + "/proposal.json")); m[{field!r}] = {value!r}\n'
+        'json.dump(m, open(out + "/proposal.json", "w"))'
+    )
+
+
 # Name → (what the job adds, how a careless program would use the output folder)
 LOADED: dict[str, tuple[str, str]] = {
     "sitecustomize.py": (
@@ -120,6 +129,13 @@ MADE_TO_BREAK: dict[str, str] = {
     "data outside the bundle, by manifest":
         'm = json.load(open(out + "/proposal.json")); m["data"] = ["../../etc/passwd"]\n'
         'json.dump(m, open(out + "/proposal.json", "w"))',
+    "a base with a new line": _in_manifest("base", "sha256:" + 64 * "a" + "\n"),
+    "a base that is only a new line": _in_manifest("base", "\n"),
+    "a technique with a new line": _in_manifest("technique", "good\n"),
+    "a seed that is not written as a whole number": _in_manifest("seed", 7.0),
+    "a number beyond all numbers":
+        't = open(out + "/proposal.json").read()\n'
+        'open(out + "/proposal.json", "w").write(t[:-1] + \', "objective": {"x": 1e999}}\')',
     "a claim that is half a character":
         'm = json.load(open(out + "/proposal.json")); m["intent"] = chr(0xd800)\n'
         'json.dump(m, open(out + "/proposal.json", "w"))',

@@ -162,3 +162,11 @@ def _interfaces(_: Request) -> bool:
     """Their names and addresses tell where the machine stands; loopback alone tells nothing."""
     lines = Path("/proc/net/dev").read_text().splitlines()[2:]
     return any(line.split(":")[0].strip() != "lo" for line in lines)
+
+
+@attack(optional=True)
+def _out_of_band(_: Request) -> bool:
+    """Urgent bytes between two ends of a pair: hardly used, and how a browser's sandbox was once left."""
+    one, other = socket.socketpair()
+    with one, other:
+        return one.send(b"x", socket.MSG_OOB) == 1

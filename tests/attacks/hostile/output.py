@@ -53,6 +53,15 @@ def _socket_in_output(request: Request) -> bool:
     return True
 
 
+@attack(optional=True)
+def _device_by_renaming(request: Request) -> bool:
+    """A rename can leave a "whiteout" behind: a character device, made without privilege."""
+    here, there = Path(request["out"], "covered"), Path(request["out"], "moved")
+    here.write_text("1")
+    call("renameat2", -100, str(here).encode(), -100, str(there).encode(), 4)
+    return here.exists() and here.is_char_device()
+
+
 @attack()
 def _socket_node_by_mknod(request: Request) -> bool:
     os.mknod(Path(request["out"], "node"), 0o140600)
