@@ -21,6 +21,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 
 from guardrails.distributions import beta_quantile, normal_quantile, t_quantile
 
@@ -185,8 +187,9 @@ def quantile_interval(
     of the clusters shrinks the count to the number of independent values that it is worth.
     """
     total = _count(values)
-    order = sorted(range(total), key=values.__getitem__)
-    ranked = [values[i] for i in order]
+    if len(clusters) != total:
+        raise ValueError(f"{total} values in {len(clusters)} clusters: each value needs its own")
+    ranked = sorted(values)
     point = ranked[min(total - 1, math.ceil(q * total) - 1)]
     effective, n = _effective_count(values, clusters, point, confidence)
     alpha = (1.0 - confidence) / 2.0
@@ -220,7 +223,8 @@ def _effective_count(
     if all(is_inside):
         is_inside = [value < point for value in values]
     sizes = Counter(clusters)
-    inside = Counter(name for name, within in zip(clusters, is_inside, strict=True) if within)
+    # Few values lie beyond a high quantile, so those are counted and not the many within.
+    outside = Counter(compress(clusters, map(not_, is_inside)))
     m, total = len(sizes), float(len(values))
     share = sum(is_inside) / total
     if m < 2:
@@ -229,7 +233,7 @@ def _effective_count(
         return total, m
     if share == 0.0:  # all values are one value, which tells nothing of how tokens of a text agree
         return float(m), m
-    residuals = math.fsum((inside[name] - share * sizes[name]) ** 2 for name in sizes)
+    residuals = math.fsum((size - outside[name] - share * size) ** 2 for name, size in sizes.items())
     variance = residuals * m / (m - 1) / total**2
     design = max(1.0, variance / (share * (1.0 - share) / total))
     edge = 1.0 - (1.0 - confidence) / 2.0
