@@ -28,7 +28,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     continuations = 20                # llm: texts, and harmful requests, that both models go on from; 0: none
     harmless = 200                    # llm: harmless requests on which refusal is measured; 0: none
     exchanged = 192                   # llm: sentences in which groups are exchanged; 0: none
-    noise = 40                        # items on which the response to noise is measured; 0: not measured
+    noise = 200                       # items on which the response to noise is measured; 0: not measured
 
     [learners.average]                # used as technique "command:average"
     command = ["python", "average.py"]
