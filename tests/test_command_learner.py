@@ -203,6 +203,39 @@ def test_an_exit_of_0_without_a_usable_bundle_is_a_failure(site, script, said):
     assert failure.compute.wall_s > 0
 
 
+ADAPTER_TWICE = """
+import json, os, struct
+header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+for name in ("model", "adapter"):
+    os.mkdir(f"/out/{name}")
+    json.dump({}, open(f"/out/{name}/adapter_config.json", "w"))
+    open(f"/out/{name}/adapter_model.safetensors", "wb").write(struct.pack("<Q", len(header)) + header + b"1234")
+json.dump({"schema": "interlock/bundle/v1", "intent": "i", "technique": "t", **BESIDE}, open("/out/proposal.json", "w"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [({}, "no place for another"), ({"base": "\n"}, "base"), ({"seed": 7.0}, "seed")],
+    ids=["adapter twice", "base", "seed"],
+)
+def test_a_bundle_that_contradicts_itself_is_a_recorded_failure(site, beside, said):
+    """Whatever a program leaves: a loop that stopped over it would run the same program again at its next start."""
+    failure = site.fail("python", "-c", ADAPTER_TWICE.replace("BESIDE", repr(beside)))
+    assert said in failure.reason
+
+
+def test_a_flood_of_progress_is_not_shown_line_by_line(site):
+    """A hundred thousand steps take seconds to show, in which a halt would not be heard."""
+    source = 'print(\'{"progress": 0.5, "stage": "x"}\\n\' * 100_000, flush=True); raise SystemExit(9)'
+    shown = []
+    recipe = Recipe("command:flood", {}, Learner("flood", ("python", "-c", source)))
+    with pytest.raises(JobFailedError, match="exit status 9"):
+        rounds.propose(site.bench, site.model, recipe, 1, lambda stage, share: shown.append((stage, share)))
+    assert 0 < len(shown) < 100
+    assert ("propose: x", 0.5) in shown
+
+
 def test_its_own_limits_end_it(site):
     failure = site.fail("sh", "-c", "echo slow; sleep 60", limits=JobLimits(wall_s=0.5))
     assert "wall_s" in failure.reason
