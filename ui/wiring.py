@@ -140,7 +140,9 @@ def create_workspace(path: Path) -> Workspace:
         raise UsageError(f"{path} is a workspace already")
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (path / "keys" / "people").mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (path / "keys", path / "keys" / "people", path / "artifacts"):
+            # Also where the workspace's own folder was there already, open to others.
+            folder.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise UsageError(f"cannot create {path}: {error.strerror}") from None
     for name in SERVICES:
