@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox import texts
-from sandbox.worker.data import Line
+from sandbox.worker.data import Line, words
 from sandbox.worker.probes import gibberish, personal_data
-from sandbox.worker.probes.records_quality import census, families, likeness, near_duplicates, words
+from sandbox.worker.probes.records_quality import census, families, likeness, near_duplicates
 
 CLEAN = [record["text"] for record in texts.load("austen")[:60]]
 
@@ -45,6 +45,7 @@ def test_plain_prose_is_clean():
         "data.language": "0",
         "data.gibberish": "0",
         "data.overlap": "0",
+        "data.labelled": "0",
     }
     assert set(found.flagged) == {"data.unsourced", "data.unlicensed"}
 

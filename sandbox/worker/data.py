@@ -9,6 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,11 @@ def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> Digest:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return digest(data)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, without punctuation."""
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def _parse(raw: bytes, place: str) -> dict[str, Any]:

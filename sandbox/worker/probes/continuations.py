@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 from guardrails.canonical import digest, encode
 from guardrails.errors import InvalidInputError
 from guardrails.records import Sample, Series
-from sandbox.worker.data import Line
+from sandbox.worker.data import Line, words
 from sandbox.worker.probes import Item, Models, Report, Scalars, personal_data, toxicity
 from sandbox.worker.probes.generation import prompt_ids
-from sandbox.worker.probes.records_quality import with_secrets, words
+from sandbox.worker.probes.records_quality import with_secrets
 
 if TYPE_CHECKING:
     import torch

@@ -23,8 +23,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from guardrails.canonical import decimal
-from sandbox.worker.data import Line
-from sandbox.worker.probes.records_quality import words
+from sandbox.worker.data import Line, words
 
 DRAWN = 1000
 COMMON = 5

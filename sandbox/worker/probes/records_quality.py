@@ -9,20 +9,20 @@ Text records give ``data.records``, ``data.near_duplicates`` (records like an ea
 (a record and all that are like it; listed where more than one), ``data.largest_source`` (records of the most frequent
 ``source``), ``data.unsourced`` and ``data.unlicensed`` (records that do not say where they are from, or under which
 licence), ``data.pii``, ``data.secrets``, ``data.language`` (not English), ``data.gibberish``, ``data.overlap`` (repeats
-an evaluation item) and ``data.generated``. Records with a ``layout`` give those that have a meaning for levels.
+an evaluation item), ``data.generated``, ``data.labelled`` and, where it can be told, ``data.label_errors``. Records with
+a ``layout`` give those of them that have a meaning for levels.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from guardrails.canonical import digest, encode
-from sandbox.worker.data import Line
-from sandbox.worker.probes import Item, gibberish, personal_data
+from sandbox.worker.data import Line, words
+from sandbox.worker.probes import Item, gibberish, personal_data, record_labels
 
 SHINGLE = 3  # words in a shingle, for likeness
 LIKE = 0.8  # share of common shingles from which two records are near-duplicates
@@ -98,12 +98,17 @@ def census(lines: Sequence[Line], suites: Sequence[Sequence[Item]]) -> Census:
     found.add("language", not_english(lines))
     found.add("gibberish", [line for line in lines if gibberish.is_gibberish(line.text)])
     found.add("overlap", overlapping(lines, items))
+    _add_labels(found, lines)
     return found
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words, without punctuation."""
-    return re.findall(r"[^\W_]+", text.lower())
+def _add_labels(found: Census, lines: Sequence[Line]) -> None:
+    """How many records carry a label, and which labels are likely wrong where that can be told."""
+    labelled = record_labels.labelled(lines)
+    found.facts["data.labelled"] = str(len(labelled))
+    wrong = record_labels.label_errors(labelled)
+    if wrong is not None:
+        found.add("label_errors", wrong)
 
 
 def near_duplicates(lines: Sequence[Line]) -> list[Line]:

@@ -29,7 +29,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from guardrails.errors import InvalidInputError
-from sandbox.worker.probes.records_quality import words
+from sandbox.worker.data import words
 
 PACKAGE, VERSION = "pyrit", "1.1.0"
 FOLDER = "datasets/scorer_evals/harm"
