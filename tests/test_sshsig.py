@@ -226,6 +226,21 @@ def test_another_key_is_named_as_the_reason():
 # --- text forms ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("reserved", "hash_name", "counts"),
+    [(b"", b"sha512", True), (b"x", b"sha512", False), (b"", b"sha256", False)],
+)
+def test_nothing_hides_in_the_reserved_field_and_no_other_hash_is_named(reserved, hash_name, counts):
+    """Neither stands in what is signed but as a constant: the same signature would be another record."""
+    inner = wire(b"ssh-ed25519", sshsig.sign(KEY, MESSAGE, NAMESPACE)[-64:])
+    made = b"SSHSIG\0\0\0\1" + wire(PUBLIC.blob, NAMESPACE.encode(), reserved, hash_name, inner)
+    if counts:
+        sshsig.verify(PUBLIC, MESSAGE, made, NAMESPACE)
+    else:
+        with pytest.raises(DeniedError, match="only hash sha512 is accepted"):
+            sshsig.verify(PUBLIC, MESSAGE, made, NAMESPACE)
+
+
 @settings(deadline=None)
 @given(st.binary(min_size=1, max_size=400))
 def test_armor_round_trip(data: bytes):
@@ -240,6 +255,8 @@ def test_armor_round_trip(data: bytes):
         "c2ln",
         "-----BEGIN SSH SIGNATURE-----\n-----END SSH SIGNATURE-----\n",
         sshsig.armor(b"x").replace("A", "*"),
+        sshsig.armor(b"x").replace("BEGIN", "BEGUN"),
+        sshsig.armor(b"x").replace("END", "AND"),
     ],
 )
 def test_what_is_no_armor_is_refused(text: str):

@@ -7,6 +7,7 @@ point, is refused for that point, and goes in (the control) once the point is ri
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from fakes import BLOCKED, MODEL, REVIEWABLE, Site, halt, policy, resume
 
 from guardrails import canonical
 from guardrails.canonical import Digest
-from guardrails.decision_log.envelope import seal
+from guardrails.decision_log.envelope import format_time, seal
 from guardrails.errors import DeniedError, HaltedError, InterlockError, StaleError, UnknownNameError
 from guardrails.ledger.champions import after_rollback
 from guardrails.records import (
@@ -27,6 +28,7 @@ from guardrails.records import (
     Rollback,
     State,
     Transition,
+    Waiver,
 )
 
 OTHER = Digest("ab" * 32)
@@ -176,6 +178,86 @@ def test_a_promotion_before_its_cool_down_is_over(slow):
     refused(slow, honest, "the cool-down lasts until")
     slow.clock.pass_(minutes=31)
     put(slow, honest)  # the control
+
+
+def signed(site: Site, who: str, proposal: str, **wish: Any) -> None:
+    """An approval appended past the gate, which would note a complete quorum at once."""
+    draft = site.draft(who, Action.APPROVE, proposal, **wish)
+    site.inject(seal(draft.payload, site.people[who].key))
+
+
+def test_a_quorum_that_fell_apart_is_not_noted(slow):
+    proposal = slow.judged()
+    signed(slow, "ada", proposal, expires_at=format_time(slow.clock.time + timedelta(hours=1)))
+    noted = Transition(proposal, State.APPROVED, "x")
+    slow.clock.pass_(hours=2)
+    refused(slow, noted, "the quorum is not complete")
+    signed(slow, "ada", proposal)
+    put(slow, noted)  # the control
+
+
+def test_a_promotion_after_the_approval_ended(slow):
+    proposal = slow.judged()
+    slow.approve("ada", proposal, expires_at=format_time(slow.clock.time + timedelta(hours=1)))
+    row, champion = slow.row(proposal), slow.model().champion
+    votes = tuple(vote.record for vote in row.votes)
+    honest = Promotion(proposal, MODEL, row.proposal.bundle, champion, votes, False, champion)
+    slow.clock.pass_(hours=2)
+    refused(slow, honest, "the quorum is not complete")
+    slow.clock.pass_(hours=-1, minutes=-20)
+    put(slow, honest)  # the control: the very record, forty minutes after the quorum was complete
+
+
+def test_a_promotion_whose_cool_down_never_began(slow):
+    proposal = slow.judged()
+    signed(slow, "ada", proposal)
+    slow.clock.pass_(hours=1)
+    row, champion = slow.row(proposal), slow.model().champion
+    votes = tuple(vote.record for vote in row.votes)
+    honest = Promotion(proposal, MODEL, row.proposal.bundle, champion, votes, False, champion)
+    refused(slow, honest, "the cool-down lasts until the quorum is recorded")
+    put(slow, Transition(proposal, State.APPROVED, "x"))
+    slow.clock.pass_(hours=1)
+    put(slow, honest)  # the control
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_promotion_under_policies_that_changed(slow, changed):
+    honest = waiting(slow)
+    if changed:
+        slow.activate(policy(coolDown="20m"))
+        refused(slow, honest, "the policies changed since it was judged", StaleError)
+    else:
+        put(slow, honest)  # the control
+
+
+@pytest.mark.parametrize("revoked", [True, False])
+def test_a_promotion_by_a_waiver_that_was_revoked(slow, revoked):
+    proposal = slow.judged(BLOCKED)
+    waiver = Waiver("pii", slow.row(proposal).proposal.bundle, "p-ada", "2027-01-01T00:00:00.000000Z")
+    slow.decide("ada", Action.WAIVE, proposal, waiver=waiver)
+    granted = slow.decide("bo", Action.WAIVE, proposal, waiver=waiver).request
+    slow.gate.tick()
+    for who in ("ada", "bo"):
+        slow.approve(who, proposal)
+    slow.clock.pass_(minutes=31)
+    row, champion = slow.row(proposal), slow.model().champion
+    votes = tuple(vote.record for vote in row.votes)
+    honest = Promotion(proposal, MODEL, row.proposal.bundle, champion, votes, False, champion)
+    if revoked:
+        slow.decide("bo", Action.REVOKE, granted)
+        refused(slow, honest, "waivers changed since it was judged", StaleError)
+    else:
+        put(slow, honest)  # the control
+
+
+def test_a_promotion_more_than_the_policy_allows_in_a_day(make):
+    site = make(coolDown="30m", budgets="{errorBudget: {alpha: 0.05}, promotions: {perDay: 1}}")
+    put(site, waiting(site))
+    honest = waiting(site)
+    refused(site, honest, "promotions per day are used up")
+    site.clock.pass_(days=1)
+    put(site, honest)  # the control
 
 
 def leaving(site: Site) -> tuple[str, Rollback]:
