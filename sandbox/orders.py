@@ -26,6 +26,7 @@ from sandbox.isolation.manifest import Manifest
 from sandbox.worker.learners import LEARNERS
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,24})?(e[+-]?[0-9]{1,3})?")
+_WORKER = Path(__file__).parent / "worker"
 _NOT_TRAINING = ("probes", "measure.py", "merge.py")
 _COUNTED = ("steps", "batch", "length")
 
@@ -63,14 +64,16 @@ def stated_objective(objective: dict[str, Any]) -> Digest:
 
 @cache
 def learner_code() -> Digest:
-    """Digest of the sources that our learners are made of; what only measures is no part of them."""
-    folder = Path(__file__).parent / "worker"
-    sources = {
-        str(path.relative_to(folder)): str(digest_file(path))
-        for path in sorted(folder.rglob("*.py"))
-        if path.relative_to(folder).parts[0] not in _NOT_TRAINING
-    }
-    return digest(encode(sources))
+    """Digest of the sources that our learners are made of."""
+    return digest(
+        encode({str(path.relative_to(_WORKER)): str(digest_file(path)) for path in learner_sources()})
+    )
+
+
+def learner_sources() -> list[Path]:
+    """The worker's modules but for those that only measure, sorted."""
+    paths = sorted(_WORKER.rglob("*.py"))
+    return [path for path in paths if path.relative_to(_WORKER).parts[0] not in _NOT_TRAINING]
 
 
 @cache

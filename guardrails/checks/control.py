@@ -282,7 +282,8 @@ CHECKS = (
             "setting that was ordered, and the learner's program by its digest, so that another version of the "
             "program is another recipe; the seed is no part of it. The objective's digest is of what the bundle "
             "states. A submission was trained where nobody saw it: its recipe and objective count as not approved. "
-            "Cannot see a reward that the program reads from elsewhere than settings and its own files."
+            "Versions of packages stand beside it in the record, not in it. Cannot see a reward that the program reads "
+            "from elsewhere than settings and its own files."
         ),
         params=RecipeParams,
         metrics={
