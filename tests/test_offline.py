@@ -367,6 +367,14 @@ def test_a_hardware_key_approves_and_what_it_said_is_shown(cli, tmp_path, flags,
     assert done["signed_by"] == {
         "key": TOKEN.keyid, "type": SK_ED25519, "touched": True, "verified": verified, "counter": 42,
     }  # fmt: skip
+    position = done["record"]["seq"]
+    shown = cli.ok("log", "show", position)
+    assert (shown["signed"], shown["surface"]) == ([done["signed_by"]], "offline")
+    told = cli("log", "show", position).out
+    assert f"touched, {'a PIN or finger' if verified else 'no PIN'} was checked, its counter says 42" in told
+    assert "offline, as the signer says" in told
+    service = cli.ok("log", "show", position + 1)["signed"][0]
+    assert (service["type"], service["touched"]) == ("service", None)
     assert cli.ok("log", "verify")["ok"]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from guardrails.decision_log.roots import founding_keys, parse_pins, require_pinned
 from guardrails.decision_log.store import Log
-from guardrails.errors import UsageError
+from guardrails.errors import LogVerificationError, UsageError
 
 FILE_NAME = "roots.pub"
 VARIABLE = "INTERLOCK_ROOT_KEYS"
@@ -60,6 +60,11 @@ def require(log: Log, workspace: Path) -> None:
     with log.read() as snapshot:
         if snapshot.size:
             require_pinned(snapshot.entry(0), keys)
+        elif (workspace / "keys" / FILE_NAME).exists():  # written once there was a first record
+            raise LogVerificationError(
+                "the log is empty, and this workspace was founded: the log was exchanged or emptied",
+                hint="restore it from a backup",
+            )
 
 
 def pin(log: Log, workspace: Path) -> tuple[str, ...]:

@@ -179,6 +179,8 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pi
         if stored < snapshot.size >> level:
             raise LogVerificationError(f"tree node {level}/{stored} is missing")
     if snapshot.size == 0:
+        if pins:
+            raise LogVerificationError("the log is empty: the root key that was given founded nothing here")
         result.notes.append("the log is empty: nobody has been set up")
         return
     result.root_keys = root_keys(snapshot.entry(0))
@@ -196,13 +198,14 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pi
 def _check_checkpoints(
     snapshot: Snapshot, tree: merkle.Tree, log_keys: LogKeys, known: Sequence[str]
 ) -> None:
-    if snapshot.size == 0:
-        return
     sizes = []
-    for note in [*snapshot.checkpoints(), *known]:
+    # Of an empty log nobody knows the key; but no checkpoint that somebody kept can be of a longer one.
+    for note in [*(snapshot.checkpoints() if snapshot.size else ()), *known]:
         try:
-            size = checkpoints.parse(note)[0].size
-            point = checkpoints.verify(note, snapshot.origin, log_keys.at(size))
+            head = checkpoints.parse(note)[0]
+            point = (
+                checkpoints.verify(note, snapshot.origin, log_keys.at(head.size)) if snapshot.size else head
+            )
         except InterlockError as error:
             raise LogVerificationError(f"a checkpoint does not hold: {error.message}") from None
         if point.size > snapshot.size:
@@ -214,7 +217,7 @@ def _check_checkpoints(
                 f"the checkpoint of size {point.size} has another root than these records"
             )
         sizes.append(point.size)
-    if snapshot.size not in sizes:
+    if snapshot.size and snapshot.size not in sizes:
         raise LogVerificationError("the newest records are covered by no checkpoint", index=snapshot.size - 1)
 
 

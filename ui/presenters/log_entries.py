@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from guardrails.codec import decode_record
+from guardrails.decision_log import sshsig
+from guardrails.decision_log.envelope import Signature
 from guardrails.decision_log.snapshot import Entry
 from guardrails.errors import RecordError
 from guardrails.ledger.people import SERVICE_OF
@@ -79,8 +81,32 @@ def record_fields(entry: Entry) -> Json:
         "subjects": {name: str(digest) for name, digest in statement.subjects.items()},
         "references": [{"seq": item.seq, "sha256": item.sha256} for item in statement.references],
         "signatures": [signature.keyid for signature in entry.signatures],
+        "signed": [_signed(signature) for signature in entry.signatures],
+        "surface": str(statement.body.get("surface", "")),
         "body": dict(statement.body),
     }
+
+
+def _signed(signature: Signature) -> Json:
+    """What a signature says of itself: its key, and of hardware keys whether somebody touched the token (None: no token).
+
+    That it holds, and that the token's word is true, is for ``log verify`` to find.
+    """
+    fields: Json = {
+        "key": signature.keyid,
+        "type": "service",
+        "touched": None,
+        "verified": None,
+        "counter": None,
+    }
+    try:
+        claims = sshsig.read(signature.signature)
+    except RecordError:
+        return fields
+    return {
+        **fields, "type": claims.key.kind, "touched": claims.present, "verified": claims.verified,
+        "counter": claims.counter,
+    }  # fmt: skip
 
 
 def _told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]:

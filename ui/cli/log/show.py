@@ -6,7 +6,7 @@ Invariants: opened for reading, without a key; what people and models wrote is s
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -94,12 +94,22 @@ def _show_one(session: Session, seq: int) -> None:
         )
         rests = ", ".join(f"{item['seq']} ({item['sha256'][:12]})" for item in data["references"]) or "–"
         items = [("leaf", data["leaf"]), ("signed by", f"{data['by']}: {', '.join(data['signatures'])}")]
+        items += [("signature", _claimed(item)) for item in data["signed"] if item["touched"] is not None]
+        if data["surface"]:
+            items.append(("surface", f"{presenters.one_line(data['surface'], 40)}, as the signer says"))
         items += [("rests on", rests), *((name, digest) for name, digest in data["subjects"].items())]
         console.print(pairs(items))
         body = json.dumps(data["body"], indent=2, ensure_ascii=False, sort_keys=True)
         show(console, heading("Body"), line(body))
 
     session.output.result("log show", data, draw)
+
+
+def _claimed(signed: dict[str, Any]) -> str:
+    """What a hardware key says of itself."""
+    touched = "touched" if signed["touched"] else "nobody touched it"
+    checked = "a PIN or finger was checked" if signed["verified"] else "no PIN was checked"
+    return f"hardware key: {touched}, {checked}, its counter says {signed['counter']}"
 
 
 def _report(session: Session, id_: str, form: str) -> None:
