@@ -143,7 +143,7 @@ def collect(source: Path, dest: Path, shape: Shape) -> tuple[FileEntry, ...]:
 
 def _collect(source: Path, dest: Path, shape: Shape) -> tuple[FileEntry, ...]:
     entries: list[FileEntry] = []
-    total = 0
+    total = records = 0
     for path, folder, name in _names(source, shape):
         rule = next((rule for rule in shape.rules if rule.matches(path)), None)
         if rule is None:
@@ -156,6 +156,11 @@ def _collect(source: Path, dest: Path, shape: Shape) -> tuple[FileEntry, ...]:
             total += size
             if total > shape.max_bytes:
                 raise BundleError(f"{_shown(path)}: a {shape.name} is at most {shape.max_bytes} bytes")
+            if rule.holds == "lines":
+                records += _count_lines(descriptor)
+                if records > formats.MAX_RECORDS:
+                    limit = formats.MAX_RECORDS
+                    raise BundleError(f"{_shown(path)}: a {shape.name} holds at most {limit} records")
             if rule.holds != "skip":
                 entries.append(_copy(descriptor, size, path, dest, rule))
         finally:
@@ -228,6 +233,15 @@ def _checked_size(descriptor: int, path: str, rule: Rule) -> int:
         raise BundleError(f"{shown}: has holes (a sparse file)", hint="copy it with cp --sparse=never")
     os.lseek(descriptor, 0, os.SEEK_SET)
     return status.st_size
+
+
+def _count_lines(descriptor: int) -> int:
+    """An upper bound on the records: looking into millions of tiny ones would take longer than making them."""
+    lines = 1
+    while block := os.read(descriptor, _BLOCK):
+        lines += block.count(b"\n") + block.count(b"\r")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return lines
 
 
 def _copy(descriptor: int, size: int, path: str, dest: Path, rule: Rule) -> FileEntry:

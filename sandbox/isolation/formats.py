@@ -22,6 +22,8 @@ MAX_VALUES = 4_000_000
 MAX_LINE_BYTES = 1 << 20
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
+MAX_RECORDS = 1_000_000
+MAX_TEMPLATE = 256 << 10
 
 # In JSON half of a surrogate pair can be written; no encoding can hold it.
 _HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -31,9 +33,10 @@ _MODULES = {"megatron_core": "megatron.core"}
 # Fields whose values are names of built-in code; one with a slash would be fetched.
 _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation",
                     "_experts_implementation")  # fmt: skip
+# Nothing here may try the same text again and again: a template is as long as its author likes.
 _TEMPLATE_REACH = re.compile(
-    r"__\w+__|\|\s*attr\b|\{%[-+]?\s*(?:import|include|extends|from)\b"
-    r"|\brange\s*\([^)]*\d{5,}|\*\s*\d{5,}|\d{5,}\s*\*"
+    r"__\w+__|\|\s*+attr\b|\{%[-+]?\s*+(?:import|include|extends|from)\b"
+    r"|\brange\s*+\([^)]{0,200}?\d{5}|\*\s*+\d{5}|(?<!\d)\d{5,}+\s*+\*"
 )
 
 _TYPE_BITS = {
@@ -118,6 +121,8 @@ def check_template(text: str, name: str) -> None:
     Templates are rendered by a sandbox that refuses this as well; here it is refused before anything
     loads it, together with other files, loops over huge ranges, and repetition by multiplication.
     """
+    if len(text) > MAX_TEMPLATE:
+        raise BundleError(f"{name}: a chat template has at most {MAX_TEMPLATE} characters")
     reach = _TEMPLATE_REACH.search(text)
     if reach:
         found = ascii(reach.group())[1:-1][:40]

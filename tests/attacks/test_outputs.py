@@ -136,6 +136,14 @@ MADE_TO_BREAK: dict[str, str] = {
     "a number beyond all numbers":
         't = open(out + "/proposal.json").read()\n'
         'open(out + "/proposal.json", "w").write(t[:-1] + \', "objective": {"x": 1e999}}\')',
+    "two million records":
+        'os.mkdir(out + "/data")\nfor n in "abcd": open(f"{out}/data/{n}.jsonl", "w").write("{}\\n" * 500_000)',
+    "a template that takes hours to be searched":
+        'open(out + "/model/chat_template.jinja", "w").write("range((" * 30_000 + "{% include x %}")',
+    "a template of digits that takes hours to be searched":
+        'open(out + "/model/chat_template.jinja", "w").write("1" * 240_000 + " {% include x %}")',
+    "a configuration with a template of megabytes":
+        'json.dump({"chat_template": "range(" * 1_000_000}, open(out + "/model/tokenizer_config.json", "w"))',
     "a claim that is half a character":
         'm = json.load(open(out + "/proposal.json")); m["intent"] = chr(0xd800)\n'
         'json.dump(m, open(out + "/proposal.json", "w"))',
