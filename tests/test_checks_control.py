@@ -17,8 +17,10 @@ from guardrails.checks.compute import compute_facts
 from guardrails.checks.control import alpha_share, control_facts, recipe_digest
 from guardrails.checks.integrity import PROPERTIES
 from guardrails.errors import NotMeasuredError, PolicyError
-from guardrails.records import Compute, Measurements, ModelKind, Outcome, Proposal, Series, open_text
+from guardrails.ledger.rows import ProposalRow
+from guardrails.records import Compute, Measurements, ModelKind, Outcome, Proposal, Series, State, open_text
 from guardrails.statistics import Estimate
+from ui import presenters
 
 N = 40
 ITEMS = tuple(f"i{n}" for n in range(N))
@@ -88,6 +90,17 @@ def test_the_recipes_digest_is_of_what_was_ordered_and_of_the_program() -> None:
         replace(one, environment=one.environment | {"learner.code": str(digest(b"another"))}),
     ):
         assert recipe_digest(other) != recipe_digest(one)
+
+
+def test_the_digest_that_a_rule_asks_for_is_the_one_that_show_tells() -> None:
+    def shown(**changes: Any) -> dict[str, Any]:
+        row = ProposalRow("P-0001", "m", "x", State.PROPOSED, "t", "t", proposal=proposal(**changes))
+        return presenters.detail_fields(row, str, str)
+
+    told = shown()
+    rule = {"recipes": (told["recipe_digest"],), "objectives": (told["objective_digest"],)}
+    assert estimate("control.recipe", "unapproved", facts=facts(), **rule).value == 0
+    assert shown(submitted=True)["recipe_digest"] == ""
 
 
 def test_what_is_not_on_its_list_is_counted_and_named() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import streamlit as st
 
 from guardrails.canonical import Digest
+from guardrails.checks.control import recipe_digest
 from guardrails.ledger.rows import ProposalRow
 from guardrails.records import Compute
 from guardrails.view import View
@@ -25,6 +26,7 @@ def show(view: View, row: ProposalRow) -> None:
         markup.show(markup.facts([
             ("bundle", _whole(proposal.bundle)), ("champion", _whole(proposal.champion)),
             ("data", _whole(proposal.data)), ("objective", _whole(proposal.objective)),
+            *([] if proposal.submitted else [("recipe", _whole(recipe_digest(proposal)))]),
             ("seed", str(proposal.seed)), ("isolation", proposal.isolation),
             ("trained", "elsewhere, submitted" if proposal.submitted else "here, supervised"),
             *_compute(proposal.compute),
