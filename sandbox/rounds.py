@@ -42,6 +42,7 @@ from guardrails.records import Compute, Measurements, ModelKind
 from sandbox import command_learner, orders, suites
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
+from sandbox.isolation import interpreter
 from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, collect
 from sandbox.isolation.manifest import read_manifest
 from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
@@ -168,6 +169,7 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
             pool = suites.training_records(model, bench.workspace, bench.secret)
             suites.write_items(pool, folder / "pool" / "train.jsonl")
             mounts["/in/pool"], request["pool"] = folder / "pool", "/in/pool"
+            request["losses"] = model.losses
         cache = _champion_cache(bench, order.champion)
         if cache.exists():
             mounts["/in/cache.json"] = cache
@@ -213,6 +215,7 @@ def _run(
     mounts: dict[str, Path], report: Report, staged: Staged | None = None,
 ) -> JobOutcome:  # fmt: skip
     """Run one worker, or a program in its place, to its end; raises JobFailedError unless it exits with 0."""
+    interpreter.refuse_to_show(bench.workspace)
     own = folder / stage
     (own / "out").mkdir(parents=True)
     request_file = own / "request.json"

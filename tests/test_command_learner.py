@@ -236,6 +236,15 @@ def test_a_flood_of_progress_is_not_shown_line_by_line(site):
     assert ("propose: x", 0.5) in shown
 
 
+def test_a_workspace_inside_the_installation_runs_nothing(site, monkeypatch, tmp_path):
+    """Every job reads the installation: keys and private items must not lie in it."""
+    monkeypatch.setattr("sys.prefix", str(site.workspace.path))
+    recipe = Recipe("command:bad", {}, Learner("bad", ("echo", "it ran")))
+    with pytest.raises(IsolationUnavailableError, match="keep it outside the installation") as caught:
+        rounds.propose(site.bench, site.model, recipe, 1, quiet)
+    assert caught.value.exit_status == 8
+
+
 def test_its_own_limits_end_it(site):
     failure = site.fail("sh", "-c", "echo slow; sleep 60", limits=JobLimits(wall_s=0.5))
     assert "wall_s" in failure.reason

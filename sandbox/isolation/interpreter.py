@@ -4,7 +4,7 @@ Invariants:
 - Read-only and by directory: the interpreter's prefixes, its site-packages, the packages
   ``guardrails`` and ``sandbox``; the rest of a checkout, the workspace and the home stay outside.
 - Nothing of the supervisor's own environment is passed on.
-- A prefix that holds a home directory is refused rather than shown.
+- A prefix that holds a home directory is refused rather than shown, and so is one that holds the workspace.
 """
 
 from __future__ import annotations
@@ -54,6 +54,23 @@ def current() -> Interpreter:
         _refuse_home(path)
     users = site.getusersitepackages() if site.ENABLE_USER_SITE else ""
     return Interpreter(str(executable), mounts, (users,) if users in sys.path else ())
+
+
+def refuse_to_show(private: Path) -> None:
+    """Raise if a job would see a folder that it must not, because it lies where programs do.
+
+    Raises:
+        IsolationUnavailableError: naming both folders.
+    """
+    hidden = private.resolve()
+    for shown in (*map(Path, SYSTEM), *current().mounts):
+        if hidden.is_relative_to(shown.resolve()):
+            raise IsolationUnavailableError(
+                "strict",
+                [
+                    f"{private} lies inside {shown}, which every job can read; keep it outside the installation"
+                ],
+            )
 
 
 def environment(
