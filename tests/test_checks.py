@@ -304,3 +304,12 @@ def test_the_worst_trigger_found_is_what_counts() -> None:
         estimate("harm.triggers", "single_rise", *searched(triggers=(0.1, math.nan)), suite="s")
     with pytest.raises(NotMeasuredError, match="was not measured"):
         estimate("harm.triggers", "pair_rise", *searched(triggers=(0.1,)), suite="s")
+
+
+def test_a_suite_that_has_to_be_asked_for_names_the_key_that_asks() -> None:
+    with pytest.raises(NotMeasuredError) as caught:
+        estimate("harm.triggers", "single_rise", suite="triggers")
+    assert "set `triggers = 4` in [models.NAME] of interlock.toml and measure again" in str(caught.value)
+    with pytest.raises(NotMeasuredError) as caught:
+        estimate("drift.output_kl", "kl_mean", suite="mine")
+    assert "add the suite to the model's configuration" in str(caught.value)

@@ -232,6 +232,9 @@ def test_the_other_direction_and_exact_limits() -> None:
     exact = integrity_rule()
     less = integrity_rule(require={"metric": "violations", "op": "<", "value": 1})
     assert not is_tightening(policy(exact), policy(less))
+    for value in (1, -1, 0.5):
+        other = integrity_rule(require={"metric": "violations", "op": "==", "value": value})
+        assert not is_tightening(policy(exact), policy(other)), "another exact value is another demand"
     assert is_tightening(policy(exact), policy(exact | {"severity": "block"}))
 
 
@@ -263,6 +266,31 @@ def test_several_parents_and_a_chain() -> None:
         "drift.output": "block",
         "integrity.weights": "block",
     }
+
+
+def test_another_condition_is_no_tightening_whatever_the_parents_was() -> None:
+    here, there = 'model.kind == "llm"', 'model.kind == "lam"'
+    for old, new in (
+        (here, there),
+        (there, here),
+        (here, f"{here} && model.name == 'a'"),
+        (here, f" {here}"),
+    ):
+        with pytest.raises(PolicyError, match=r"rule 'drift.output': when"):
+            extended(child(rule(when=new)), base(rule(when=old)))
+    assert extended(child(rule(when=here)), base(rule(when=here))).rules[0].when == here
+
+
+def test_a_child_is_held_to_each_of_its_parents_in_any_order() -> None:
+    lax, strict = base(rule(), defaults={"minSamples": 100}), base(
+        rule(severity="block"), defaults={"minSamples": 300}, approval={"coolDown": "1h"}
+    )  # fmt: skip
+    for parents in ((lax, strict), (strict, lax)):
+        for slip in (child(defaults={"minSamples": 200}), child(approval={"coolDown": "30m"}), child(rule())):
+            with pytest.raises(PolicyError, match="here loosens"):
+                extended(slip, *parents)
+        assert combine([extended(child(), *parents)]).min_samples == 300, "what is left out is the strictest"
+        assert extended(child(), *parents).rules[0].severity.value == "block"
 
 
 def test_parents_that_contradict_each_other_must_be_settled() -> None:

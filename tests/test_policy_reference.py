@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,23 @@ def test_more_items_are_named_only_where_they_would_help() -> None:
         near, limit="== 0", observed=2.0, lower=None, upper=None, n=None, metric="violations"
     )
     assert remedy(exact).text == "violations is 2 and must be exactly 0"
+
+
+def test_the_authors_table_has_a_row_for_each_check_with_its_parameters_and_metrics() -> None:
+    page = (REPOSITORY / "docs" / "policy-authors.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:4]]
+        for line in page.splitlines()
+        if line.startswith("| `")
+    ]
+    table = {row[0].strip("`"): row for row in rows if row[0].strip("`") in CHECKS}
+    assert sorted(table) == sorted(CHECKS)
+    for name, check in CHECKS.items():
+        _, params, metrics = table[name]
+        assert {item.name for item in dataclasses.fields(check.params)} <= set(
+            re.findall(r"`(\w+)", params)
+        ), name
+        assert set(check.metrics) <= set(re.findall(r"`(\w+)`", metrics)), name
 
 
 # --- the command line --------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from guardrails.canonical import digest
 from guardrails.errors import PolicyError
 from guardrails.policy import LoadedPolicy, Policy, load_policy, parse_policy, source_digest
 from guardrails.policy.order import rule_loosenings
-from guardrails.records import PolicySource, VerdictKind
+from guardrails.records import PolicySource, VerdictKind, Waiver
 from guardrails.statistics import Estimate
 
 SECOND = 1.0
@@ -176,6 +176,84 @@ def _estimates(draw: Any) -> Estimate:
     return Estimate(
         value, value - half, value + half, draw(st.sampled_from([0, 100, 199, 200, 500])), "drawn"
     )
+
+
+# --- extending is never milder -------------------------------------------------------------------
+
+
+PARTS: dict[str, list[Any]] = {
+    "check": ["drift.output_kl", "drift.bits_per_byte"],
+    "params": [{"suite": "control"}, {"suite": "other"}, {"suite": "control", "reference": "original"}],
+    "when": ['model.kind == "llm"', 'model.kind == "lam"', "!proposal.submitted"],
+    "severity": ["warn", "review", "block"],
+    "waivable": [True, False],
+    "metric": ["kl_mean", "kl_p99", "delta"],
+    "bound": ["upper", "lower"],
+    "op": ["<", "<=", ">", ">="],
+    "value": [0.05, 0.1, 0.15, 0.2, 1],
+}
+DEFAULTS: dict[str, list[Any]] = {"minSamples": [1, 100, 200, 400], "onInconclusive": ["review", "block"]}
+
+
+@st.composite
+def _changed(draw: Any, parent: dict[str, Any]) -> dict[str, Any]:
+    """A child's rule: the parent's with up to three parts put differently."""
+    flat = {**parent, **parent["require"]}
+    for part in draw(st.lists(st.sampled_from(sorted(PARTS)), max_size=3)):
+        flat[part] = draw(st.sampled_from(PARTS[part]))
+    require = {name: flat[name] for name in ("metric", "bound", "op", "value")}
+    return {
+        name: flat[name] for name in ("id", "check", "params", "when", "severity", "waivable") if name in flat
+    } | {"require": require}
+
+
+@given(st.data())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_extends_accepts_is_never_milder_than_its_parent(data: st.DataObject) -> None:
+    """Judged by the engine on drawn numbers, so it holds whatever the comparison of policies believes."""
+    draw = data.draw
+    when = draw(st.sampled_from([{}, {"when": 'model.kind == "llm"'}]))
+    severity, waivable = draw(st.sampled_from(["warn", "review", "block"])), draw(st.booleans())
+    op = draw(st.sampled_from(["<", "<="]))
+    limit = {"metric": "kl_mean", "bound": "upper", "op": op, "value": draw(st.sampled_from([0.1, 0.15]))}
+    parent = rule(severity=severity, waivable=waivable, require=limit, **when)
+    stated = {key: draw(st.sampled_from(values)) for key, values in DEFAULTS.items()}
+    child_rules = [draw(_changed(parent))] if draw(st.booleans()) else []
+    child_keys = {
+        "defaults": {key: draw(st.sampled_from(values)) for key, values in DEFAULTS.items() if draw(st.booleans())},
+    }  # fmt: skip
+    base = document(parent, integrity_rule(), name="base", defaults=stated)
+    files = {
+        "p.yaml": yaml.safe_dump(
+            document(*child_rules, extends=["base.yaml"], **child_keys), sort_keys=False
+        ),
+        "base.yaml": yaml.safe_dump(base, sort_keys=False),
+    }
+    source = PolicySource("p", source_digest(files), ("p.yaml", "base.yaml"), files)
+    try:
+        child = parse_policy(source)
+    except PolicyError:
+        return
+    alone = {"base.yaml": files["base.yaml"]}
+    old = parse_policy(PolicySource("base", source_digest(alone), ("base.yaml",), alone))
+    numbers: dict[Any, Estimate] = {}
+    waiver = Waiver("drift.output", subject().bundle, "person", "2027-01-01T00:00:00+00:00")
+
+    def verdict(policy: Policy) -> VerdictKind:
+        def reading(one: Any, confidence: float) -> Estimate:
+            key = (one.check, one.params, one.require.metric)
+            if key not in numbers:
+                numbers[key] = draw(_estimates(), label=str(key)) if one.check != "integrity.weights" else Estimate(
+                    0.0, 0.0, 0.0, 1, ""
+                )  # fmt: skip
+            return numbers[key]
+
+        waivers = (waiver,) if is_waived else ()
+        case = engine.Case(subject(), None, digest(b"e"), {}, waivers, 1, NOW, reading=reading)
+        return engine.judge([LoadedPolicy(policy, source)], case).kind
+
+    is_waived = draw(st.booleans())
+    assert BADNESS.index(verdict(child)) >= BADNESS.index(verdict(old))
 
 
 # --- case files ----------------------------------------------------------------------------------

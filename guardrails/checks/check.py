@@ -51,9 +51,14 @@ class Evidence:
         """One probe's series on a suite; raises NotMeasuredError where it is absent or empty."""
         found = self.measurements.find(probe, suite)
         if found is None or not found.items:
+            key = _ASKED_FOR.get(suite)
+            how = (
+                f"set `{key}` in [models.NAME] of interlock.toml"
+                if key
+                else "add the suite to the model's configuration"
+            )
             raise NotMeasuredError(
-                f"'{probe}' was not measured on suite '{suite}'",
-                hint="add the suite to the model's configuration and measure again",
+                f"'{probe}' was not measured on suite '{suite}'", hint=f"{how} and measure again"
             )
         return found
 
@@ -81,6 +86,13 @@ class Evidence:
         if not (math.isfinite(value) and value >= 0):
             raise NotMeasuredError(f"the fact '{name}' is not a finite number of at least 0: {text!r:.40}")
         return value
+
+
+# Suites that are measured only where a key of the model's configuration asks for them.
+_ASKED_FOR = {
+    "triggers": "triggers = 4", "continuations": "continuations = 20", "continuations-harmful": "continuations = 20",
+    "harmless-requests": "harmless = 200", "exchanged-groups": "exchanged = 200", "noise": "noise = 40",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
