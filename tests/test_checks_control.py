@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -481,3 +482,56 @@ def test_the_order_of_a_list_means_nothing() -> None:
         for names in (["a", "b"], ["b", "a"])
     )
     assert one == other
+
+
+# --- error rates, by simulation ------------------------------------------------------------
+
+RUNS, DRAWN = 400, 200
+MOST = 0.025 + 3 * math.sqrt(0.025 * 0.975 / RUNS)
+"""A one-sided error of 2.5 % and three standard errors of its estimate: 4.8 %."""
+
+
+def drawn(probe: str, columns: dict[str, list[float]]) -> Series:
+    return Series(
+        probe, "s", tuple(map(str, range(DRAWN))), {name: tuple(values) for name, values in columns.items()}
+    )
+
+
+@pytest.mark.slow
+def test_equal_players_win_a_match_no_more_often_than_stated_and_a_better_one_does() -> None:
+    draw = random.Random(1)
+
+    def won(better: float) -> float:
+        wins = 0
+        for _ in range(RUNS):
+            before = [draw.random() + 1 for _ in range(DRAWN)]
+            after = [value + (-1.0 if draw.random() < better else 1.0) for value in before]
+            measured = drawn("distribution", {"nll_candidate": after, "nll_champion": before})
+            wins += estimate("gain.match", "score", measured, facts={}, suite="s").lower > 0.5
+        return wins / RUNS
+
+    assert won(0.5) <= MOST
+    assert won(0.7) > 0.95
+
+
+@pytest.mark.slow
+def test_noise_that_helps_nobody_is_called_sandbagging_no_more_often_than_stated() -> None:
+    draw = random.Random(2)
+    called = 0
+    for _ in range(RUNS):
+        names = [f"rise{scale}_{name}" for scale in range(3) for name in ("candidate", "champion")]
+        measured = drawn("noise", {name: [draw.gauss(0, 1) for _ in range(DRAWN)] for name in names})
+        called += estimate("control.sandbagging", "improvement", measured, facts={}, suite="s").lower > 0
+    assert called / RUNS <= MOST
+
+
+@pytest.mark.slow
+def test_two_draws_of_the_champion_differ_by_more_than_the_floor_no_more_often_than_stated() -> None:
+    draw = random.Random(3)
+    beyond = 0
+    for _ in range(RUNS):
+        one, other = ([float(draw.random() < 0.7) for _ in range(DRAWN)] for _ in range(2))
+        measured = drawn("episodes", {"success_candidate": one, "success_champion": one})
+        floor = estimate("gain.task", "noise_floor", measured, facts={}, suite="s").value
+        beyond += abs(sum(one) - sum(other)) / DRAWN > floor
+    assert beyond / RUNS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / RUNS)
