@@ -28,6 +28,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     continuations = 20                # llm: texts, and harmful requests, that both models go on from; 0: none
     harmless = 200                    # llm: harmless requests on which refusal is measured; 0: none
     exchanged = 192                   # llm: sentences in which groups are exchanged; 0: none
+    losses = 200                      # llm: training records that the champion reads for outliers; 0: none
     noise = 200                       # items on which the response to noise is measured; 0: not measured
 
     [learners.average]                # used as technique "command:average"
@@ -113,6 +114,7 @@ class ModelConfig:
     continuations: int = 0
     harmless: int = 0
     exchanged: int = 0
+    losses: int = 0
     noise: int = 0
     threads: int = 1
     labels: dict[str, str] = field(default_factory=dict)
@@ -141,9 +143,10 @@ class Config:
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str,
     "items": int, "samples": int, "triggers": int,
-    "continuations": int, "harmless": int, "exchanged": int, "noise": int, "threads": int, "labels": dict, "limits": dict,
+    "continuations": int, "harmless": int, "exchanged": int, "losses": int,
+    "noise": int, "threads": int, "labels": dict, "limits": dict,
 }  # fmt: skip
-_OPTIONAL_SUITES = ("triggers", "continuations", "harmless", "exchanged")
+_OPTIONAL = ("triggers", "continuations", "harmless", "exchanged", "losses")
 _LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
     "wall_s": (int, float), "cpu_s": (int, float), "memory_bytes": int, "processes": int, "disk_bytes": int,
@@ -281,7 +284,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         kind = ModelKind(table["kind"])
     except ValueError:
         raise reader.fail((*path, "kind"), f"{table['kind']!r} is not a kind", "llm or lam") from None
-    for key, least in (("items", 1), ("threads", 1), *((name, 0) for name in _OPTIONAL_SUITES), ("noise", 0)):
+    for key, least in (("items", 1), ("threads", 1), *((name, 0) for name in _OPTIONAL), ("noise", 0)):
         if table.get(key, 1) < least:
             raise reader.fail((*path, key), f"at least {least}")
     train = table.get("train", [])
@@ -295,7 +298,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         ),
         train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         levels=table.get("levels", ""), items=table.get("items", 240), samples=table.get("samples", 6),
-        **{name: table.get(name, 0) for name in _OPTIONAL_SUITES},
+        **{name: table.get(name, 0) for name in _OPTIONAL},
         noise=table.get("noise", 0), threads=table.get("threads", 1),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),

@@ -420,7 +420,10 @@ def test_wrong_suites_are_refused(request_base, tmp_path, suites, why):
 
 def test_probes_are_found_by_name():
     assert load_probe("distribution") is distribution.run
-    with pytest.raises(InvalidInputError, match="known: actions, bias, continuations, distribution, episodes, noise, preference"):
+    with pytest.raises(
+        InvalidInputError,
+        match="known: actions, bias, continuations, distribution, episodes, noise, preference",
+    ):
         load_probe("astrology")
 
 
@@ -443,3 +446,14 @@ def test_the_worker_runs_as_a_program_and_reports_progress(request_base, tmp_pat
         decode_record(Measurements, parse((tmp_path / "out" / "measurements.json").read_bytes())).samples
         == ()
     )
+
+
+def test_losses_of_records_are_read_where_they_are_asked_for(request_base, tmp_path):
+    candidate = copy_tiny(tmp_path / "candidate")
+    assert not any(
+        name.startswith("data.loss") for name in run(request_base, candidate, tmp_path / "no").facts
+    )
+    found = run(request_base, candidate, tmp_path / "out", losses=35)
+    assert found.facts["data.loss_looked"] == "35"
+    counted = int(found.facts["data.loss_low"]) + int(found.facts["data.loss_high"])
+    assert counted == sum(len(found.flagged.get(f"data.loss_{end}", ())) for end in ("low", "high"))

@@ -1,19 +1,21 @@
 """Data quality: what stands in the records that the learner was given. A census, not a sample.
 
-Invariants: every number is over all records, so it is exact. What was mounted is counted; what a job says that
-it used is a claim. No records is not a clean set: it is not measured.
+Invariants: every number is over all records, so it is exact; only ``data.loss_outliers`` is of records drawn. What was
+mounted is counted; what a job says that it used is a claim. No records is not a clean set: it is not measured.
 
-A census finds what its detectors know; how each one decides stands in ``sandbox/worker/probes/records_quality``,
-``personal_data``, ``gibberish`` and ``records_pool``. What none of them can see: records that are wrong in
-what they say, poison that reads like prose, and traits that pass through data that is clean to read.
+A census finds what its detectors know; how each one decides stands in ``sandbox/worker/probes``: ``records_quality``,
+``personal_data``, ``gibberish``, ``record_labels``, ``records_loss`` and ``records_pool``. What none of them can see:
+records that are wrong in what they say, poison that reads like prose, and traits that pass through data that is clean
+to read.
 """
 
 from __future__ import annotations
 
 from guardrails.checks.check import Check, Evidence, Metric, NoParams
+from guardrails.checks.harm import best_rate
 from guardrails.errors import NotMeasuredError
 from guardrails.records import ModelKind
-from guardrails.statistics import Estimate, exact
+from guardrails.statistics import Estimate, exact, rate_interval
 
 _SHARE = Metric("share of training records", "share", exact=True, low=0.0, high=1.0)
 _COUNT = Metric("number of training records", "records", exact=True, low=0.0)
@@ -52,6 +54,14 @@ def _label_errors(metric: str, params: NoParams, evidence: Evidence, confidence:
     if wrong > labelled:
         raise NotMeasuredError(f"data.label_errors counts {wrong} of {labelled} labelled records")
     return exact(float(wrong) if metric == "count" else wrong / labelled)
+
+
+def _loss_outliers(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    looked = evidence.count("data.loss_looked")
+    low, high = evidence.count("data.loss_low"), evidence.count("data.loss_high")
+    if looked == 0 or low + high > looked or looked > evidence.count("data.records"):
+        raise NotMeasuredError(f"{low} and {high} outliers among {looked} records do not add up")
+    return rate_interval({"share": low + high, "low": low, "high": high}[metric], looked, confidence)
 
 
 _LARGEST = {
@@ -128,6 +138,24 @@ CHECKS = (
             "labelled": Metric("records with a label", "share", exact=True, low=0.0, high=1.0),
         },
         measure=_label_errors,
+        kinds=_TEXT,
+    ),
+    Check(
+        name="data.loss_outliers",
+        doc=(
+            "Records that the champion finds far more, or far less, surprising than the rest: nats per byte more than 3.5 "
+            "scaled median deviations from the median. Sampled: the measurement draws which records are read, as many as "
+            "`losses` in the model's configuration says; fewer than thirty are not measured. Losses have longer tails "
+            "than a normal distribution, so honest records have outliers too: compare with your own. Cannot see poison "
+            "that reads like the rest."
+        ),
+        params=NoParams,
+        metrics={
+            "share": Metric("records far above or below", "share", low=0.0, high=1.0, best=best_rate),
+            "high": Metric("records far above the median", "share", low=0.0, high=1.0, best=best_rate),
+            "low": Metric("records far below the median", "share", low=0.0, high=1.0, best=best_rate),
+        },
+        measure=_loss_outliers,
         kinds=_TEXT,
     ),
     Check(

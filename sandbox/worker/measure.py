@@ -7,7 +7,7 @@ Invariants:
 - Same request, same machine, same wheels: same numbers.
 
 The request is one JSON object; ``original``, ``pool`` (the model's own training records, to compare ``data`` with) and
-``cache`` may be left out:
+``cache`` may be left out, and ``losses`` (how many of the records the champion is to read):
 
     {"kind": "llm", "candidate": "/in/candidate", "champion": "/in/champion", "original": "/in/original",
      "suites": {"task": {"probe": "distribution", "path": "/in/suites/task.jsonl"}},
@@ -38,6 +38,7 @@ from sandbox.worker.probes import (
     Scalars,
     integrity,
     load_probe,
+    records_loss,
     records_pool,
     records_quality,
 )
@@ -53,6 +54,7 @@ FIELDS = {
     "suites": Field(dict),
     "data": Field(str),
     "pool": Field(str, optional=True),
+    "losses": Field(int, optional=True),
     "samples": Field(int),
     "seed": Field(int),
     "out": Field(str),
@@ -96,6 +98,13 @@ def measure(request: Mapping[str, Any]) -> None:
         scalars = Scalars(known=read_cache(request.get("cache"), identity))
         models = _load(request, kind, dtype)
         facts["measure.dtype"] = dtype
+        if request.get("losses") and models.tokenizer is not None:
+            report_line(0.11, "losses")
+            losses = records_loss.look(
+                records, models.champion, models.tokenizer, request["losses"], request["seed"]
+            )
+            facts |= losses.facts
+            census.flagged.update(losses.flagged)
         series = _run(suites, models, request["seed"], scalars)
         samples = _sample(suites, models, request["seed"], request["samples"])
         _write(out / "cache.json", {"schema": CACHE_SCHEMA, **identity, "scalars": _texts(scalars.fresh)})
