@@ -110,6 +110,43 @@ def test_folders_that_are_not_there_and_links_to_the_same_file(tmp_path: Path) -
     assert apart([row], found) == [], "it bears no name that is in force"
 
 
+# --- odd inputs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("policy check {}/folder", 3, "is a folder, not a file"), ("policy check /dev/zero", 3, "is not a file"),
+        ("policy test {}/folder", 2, "there is no policy file in"), ("policy test {}/none", 2, "no file or folder"),
+        ("policy docs {}/main.yaml --out {}/main.yaml", 2, "it is a file"),
+        ("policy docs {}/main.yaml {}/main.yaml", 2, "are named main"),
+        ("policy record P-0001 --policy {}/main.yaml --out {}/main.yaml", 2, "it is a file"),
+        ("policy record P-9999 --policy {}/main.yaml", 2, "there is no proposal"),
+        ("policy diff main {}/folder", 2, "there is no file"), ("policy backtest {}/none.yaml", 3, "there is no file"),
+        ("policy explain {}/huge.yaml", 3, "larger than"), ("policy activate {}/folder --reason x", 3, "is a folder"),
+        ("policy deactivate none --reason x", 2, "no policy called none"), ("policy show none", 2, "in force: main"),
+    ],
+)  # fmt: skip
+def test_odd_inputs_end_with_a_sentence_and_change_nothing(cli, tmp_path, words, status, said):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "main.yaml").write_text(fakes.policy().files["main.yaml"])
+    (tmp_path / "huge.yaml").write_text("# x\n" * 200_000)
+    before = cli.ok("log", "checkpoint")
+    ran = cli(*words.format(*[tmp_path] * 3).split())
+    assert ran.status == status, ran.out + ran.err
+    assert said in " ".join((ran.out + ran.err).split())
+    assert "internal error" not in ran.err
+    assert cli.ok("log", "checkpoint") == before
+
+
+def test_two_files_of_one_name_are_a_warning(cli, tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(fakes.policy().files["main.yaml"])
+    data = cli.ok("policy", "check", tmp_path / "a.yaml", tmp_path / "b.yaml")
+    (warning,) = [w for w in data["warnings"] if "is named 'main' like the one" in w["message"]]
+    assert warning["file"] == str(tmp_path / "b.yaml")
+
+
 # --- four eyes -----------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from guardrails.errors import PolicyError, Problem, UsageError
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.output import empty, heading, line
-from ui.cli.policies.files import located
+from ui.cli.policies.files import located, writing
 from ui.cli.policies.groups import policy
 from ui.cli.session import Finished, Session
 from ui.presenters.policies import test_fields
@@ -75,8 +75,6 @@ def test(session: Session, target: Path | None, coverage: bool, folder: Path | N
             console.print(line(presenters.Mark("✕", "error", _BAD), str(problem)), soft_wrap=True)
         for item in tested:
             _draw(console, item, coverage=coverage)
-        if not tested and not problems:
-            empty(console, "No policy was found.", "interlock policy test policies/default.yaml")
 
     session.output.result("policy test", data, draw)
     if problems:
@@ -93,7 +91,13 @@ def policy_files(target: Path | None) -> list[Path]:
         return [target]
     if not target.is_dir():
         raise UsageError(f"there is no file or folder {target}", hint="name a policy file or its folder")
-    return sorted(path for path in target.iterdir() if path.suffix in {".yaml", ".yml"} and path.is_file())
+    found = sorted(path for path in target.iterdir() if path.suffix in {".yaml", ".yml"} and path.is_file())
+    if not found:
+        # Nothing tested is not a success: a wrong folder in a script must not look like one.
+        raise UsageError(
+            f"there is no policy file in {target}", hint="interlock policy test policies/default.yaml"
+        )
+    return found
 
 
 def _draw(console: Console, item: dict[str, Any], *, coverage: bool) -> None:
@@ -152,13 +156,13 @@ def record(session: Session, id_: str, policy_file: Path, out: Path | None) -> N
         case = judging.case_of(view.snapshot.tables, row, measurements, session.now(), intact=intact)
     recording = record_case(case)
     text = _case_text(loaded, row.id, recording)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{row.id}.json", folder / f"{row.id}.yaml"]
     present = next((path for path in paths if path.exists()), None)
     if present is not None:
         raise UsageError(f"{present} is there already", hint="delete it, or write elsewhere with --out DIR")
-    paths[0].write_bytes(recording + b"\n")
-    paths[1].write_text(text, encoding="utf-8")
+    with writing(folder):
+        paths[0].write_bytes(recording + b"\n")
+        paths[1].write_text(text, encoding="utf-8")
 
     def draw(console: Console) -> None:
         console.print(heading(f"{row.id} as a case of {loaded.policy.name}"))

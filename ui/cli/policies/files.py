@@ -6,14 +6,16 @@ Nothing here needs a workspace or a key; where there is a workspace, a file that
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from guardrails.errors import InterlockError, PolicyError, Problem
+from guardrails.errors import InterlockError, PolicyError, Problem, UsageError
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.output import heading, line, marked, pairs, show
@@ -47,6 +49,7 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
             "file": str(file), "name": loaded.policy.name, "digest": str(loaded.source.digest),
             "rules": len(loaded.policy.rules), "mode": loaded.policy.mode,
         })  # fmt: skip
+    warnings.extend(_same_names(sound))
     differing = _differing(session, files)
     for item in sound:
         item["differs_from_in_force"] = any(str(one.path) == item["file"] for one in differing)
@@ -75,6 +78,29 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
     session.output.result("policy check", data, draw)
     if errors:
         raise Finished(PolicyError.exit_status)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """A folder to write to, made where it is missing; raises UsageError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"cannot write to {folder}: {reason}", hint="--out names a folder") from None
+
+
+def _same_names(sound: Sequence[dict[str, Any]]) -> list[Problem]:
+    """Files of one name: whichever is activated last replaces the other."""
+    first: dict[str, str] = {}
+    found = []
+    for item in sound:
+        other = first.setdefault(item["name"], item["file"])
+        if other != item["file"]:
+            told = f"the policy is named '{item['name']}' like the one in {other}"
+            found.append(Problem(item["file"], 1, 1, told, "activating one replaces the other: rename one"))
+    return found
 
 
 def _differing(session: Session, files: Sequence[Path]) -> list[Apart]:
@@ -148,13 +174,18 @@ def docs(session: Session, files: tuple[Path, ...], out: Path | None) -> None:
     from guardrails.policy import load_policy
 
     policies = [load_policy(file).policy for file in files]
+    for name, count in Counter(one.name for one in policies).items():
+        if count > 1:
+            raise UsageError(
+                f"{count} of these policies are named {name}", hint="one page a name: leave one out"
+            )
     pages = {"checks.md": checks_page()} | {f"{one.name}.md": policy_page(one) for one in policies}
     written = []
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in pages.items():
-            (out / name).write_text(text, encoding="utf-8")
-            written.append(str(out / name))
+        with writing(out):
+            for name, text in pages.items():
+                (out / name).write_text(text, encoding="utf-8")
+                written.append(str(out / name))
     data = {"files": written, "pages": {} if written else pages}
 
     def draw(console: Console) -> None:
