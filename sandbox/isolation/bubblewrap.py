@@ -22,7 +22,8 @@ _NOBODY = 65534
 # Files of /proc that tell of the whole machine although the job has process numbers of its own. The keys
 # are those of the supervisor's user, whose number the job has where it could not be given another.
 _HIDDEN = ("/proc/keys", "/proc/key-users", "/proc/kcore", "/proc/timer_list", "/proc/sched_debug",
-           "/proc/kallsyms", "/proc/modules", "/proc/latency_stats")  # fmt: skip
+           "/proc/kallsyms", "/proc/modules", "/proc/latency_stats", "/proc/cmdline", "/proc/locks",
+           "/proc/partitions", "/proc/diskstats", "/proc/swaps", "/proc/interrupts", "/proc/consoles")  # fmt: skip
 _SHARED_MEMORY_BYTES = 256 << 20
 
 

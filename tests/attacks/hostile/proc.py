@@ -238,3 +238,14 @@ def _physical_pages(_: Request) -> bool:
     with Path("/proc/self/pagemap").open("rb", buffering=0) as stream:
         stream.seek(id(stream) // 4096 * 8)
         return int.from_bytes(stream.read(8), "little") & ((1 << 55) - 1) != 0
+
+
+@attack()
+def _kernel_command_line(_: Request) -> bool:
+    """Machines are told passwords in it."""
+    return Path("/proc/cmdline").read_bytes() != b""
+
+
+@attack()
+def _names_of_disks(_: Request) -> bool:
+    return Path("/proc/partitions").read_bytes() != b"" or Path("/proc/diskstats").read_bytes() != b""
