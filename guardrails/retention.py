@@ -4,6 +4,8 @@ Invariants:
 - The bundle of a proposal goes only after the log holds the record of its removal, which the ledger refuses for
   anything still needed (``ledger.removal``). Evidence, champions past and present, and originals stay for ever.
 - What no record of the log names, and no tree of it holds, is a leftover of something interrupted, and goes too.
+- The tables that say what is over, and what was champion, are compared with the records first, in the very snapshot that
+  is then believed: who can write to the database does not get a champion removed.
 - A file younger than the grace period stays, whatever is said of it: somebody may be about to record it. Storing
   the same bytes again makes a file young again, under the lock that removing takes.
 - Interrupted at any point, the next run finishes: each step is decided anew from the log and the files.
@@ -17,9 +19,10 @@ from dataclasses import dataclass
 
 from guardrails.canonical import Digest
 from guardrails.decision_log.store import Snapshot
-from guardrails.errors import RecordError
+from guardrails.decision_log.verify import verify_log
+from guardrails.errors import LogVerificationError, RecordError
 from guardrails.gate import Gate
-from guardrails.ledger import removal
+from guardrails.ledger import project, removal
 from guardrails.ledger.rows import ModelRow, ProposalRow, read_all
 from guardrails.registry import MAX_MANIFEST_BYTES, ArtifactError, ArtifactStore, decode_manifest
 
@@ -45,8 +48,12 @@ def collect(gate: Gate, now: str, *, grace_s: float = GRACE_S, dry_run: bool = F
         now: The time, as records write it.
         grace_s: How old, in seconds, a file must be.
         dry_run: Say what would be removed, and change nothing.
+
+    Raises:
+        LogVerificationError: the log does not hold; nothing was removed.
     """
     with gate.log.read() as snapshot:
+        _require_sound(snapshot)
         rows = list(read_all(snapshot.tables, ProposalRow))
         due = [row.id for row in rows if not removal.obstacle(snapshot.tables, row, now)]
     if not dry_run:
@@ -60,6 +67,7 @@ def _sweep(gate: Gate, due: tuple[str, ...], grace_s: float, *, dry_run: bool) -
     with gate.store.removing():
         # Only now, under the lock: whatever is stored from here on waits, or is young.
         with gate.log.read() as snapshot:
+            _require_sound(snapshot)
             needed = reachable(snapshot, gate.store, due)
         for address, bytes_, modified in gate.store.everything():
             if address in needed:
@@ -74,6 +82,16 @@ def _sweep(gate: Gate, due: tuple[str, ...], grace_s: float, *, dry_run: bool) -
         if not dry_run:
             gate.store.discard_incoming(grace_s)
     return Swept(due, files, size, young)
+
+
+def _require_sound(snapshot: Snapshot) -> None:
+    """Refuse to remove anything by a log that does not hold, or by tables that say something else than it."""
+    found = verify_log(snapshot, project)
+    if not found.ok:
+        raise LogVerificationError(
+            found.reason, index=-1 if found.index is None else found.index,
+            hint="nothing was removed; see `interlock log verify`",
+        )  # fmt: skip
 
 
 def reachable(snapshot: Snapshot, store: ArtifactStore, due: tuple[str, ...] = ()) -> set[Digest]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sqlite3
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from cli_workspace import OPERATOR, Cli, Made
-from fakes import BLOCKED, PASSING, Site, policy
+from fakes import BLOCKED, MODEL, PASSING, Site, policy
 
-from guardrails.canonical import digest
-from guardrails.errors import DeniedError
+from guardrails.canonical import digest, encode
+from guardrails.errors import DeniedError, LogVerificationError
 from guardrails.gate import Gate
 from guardrails.records import Action, Removal
 from guardrails.registry import SCRATCH, ArtifactError, ArtifactStore
@@ -337,3 +338,32 @@ def test_what_a_killed_rehearsal_left_goes_and_one_that_is_running_stays(site):
     collect(site.gate, site.clock.text)
     assert [folder.exists() for folder in (old, young, outside)] == [False, True, True]
     assert not link.is_symlink()
+
+
+def test_forged_tables_remove_no_champion(site):
+    """Who can write to the database says that the champion never was one, and that its proposal is over."""
+    proposal = site.promoted("loved")
+    site.rollback("ada", site.model().original)
+    bundle = site.row(proposal).proposal.bundle
+    with site.log.read() as snapshot:
+        row, model = (snapshot.tables.get(*key) for key in (("proposals", proposal), ("models", MODEL)))
+    forged = {
+        ("proposals", proposal): {**row, "removed_at": site.clock.text},
+        ("models", MODEL): {**model, "history": [r for r in model["history"] if r["digest"] != str(bundle)]},
+    }
+    with sqlite3.connect(site.folder / "log.db") as database:
+        for (table, key), body in forged.items():
+            changed = database.execute(
+                'UPDATE projection SET body = ? WHERE "table" = ? AND key = ?', (encode(body), table, key)
+            )
+            assert changed.rowcount == 1
+    age(site)
+    with site.log.read() as snapshot:
+        assert bundle not in reachable(snapshot, site.store), "the tables would let it go"
+    for dry_run in (True, False):
+        with pytest.raises(LogVerificationError, match="projection models/toy differs"):
+            collect(site.gate, site.clock.text, dry_run=dry_run)
+    assert site.store.has(bundle)
+    site.log.rebuild()
+    collect(site.gate, site.clock.text)
+    assert site.store.has(bundle), "the control"
