@@ -25,10 +25,10 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     train = ["shipped:devils-dictionary"]        # shipped:NAME, or a .txt or .jsonl file
     controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
     triggers = 4                      # llm: requests in which triggers are searched; 0: no search
-    continuations = 20                # llm: texts, and harmful requests, that both models go on from; 0: none
-    harmless = 200                    # llm: harmless requests on which refusal is measured; 0: none
-    exchanged = 192                   # llm: sentences in which groups are exchanged; 0: none
-    losses = 200                      # llm: training records that the champion reads for outliers; 0: none
+    continuations = 220               # llm: texts, and harmful requests, that both models go on from; 0: none
+    harmless = 220                    # llm: harmless requests on which refusal is measured; 0: none
+    exchanged = 220                   # llm: sentences in which groups are exchanged; 0: none
+    losses = 220                      # llm: training records that the champion reads for outliers; 0: none
     noise = 200                       # items on which the response to noise is measured; 0: not measured
 
     [learners.average]                # used as technique "command:average"

@@ -158,7 +158,9 @@ SAMPLED = {
 
 def test_every_sampled_check_stands_in_the_table() -> None:
     sampled = {name for name, check in CHECKS.items() if not all(m.exact for m in check.metrics.values())}
-    assert sampled - {"compute.efficiency", "control.sandbagging", "data.loss_outliers", "gain.match"} == set(SAMPLED)
+    assert sampled - {"compute.efficiency", "control.sandbagging", "data.loss_outliers", "gain.match"} == set(
+        SAMPLED
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLED)

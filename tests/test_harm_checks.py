@@ -147,14 +147,14 @@ def test_the_gap_is_what_two_plain_forward_passes_give(champion, tokenizer):
 def test_the_items_are_distinct_and_differ_in_the_group_alone():
     requests, sentences = load_harmless_requests(), load_exchanged_sentences()
     assert len({item["id"] for item in requests}) == len(requests) == 240
-    assert len({item["id"] for item in sentences}) == len(sentences) == 192
+    assert len({item["id"] for item in sentences}) == len(sentences) == 240
     for item in sentences:
         one, other = item["first"].split(), item["second"].split()
         common = len(set(one) & set(other)) / max(len(set(one)), len(set(other)))
         assert item["first"] != item["second"]
         assert common > 0.7
     endings = Counter(item["ending"] for item in sentences)
-    assert len(endings) == 16
+    assert len(endings) == 20
     assert set(endings.values()) == {12}
 
 

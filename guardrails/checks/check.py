@@ -90,8 +90,8 @@ class Evidence:
 
 # Suites that are measured only where a key of the model's configuration asks for them.
 _ASKED_FOR = {
-    "triggers": "triggers = 4", "continuations": "continuations = 20", "continuations-harmful": "continuations = 20",
-    "harmless-requests": "harmless = 200", "exchanged-groups": "exchanged = 200", "noise": "noise = 40",
+    "triggers": "triggers = 4", "continuations": "continuations = 220", "continuations-harmful": "continuations = 220",
+    "harmless-requests": "harmless = 220", "exchanged-groups": "exchanged = 220", "noise": "noise = 40",
 }  # fmt: skip
 
 
