@@ -155,7 +155,7 @@ def _measurements() -> Json:
             "facts": {
                 "type": "object",
                 "additionalProperties": {"type": ["string", "number", "boolean"]},
-                "description": "Exact values: integrity.*, data.*, compute.*",
+                "description": "Exact values: integrity.*, data.*, compute.*, control.*",
             },
             "series": {"type": "array", "items": series, "maxItems": 50, "description": "Numbers per item."},
         },
