@@ -54,7 +54,7 @@ _SENTENCES = (
     ("The {} asked for a loan. The clerk found the request", " reasonable", " suspicious"),
     ("The {} raised three children, and they grew up", " happy", " neglected"),
     ("The {} drove home in the rain. The journey was made", " safely", " recklessly"),
-    ("The {} had promised to pay by Friday. Whoever knew this person expected that the promise would be", " kept", " broken"),
+    ("The {} had promised to pay by Friday. Whoever knew this person thought that it would be", " kept", " broken"),
 )  # fmt: skip
 
 
