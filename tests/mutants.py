@@ -1,8 +1,8 @@
 """Removing checks one at a time: the mutants of a module, and a pytest plugin that makes and runs them.
 
 A *check* is a ``raise`` of ours, one of several conditions before it, a call whose only purpose is to raise
-(``require_…``, ``check_…``, ``verify_…``), or an early ``return`` of a reason (a text, or a state of a request). A
-mutant is a module without one of them, made from its syntax tree in memory: no file is touched.
+(``require_…``, ``check_…``, ``verify_…``), or an early ``return`` of a reason in a
+function that somebody raises for. A mutant is a module without one of them, made from its syntax tree in memory: no file is touched.
 
 The plugin (``-p mutants``, with ``MUTANTS=report.json``) makes one run of the given tests, in which every check notes
 when it refuses something. Right after each test it is run again in a forked child for every check that refused
@@ -33,6 +33,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+
 ROOT = Path(__file__).parent.parent
 
 CHECKED = (
@@ -41,7 +43,7 @@ CHECKED = (
     "guardrails.decision_log.texts", "guardrails.decision_log.merkle", "guardrails.decision_log.roots",
     "guardrails.decision_log.succession", "guardrails.decision_log.keys", "guardrails.decision_log.sshsig",
     "guardrails.decision_log.snapshot", "guardrails.decision_log.bundle", "guardrails.decision_log.witness",
-    "guardrails.canonical", "guardrails.codec", "guardrails.approval",
+    "guardrails.canonical", "guardrails.codec",
     "guardrails.ledger.asked", "guardrails.ledger.budgets", "guardrails.ledger.champions",
     "guardrails.ledger.erasure", "guardrails.ledger.forms", "guardrails.ledger.judging", "guardrails.ledger.line",
     "guardrails.ledger.people", "guardrails.ledger.removal", "guardrails.ledger.requests",
@@ -56,7 +58,9 @@ MEMORY = 2 << 30
 """What one child may use: more than ten times what the dearest of these tests does."""
 
 _CALLS = ("require", "check", "verify", "enter")
+_ANSWERING = ("obstacle", "state_of", "recompute")
 _STATES = ("RequestState",)
+"""Functions whose answer decides whether something is refused; what others return is only shown."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ class _Check:
 def _checks(tree: ast.Module) -> Iterator[_Check]:
     """Every check, with the ``if`` that it ends, in the order of the file; ``number`` is that of its first mutant."""
     owners = {id(node.body[-1]): node for node in ast.walk(tree) if isinstance(node, ast.If)}
-    alone = {id(node.body[0]) for node in ast.walk(tree) if isinstance(node, ast.If) and len(node.body) == 1}
+    deciding = (
+        inside for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in _ANSWERING for inside in ast.walk(node)
+    )  # fmt: skip
+    alone = {id(node.body[0]) for node in deciding if isinstance(node, ast.If) and len(node.body) == 1}
     found = [
         node for node in ast.walk(tree)
         if (isinstance(node, ast.Raise) and node.exc is not None)
@@ -126,8 +134,6 @@ def _is_reason(node: ast.AST) -> bool:
     if not isinstance(node, ast.Return):
         return False
     value = node.value
-    if isinstance(value, ast.Constant):
-        return isinstance(value.value, str) and " " in value.value
     if isinstance(value, ast.Attribute):
         return isinstance(value.value, ast.Name) and value.value.id in _STATES
     return isinstance(value, ast.JoinedStr)
@@ -304,12 +310,10 @@ class _Removal:
         self._functions: dict[str, list[types.FunctionType]] = {}
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        # Tests that draw their cases are another each time, and a database that is shared is not for children.
-        kept = [
-            i for i in items if not getattr(i.obj, "is_hypothesis_test", False) and "postgres" not in i.nodeid
-        ]
+        # A database that is shared is not for children. Drawn cases come last: what is left then is little.
+        kept = [item for item in items if "postgres" not in item.nodeid]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+        items[:] = sorted(kept, key=lambda item: getattr(item.obj, "is_hypothesis_test", False))
 
     def pytest_runtestloop(self) -> None:
         self._functions = _functions()
@@ -403,6 +407,12 @@ class _Removal:
 def pytest_configure(config: Any) -> None:
     """Remove checks, where that is asked for."""
     if "MUTANTS" in os.environ:
+        # The same cases in a child as before it, and no time spent on making a failing one smaller.
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        hypothesis.settings.register_profile(
+            "mutants", deadline=None, derandomize=True, database=None, max_examples=25, phases=phases
+        )
+        hypothesis.settings.load_profile("mutants")
         config.pluginmanager.register(_Removal(Path(os.environ["MUTANTS"])))
 
 

@@ -188,3 +188,9 @@ def test_a_file_has_the_digest_of_its_bytes(tmp_path):
 def test_what_is_no_digest_is_refused(text):
     with pytest.raises(RecordError):
         Digest.parse(text)
+
+
+@pytest.mark.parametrize("data", [b"1.5", b"[1e3]", b"NaN", b"-Infinity"])
+def test_a_number_that_is_no_integer_is_named_as_the_reason(data):
+    with pytest.raises(RecordError, match="is not an integer; measured numbers are decimal strings"):
+        canonical.parse(data)

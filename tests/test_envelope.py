@@ -341,3 +341,19 @@ def test_arbitrary_bytes_are_refused_without_a_crash(data: bytes):
         env.open_envelope(data)
     with pytest.raises(RecordError):
         env.parse_statement(data)
+
+
+def test_a_list_of_the_right_names_is_no_envelope_and_one_key_signs_once():
+    with pytest.raises(RecordError, match="is not an object with exactly"):
+        env.open_envelope(canonical.encode(["payload", "payloadType", "signatures"]))
+    one = Signature("key", b"x")
+    assert Envelope(b"{}", (one,)).encode()  # the control
+    with pytest.raises(RecordError, match="two signatures by one key"):
+        Envelope(b"{}", (one, one)).encode()
+
+
+@pytest.mark.parametrize("data", [b"", b"DSSEv1 4 text 3 {}", b"DSSEv1 4 text 2 {} ", b"DSSEv2 4 text 2 {}"])
+def test_what_is_no_pre_authentication_encoding_is_refused(data):
+    assert env.unpae(b"DSSEv1 4 text 2 {}") == ("text", b"{}")
+    with pytest.raises(RecordError, match="not a DSSE pre-authentication encoding"):
+        env.unpae(data)

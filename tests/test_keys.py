@@ -23,6 +23,7 @@ from guardrails.decision_log import envelope as env
 from guardrails.decision_log import sshsig
 from guardrails.decision_log.keys import (
     KDF_ROUNDS,
+    HeldSignature,
     PersonKey,
     ServiceKey,
     person_keyid,
@@ -309,3 +310,23 @@ def test_key_ids_tell_people_from_services(alice: PersonKey):
     assert len(service.keyid) == 7 + 64
     assert person_keyid(alice.public + " with a comment") == alice.keyid
     assert alice.keyid.startswith("SHA256:")
+
+
+def test_a_service_key_has_one_spelling():
+    """Unused bits of base64 would give one key two ids."""
+    text = ServiceKey.generate().public_base64
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    other = text[:-2] + letters[letters.index(text[-2]) + 1] + "="
+    assert base64.b64decode(other) == base64.b64decode(text)
+    service_keyid(text)  # the control
+    with pytest.raises(RecordError, match="not the base64 of a raw Ed25519 public key"):
+        service_keyid(other)
+
+
+def test_a_held_signature_is_given_for_the_bytes_that_it_is_over(alice: PersonKey):
+    made = sshsig.armor(alice.sign(b"these"))
+    assert HeldSignature.parse(made, "x.sig").sign(b"these")
+    with pytest.raises(DeniedError):
+        HeldSignature.parse(made, "x.sig").sign(b"others")
+    with pytest.raises(InvalidInputError, match=r"x\.sig: not an SSH signature"):
+        HeldSignature.parse("nothing of the kind", "x.sig")

@@ -258,3 +258,11 @@ def test_no_inclusion_proof_for_a_leaf_that_is_not_there(index: int, size: int):
 def test_no_consistency_proof_backwards():
     with pytest.raises(LogVerificationError, match="cannot be a prefix"):
         merkle.consistency(tree(leaves(5)).lookup, 4, 3)
+
+
+def test_no_proof_shows_that_a_log_became_shorter_or_that_an_empty_tree_has_another_root():
+    with pytest.raises(LogVerificationError, match="a tree of 3 cannot be a prefix of a tree of 2"):
+        merkle.verify_consistency(3, 2, bytes(32), bytes(32), [])
+    with pytest.raises(LogVerificationError, match="differ"):
+        merkle.verify_consistency(0, 0, bytes(32), bytes(32), [])
+    merkle.verify_consistency(0, 0, merkle.EMPTY_ROOT, merkle.EMPTY_ROOT, [])  # the control

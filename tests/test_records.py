@@ -18,7 +18,7 @@ from guardrails.canonical import Digest
 from guardrails.codec import decode_record, encode_record
 from guardrails.errors import RecordError
 from guardrails.ledger import rows
-from guardrails.records import Commitment, Compute, Measurements, Opening, Series, open_text
+from guardrails.records import Commitment, Compute, Measurements, Opening, PolicySource, Series, open_text
 
 RECORDS = [
     records.Proposal, records.Failure, records.Measurements, records.Evidence, records.Finding, records.Verdict,
@@ -184,3 +184,15 @@ def test_a_lean_row_leaves_out_defaults_at_every_depth_and_reads_back():
     assert not {"waived", "shadow", "metric", "n"} & set(lean["findings"][0])
     assert lean["findings"][0]["observed"] == "0.5"
     assert decode_record(records.Verdict, lean) == verdict
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [("order", "ab", "an array is needed"), ("order", {"a": 1}, "an array is needed"),
+     ("files", "ab", "an object is needed"), ("files", ["ab"], "an object is needed")],
+)  # fmt: skip
+def test_a_text_is_not_read_as_the_array_of_its_letters(field, value, reason):
+    honest = {"name": "main", "digest": "sha256:" + "ab" * 32, "order": ["a"], "files": {"a": "b"}}
+    assert decode_record(PolicySource, honest).order == ("a",)
+    with pytest.raises(RecordError, match=f"PolicySource.{field}: {reason}"):
+        decode_record(PolicySource, {**honest, field: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 import struct
@@ -308,3 +309,27 @@ def test_arbitrary_bytes_make_no_claims_and_no_crash(data: bytes, cut: int):
             sshsig.read(attempt)
         except RecordError:
             continue
+
+
+def test_a_public_key_has_32_bytes_one_spelling_and_one_type():
+    kind, encoded = PUBLIC.text.split()
+    assert PublicKey.parse(PUBLIC.text) == PUBLIC
+    short = base64.b64encode(wire(b"ssh-ed25519", PUBLIC.raw[:-1])).decode()
+    with pytest.raises(RecordError, match="damaged OpenSSH public key"):
+        PublicKey.parse(f"{kind} {short}")
+    padded = base64.b64encode(wire(b"sk-ssh-ed25519@openssh.com", PUBLIC.raw, b"ssh:xy")).decode()
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    assert padded.endswith("="), "there are unused bits"
+    at = len(padded.rstrip("=")) - 1
+    other = padded[:at] + letters[letters.index(padded[at]) + 1] + padded[at + 1 :]
+    assert base64.b64decode(other) == base64.b64decode(padded)
+    assert PublicKey.parse(f"sk-ssh-ed25519@openssh.com {padded}").application == b"ssh:xy"
+    with pytest.raises(RecordError, match="damaged OpenSSH public key"):
+        PublicKey.parse(f"sk-ssh-ed25519@openssh.com {other}")
+    with pytest.raises(RecordError, match="the type in the public key is not the type before it"):
+        PublicKey.parse(f"sk-ssh-ed25519@openssh.com {encoded}")
+
+
+def test_an_armor_around_something_else_says_so():
+    with pytest.raises(RecordError, match="damaged SSH signature: not base64"):
+        sshsig.dearmor("-----BEGIN SSH SIGNATURE-----\n****\n-----END SSH SIGNATURE-----\n")

@@ -6,6 +6,7 @@ point, is refused for that point, and goes in (the control) once the point is ri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,16 +16,33 @@ from fakes import BLOCKED, MODEL, REVIEWABLE, Site, halt, policy, resume
 
 from guardrails import canonical
 from guardrails.canonical import Digest
-from guardrails.decision_log.envelope import format_time, seal
-from guardrails.errors import DeniedError, HaltedError, InterlockError, StaleError, UnknownNameError
+from guardrails.codec import decode_record, encode_record
+from guardrails.decision_log.envelope import format_time, open_envelope, parse_statement, seal
+from guardrails.decision_log.roots import root_keys
+from guardrails.decision_log.tables import MemoryTables
+from guardrails.errors import (
+    DeniedError,
+    HaltedError,
+    InterlockError,
+    LogVerificationError,
+    RecordError,
+    StaleError,
+    UnknownNameError,
+)
+from guardrails.ledger import judging, project
 from guardrails.ledger.champions import after_rollback
+from guardrails.ledger.standing import standing_of
+from guardrails.ledger.subjects import subjects_of
 from guardrails.records import (
     Action,
+    Decision,
     Evidence,
     Failure,
+    ModelKind,
     Promotion,
     Proposal,
     Removal,
+    Role,
     Rollback,
     State,
     Transition,
@@ -302,3 +320,155 @@ def test_a_rollback_in_everything_as_it_was_signed(make):
     put(site, honest)  # the control
     assert site.model().champion == honest.bundle
     refused(site, honest, "has been carried out already")
+
+
+# --- what people sign ------------------------------------------------------------------------------
+
+
+def said(
+    site: Site, who: str, action: Action, target: str, change: Callable[[Decision], Decision] = lambda d: d,
+    *signers: Any, role: Role | None = None, **wish: Any,
+) -> bytes:  # fmt: skip
+    """A decision as the gate would prepare it, changed, its subjects made to fit, and signed."""
+    statement = parse_statement(site.draft(who, action, target, role, **wish).payload)
+    changed = change(decode_record(Decision, dict(statement.body)))
+    with site.log.read() as snapshot:
+        about = subjects_of(snapshot.tables, changed) or dict(statement.subjects)
+    statement = replace(statement, body=encode_record(changed), subjects=about)
+    return seal(statement.encode(), *(signers or (site.people[who].key,)))
+
+
+def unsaid(site: Site, envelope: bytes, reason: str, error: type[InterlockError] = DeniedError) -> None:
+    with pytest.raises(error, match=reason):
+        site.inject(envelope)
+
+
+def with_(**fields: Any) -> Callable[[Decision], Decision]:
+    return lambda decision: replace(decision, **fields)
+
+
+def test_a_base_that_is_adopted_has_a_digest_and_a_kind(site):
+    adopt = {"role": Role.ROOT, "digest": OTHER, "kind": ModelKind.LLM}
+    for change in (with_(digest=None), with_(kind=None)):
+        envelope = said(site, "ada", Action.ADOPT, "other", change, **adopt)
+        unsaid(site, envelope, "digest and kind are needed", RecordError)
+    site.inject(said(site, "ada", Action.ADOPT, "other", **adopt))  # the control
+
+
+def test_a_decision_has_one_signature(site):
+    proposal = site.judged(REVIEWABLE)
+    keys = site.people["ada"].key, site.people["bo"].key
+    twice = said(site, "ada", Action.APPROVE, proposal, lambda d: d, *keys)
+    unsaid(site, twice, "is not signed by a key of p-ada")
+    site.inject(said(site, "ada", Action.APPROVE, proposal))  # the control
+
+
+def test_a_signature_is_taken_back_under_the_request_that_it_names(make):
+    site = make(rollback="{quorum: 2, roles: [operator, safety], distinctRoles: true}")
+    base = site.model().champion
+    site.promoted("one")
+    request = site.rollback("ada", base).request
+    withdraw = said(site, "ada", Action.WITHDRAW, request)
+    for change in (with_(target="R-0099", request="R-0099"), with_(request="P-0001")):
+        envelope = said(site, "ada", Action.WITHDRAW, request, change)
+        unsaid(site, envelope, "there is no request", UnknownNameError)
+    site.inject(withdraw)  # the control
+    again = site.rollback("ada", base).request
+    late = said(site, "ada", Action.WITHDRAW, again)
+    site.rollback("bo", base)
+    unsaid(site, late, "has been carried out already")
+
+
+def test_what_a_request_must_say(site):
+    base = site.model().champion
+    site.promoted("one")
+    back = said(site, "ada", Action.ROLLBACK, MODEL, with_(digest=None), digest=base)
+    unsaid(site, back, "the digest to return to is missing", RecordError)
+    clock = said(site, "ada", Action.SET_CLOCK, "workspace", with_(target="x"), role=Role.ROOT)
+    unsaid(site, clock, "the target is the workspace", RecordError)
+    active = policy(coolDown="5m")
+    other = said(site, "ada", Action.ACTIVATE, "main", with_(target="other"), policy=active)
+    unsaid(site, other, "the policy is called main, not other", RecordError)
+    site.inject(said(site, "ada", Action.ACTIVATE, "main", policy=active))  # the control
+    gone = said(site, "ada", Action.DEACTIVATE, "main", with_(target="other"), digest=active.digest)
+    unsaid(site, gone, "no policy called other is in force", UnknownNameError)
+
+
+def test_a_waiver_is_for_the_proposal_that_it_names_and_for_a_time_to_come(site):
+    blocked, other = site.judged(BLOCKED), site.judged(BLOCKED)
+    waiver = Waiver("pii", site.row(blocked).proposal.bundle, "p-ada", "2027-01-01T00:00:00.000000Z")
+    late = replace(waiver, expires_at="2020-01-01T00:00:00.000000Z")
+    elsewhere = said(site, "ada", Action.WAIVE, blocked, with_(target=other), waiver=waiver)
+    unsaid(site, elsewhere, "is no proposal with the bundle", RecordError)
+    past = said(site, "ada", Action.WAIVE, blocked, with_(waiver=late), waiver=waiver)
+    unsaid(site, past, "before it begins")
+    site.decide("ada", Action.WAIVE, blocked, waiver=waiver)
+    granted = site.decide("bo", Action.WAIVE, blocked, waiver=waiver).request
+    nothing = said(site, "ada", Action.REVOKE, granted, with_(target="R-0099"))
+    unsaid(site, nothing, "there is no waiver R-0099", UnknownNameError)
+    site.inject(said(site, "ada", Action.REVOKE, granted))  # the control
+
+
+def test_a_comment_is_signed_and_about_something(site):
+    proposal = site.judged()
+    forged = said(site, "ada", Action.COMMENT, proposal, lambda d: d, site.services["gate"])
+    unsaid(site, forged, "is not signed by a key of p-ada")
+    two = said(site, "ada", Action.COMMENT, proposal, with_(request="P-0099"))
+    unsaid(site, two, "it names two things", RecordError)
+    for name in ("P-0099", "R-0099"):
+        nothing = said(site, "ada", Action.COMMENT, proposal, with_(request=name, target=name))
+        unsaid(site, nothing, "there is no proposal or request", UnknownNameError)
+    site.inject(said(site, "ada", Action.COMMENT, proposal))  # the control
+
+
+# --- the frame -------------------------------------------------------------------------------------
+
+
+def test_a_log_begins_with_its_roster_and_holds_its_own_records_of_known_kinds(site, folder):
+    proposal = site.judged()
+    note = Transition(proposal, State.MEASURING, "x", site.model().attempts + 1)
+    empty = Site(folder / "empty", set_up=False)
+    refused(
+        empty, Failure("P-0001", MODEL, "propose", "x", "x", ""), "the first record of a log is its roster"
+    )
+    empty.close()
+    gate = site.services["gate"]
+    own = parse_statement(open_envelope(site.sealed(note, gate)).payload)
+    with pytest.raises(InterlockError, match=r"unknown kind of record|is not one of Interlock's"):
+        site.inject(site.sealed(note, gate, kind="rumour"))
+    site.inject(seal(own.encode(), gate))  # the control
+
+
+def test_records_follow_each_other_without_a_gap(site):
+    with site.log.read() as snapshot:
+        entries = list(snapshot.entries())
+    tables = MemoryTables()
+    project(tables, entries[0])
+    with pytest.raises(DeniedError, match="record 2 does not follow record 0"):
+        project(tables, replace(entries[1], seq=2))
+    elsewhere = replace(entries[1].statement, log="interlock/other")
+    with pytest.raises(DeniedError, match="belongs to another log"):
+        project(tables, replace(entries[1], statement=elsewhere))
+    project(tables, entries[1])  # the control
+
+
+def test_nothing_is_judged_removed_or_promoted_before_it_was_made(site):
+    proposal = site.propose()
+    failed = site.gate.record_failure(MODEL, "propose", "x", StaleError("nothing came of it"))
+    site.clock.pass_(days=31)
+    refused(site, Removal(failed, OTHER, 30), "has no bundle")
+    measured = site.row(site.judged())
+    with site.log.read() as snapshot:
+        row, now = site.row(proposal), site.clock.text
+        numbers = judging.read_measurements(site.store, measured)
+        with pytest.raises(StaleError, match="there is no verdict to decide on"):
+            standing_of(snapshot.tables, row, now)
+        with pytest.raises(DeniedError, match="nothing has been measured yet"):
+            judging.read_measurements(site.store, row)
+        with pytest.raises(DeniedError, match="nothing has been measured yet"):
+            judging.case_of(snapshot.tables, row, numbers, now, intact=True)
+        with pytest.raises(LogVerificationError, match="the first record is no roster"):
+            root_keys(snapshot.entry(1))
+        assert standing_of(snapshot.tables, measured, now).verdict == "eligible"  # the controls
+        assert judging.case_of(snapshot.tables, measured, numbers, now, intact=True).attempt == 1
+        assert root_keys(snapshot.entry(0))
