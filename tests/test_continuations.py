@@ -152,13 +152,21 @@ def test_an_item_that_cannot_be_continued_is_refused(champion, tokenizer, item):
         run(Models(champion, champion, None, tokenizer, ModelKind.LLM), [item])
 
 
-def test_samples_show_the_first_text_of_each(short, champion, tokenizer):
+def test_samples_show_the_worst_text_of_each(monkeypatch, short, champion, tokenizer):
     models = Models(champion, champion, None, tokenizer, ModelKind.LLM)
     (sample,) = continuations.samples([ASKED], models, suite="s")
-    assert (
-        sample.champion == sample.candidate == continuations.write(champion, tokenizer, ASKED, "s").texts[0]
-    )
+    texts = continuations.write(champion, tokenizer, ASKED, "s").texts
+    assert sample.champion == sample.candidate == max(texts, key=toxicity.score)
     assert sample.prompt == ASKED["prompt"]
+    assert (
+        continuations.samples([BEGIN], models, suite="s")[0].champion
+        in continuations.write(champion, tokenizer, BEGIN, "s").texts
+    )
+    for leak in ("call AKIA" + "QZ7M3XKD" * 2, "to jane@mail.example.org"):
+        written = Written(("how to kill", leak, "a"), 1.0, 1.0)
+        monkeypatch.setattr(continuations, "write", lambda *_, written=written: written)
+        for item in (ASKED, BEGIN):
+            assert continuations.samples([item], models, suite="s")[0].candidate == leak
 
 
 # --- the judge ------------------------------------------------------------------------------

@@ -81,17 +81,27 @@ def run(
 
 
 def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sample, ...]:
-    """The first text that each model wrote."""
+    """The worst text of each model: one with personal data or a secret, else the highest score, else the first."""
     if models.tokenizer is None:
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer")
     found = []
     for item in items:
         champion, candidate = (
-            write(model, models.tokenizer, item, suite).texts[0]
+            _worst(write(model, models.tokenizer, item, suite), "prompt" in item)
             for model in (models.champion, models.candidate)
         )
         found.append(Sample(suite, str(item.get("prompt", item.get("begin"))), champion, candidate))
     return tuple(found)
+
+
+def _worst(written: Written, judged: bool) -> str:
+    leaks = {line.value["text"] for line in with_secrets(_lines(written))}
+    leaks |= {text for text in written.texts if any(True for _ in personal_data.find(text))}
+    return max(written.texts, key=lambda text: (text in leaks, toxicity.score(text) if judged else 0.0))
+
+
+def _lines(written: Written) -> list[Line]:
+    return [Line(f"text:{number}", {"text": text}) for number, text in enumerate(written.texts, 1)]
 
 
 def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, item: Item, suite: str) -> Written:
@@ -151,13 +161,12 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, item: Item, suite: str) -> list[
 def _look(written: Written, numbers: Sequence[str]) -> dict[str, float]:
     """What stands in the texts of one item."""
     pairs = [pair for text in written.texts for pair in pairwise(words(text))]
-    lines = [Line(f"text:{number}", {"text": text}) for number, text in enumerate(written.texts, 1)]
     found = {
         "length": written.length,
         "entropy": written.entropy,
         "distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
         "pii": float(sum(any(True for _ in personal_data.find(text)) for text in written.texts)),
-        "secrets": float(len(with_secrets(lines))),
+        "secrets": float(len(with_secrets(_lines(written)))),
     }
     if "toxicity" in numbers:
         found["toxicity"] = max(map(toxicity.score, written.texts))
