@@ -45,6 +45,7 @@ from guardrails.errors import (
 from guardrails.ledger import asked, budgets, champions, judging, removal, standing, subjects
 from guardrails.ledger.people import SERVICE_OF
 from guardrails.ledger.rows import (
+    ModelRow,
     ProposalRow,
     RequestRow,
     Workspace,
@@ -199,6 +200,7 @@ class Gate:
         with self.log.transaction() as tx:
             require_not_halted(tx.tables)
             model = require_model(tx.tables, submission.model)
+            self._require_unbarred(tx, submission)
             proposal = Proposal(id=self._next_id(tx, "P"), kind=ModelKind(model.kind), **fields)
             self._append(tx, proposal, openings=[intent])
             return proposal.id
@@ -485,6 +487,16 @@ class Gate:
 
     def _now(self) -> str:
         return format_time(self._clock())
+
+    @staticmethod
+    def _require_unbarred(tx: Transaction, submission: Submission) -> None:
+        """What a rollback of one model barred is not handed in for another; the ledger sees to the model's own."""
+        for other in read_all(tx.tables, ModelRow):
+            own = other.name == submission.model
+            if not own and submission.bundle in champions.barred_bundles(tx.tables, other):
+                raise DeniedError(
+                    f"bundle {submission.bundle.short} is quarantined: {other.name} was rolled back"
+                )
 
     @staticmethod
     def _next_id(snapshot: Snapshot, prefix: str) -> str:

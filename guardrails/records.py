@@ -386,11 +386,13 @@ class RequestTerms:
     """What stands beside the content of a request from its first signature on.
 
     From ``expires_at`` nobody can sign any more. A rollback names the ``champion`` that it leaves: if another
-    one is in force, it is void.
+    one is in force, it is void. ``reign`` counts the champions that the model had had by then: one that left and
+    came back is not the one that people saw. None in logs from before there was such a count.
     """
 
     expires_at: str
     champion: Digest | None = None
+    reign: int | None = None
 
 
 @dataclass(frozen=True)

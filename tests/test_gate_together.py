@@ -416,3 +416,12 @@ def test_an_adoption_is_a_roots_and_happens_once(site):
         )
     site.decide("ada", Action.ADOPT, "second", role=Role.ROOT, **fields)
     assert site.model("second").champion == digest
+
+
+def test_what_was_barred_for_one_model_is_not_proposed_for_another(site):
+    site.adopt("other")
+    barred = site.row(site.promoted("bad")).proposal.bundle
+    site.rollback("ada", site.model().original)
+    with pytest.raises(DeniedError, match=f"bundle {barred.short} is quarantined: {MODEL} was rolled back"):
+        site.propose("bad", model="other")
+    assert site.state(site.propose("good", model="other")) == "proposed", "the control"

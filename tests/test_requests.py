@@ -187,6 +187,23 @@ def test_one_resolver_says_on_every_path_which_waivers_hold(site, monkeypatch):
     assert paths() == (VerdictKind.BLOCKED.value, VerdictKind.BLOCKED.value, (), False)
 
 
+def test_a_void_rollback_does_not_come_back_with_the_champion_that_it_names(site):
+    """One signature was given to leave B for A; then C came, and was rolled back to B. Nobody was asked again."""
+    site.activate(policy(rollback="{quorum: 2, roles: [operator, safety]}"), "ada", "bo", "cy")
+    first, second = (site.row(site.promoted(name)).proposal.bundle for name in ("A", "B"))
+    asked = site.rollback("ada", first)
+    site.promoted("C")
+    site.rollback("ada", second)
+    assert site.rollback("bo", second).state == "rolled_back"
+    assert site.model().champion == second
+    again = site.rollback("bo", first)
+    assert (again.state, again.request != asked.request) == ("open", True), "a request of its own"
+    with pytest.raises(DeniedError, match="is void"):
+        site.decide("bo", Action.REJECT, asked.request)
+    assert site.rollback("ada", first).state == "rolled_back", "the control"
+    assert site.verify().ok
+
+
 # --- the clock -----------------------------------------------------------------------------
 
 

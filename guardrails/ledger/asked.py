@@ -2,8 +2,8 @@
 
 Invariants:
 - A request that was carried out, withdrawn, rejected, that expired or is void takes no more signatures.
-- It expires at the time that its first signature fixed, and is void once another champion is in force than the
-  one that it names: neither needs a record, both follow from the log and the time.
+- It expires at the time that its first signature fixed, and is void for good once another champion came into force
+  than the one that it names: neither needs a record, both follow from the log and the time.
 - Signatures under a former roster do not count; who gave one may sign again.
 """
 
@@ -64,9 +64,14 @@ def state_of(tables: Reader, request: RequestRow, now: str) -> RequestState:
         if now >= request.terms.expires_at:
             return RequestState.EXPIRED
         model = read(tables, ModelRow, request.target) if request.action is Action.ROLLBACK else None
-        if model is not None and request.terms.champion != model.champion:
+        if model is not None and _is_void(request.terms, model):
             return RequestState.VOID
     return RequestState.OPEN
+
+
+def _is_void(terms: RequestTerms, model: ModelRow) -> bool:
+    """Whether another champion came into force since, even if the one that the request names is back."""
+    return terms.champion != model.champion or terms.reign not in (None, len(model.history))
 
 
 def require_open(tables: Reader, request: RequestRow, now: str) -> None:
@@ -82,7 +87,7 @@ def terms_for(tables: Reader, action: Action, target: str, opened_at: str) -> Re
     model = require_model(tables, target) if action is Action.ROLLBACK else None
     effective = effective_for(tables, model) if model else effective_everywhere(tables)
     expires = format_time(parse_time(opened_at) + effective.expires_after)
-    return RequestTerms(expires, model.champion if model else None)
+    return RequestTerms(expires, model.champion, len(model.history)) if model else RequestTerms(expires)
 
 
 def request_rules(tables: Reader, request: RequestRow) -> tuple[QuorumRule, ...]:

@@ -112,9 +112,10 @@ def require_reachable(model: ModelRow, target: Digest) -> None:
 
 def _opened(tables: Tables, entry: Entry, decision: Decision) -> RequestRow:
     time = entry.statement.time
-    if decision.terms is not None and decision.terms != terms_for(
-        tables, decision.action, decision.target, time
-    ):
+    expected = terms_for(tables, decision.action, decision.target, time)
+    if decision.terms is not None and decision.terms.reign is None:
+        expected = replace(expected, reign=None)  # of a log from before
+    if decision.terms is not None and decision.terms != expected:
         raise StaleError(
             f"{decision.action}: its terms are not those that the policies in force give it",
             hint="prepare and sign it again",
