@@ -1,8 +1,8 @@
 """Removing checks one at a time: the mutants of a module, and a pytest plugin that makes and runs them.
 
 A *check* is a ``raise`` of ours, one of several conditions before it, a call whose only purpose is to raise
-(``require_…``, ``check_…``, ``verify_…``), or an early ``return`` of a reason in a
-function that somebody raises for. A mutant is a module without one of them, made from its syntax tree in memory: no file is touched.
+(``require_…``, ``check_…``, ``verify_…``), or an early ``return`` of a reason in a function that somebody raises for.
+A mutant is a module without one of them, made from its syntax tree in memory: no file is touched.
 
 The plugin (``-p mutants``, with ``MUTANTS=report.json``) makes one run of the given tests, in which every check notes
 when it refuses something. Right after each test it is run again in a forked child for every check that refused

@@ -27,7 +27,7 @@ from guardrails.errors import LogVerificationError
 TESTS = (
     "test_votes.py", "test_approval.py", "test_envelope.py", "test_merkle.py", "test_canonical.py",
     "test_checkpoint.py", "test_sshsig.py", "test_keys.py", "test_records.py", "test_texts.py", "test_tables.py",
-    "test_tamper_rules.py", "test_roster.py", "test_requests.py", "test_tamper.py", "test_verify.py",
+    "test_tamper_rules.py", "test_refused_files.py", "test_roster.py", "test_requests.py", "test_tamper.py", "test_verify.py",
     "test_gate.py", "test_gate_binding.py", "test_gate_quorum.py", "test_gate_together.py", "test_erasure.py",
     "test_retention.py", "test_witness.py", "test_witnessed_log.py", "test_export.py", "test_offline.py",
     "test_store.py", "test_loader.py", "test_golden.py",
@@ -36,7 +36,37 @@ TESTS = (
 
 FOLDER = Path(__file__).parent
 
-REDUNDANT: dict[str, str] = {}
+_PROPOSED = "no row is in such a state without it; here the type checker is told so"
+_JUDGED = "without any of the three there is no binding, which is refused before"
+
+REDUNDANT: dict[str, str] = {
+    "guardrails.decision_log.checkpoint: or: not separator": "without it the head is empty, and has not three lines",
+    "guardrails.decision_log.checkpoint: or: not data": "nothing that is empty comes there: lengths and pattern say so",
+    "guardrails.decision_log.proof: or: not data": "an empty hash has not 32 bytes, which is asked next",
+    "guardrails.decision_log.sshsig: len(piece) != count": "whatever was cut short ends elsewhere, which `end` refuses",
+    "guardrails.ledger.champions: or: row.proposal is None": _PROPOSED,
+    "guardrails.ledger.champions: or: request.action is not Action.ROLLBACK":
+        "every other action is done with the signature that completes it, and then takes no rollback",
+    "guardrails.ledger.champions: require_reachable(model, rollback.bundle)":
+        "only another champion changes what can be reached, and then the request is void",
+    "guardrails.ledger.judging: or: row.proposal is None": _PROPOSED,
+    "guardrails.ledger.judging: or: row.evidence is None": _PROPOSED,
+    "guardrails.ledger.judging: or: row.evidence_record is None": _PROPOSED,
+    "guardrails.ledger.line: or: row.proposal is None": _PROPOSED,
+    "guardrails.ledger.line: or: row.evidence is None": _PROPOSED,
+    "guardrails.ledger.removal: or: row.proposal is None": _PROPOSED,
+    "guardrails.ledger.requests: or: policy.metadata.name != request.target":
+        "the loader refuses a policy whose own name is not that of its source, so the other condition says it too",
+    "guardrails.ledger.requests: or: request.policy.name != request.target":
+        "the loader refuses a policy whose own name is not that of its source, so the other condition says it too",
+    "guardrails.ledger.standing: self.verdict not in (VerdictKind.ELIGIBLE, VerdictKind.REVIEW)":
+        "no rule says who may approve what is blocked, so no quorum of it is complete",
+    "guardrails.ledger.standing: or: binding is None": _JUDGED,
+    "guardrails.ledger.standing: or: row.verdict is None": _JUDGED,
+    "guardrails.ledger.standing: or: row.evidence is None": _JUDGED,
+    "guardrails.ledger.standing: row.evidence.champion != model.champion":
+        "whatever moves the champion makes stale all that waits, and a stale proposal has no binding",
+}  # fmt: skip
 """``module: text of the check`` → why nothing notices when it is gone."""
 
 
