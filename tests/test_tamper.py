@@ -399,7 +399,7 @@ def _(copy):
     copy.append(copy.site.sealed(replace(copy.site.roster(), people=people), copy.site.people["ada"].key))
 
 
-@case("one human with two entries", "stands twice in the roster")
+@case("one human with two entries", "a person stands twice in the roster")
 def _(copy):
     roster = copy.site.roster()
     copy.append(
