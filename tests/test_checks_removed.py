@@ -28,9 +28,9 @@ TESTS = (
     "test_votes.py", "test_approval.py", "test_envelope.py", "test_merkle.py", "test_canonical.py",
     "test_checkpoint.py", "test_sshsig.py", "test_keys.py", "test_records.py", "test_texts.py", "test_tables.py",
     "test_tamper_rules.py", "test_refused_files.py", "test_roster.py", "test_requests.py", "test_tamper.py",
-    "test_verify.py", "test_gate.py", "test_gate_binding.py", "test_gate_quorum.py", "test_gate_together.py", "test_erasure.py",
-    "test_retention.py", "test_witness.py", "test_witnessed_log.py", "test_export.py", "test_offline.py",
-    "test_store.py", "test_loader.py", "test_golden.py",
+    "test_verify.py", "test_gate.py", "test_gate_binding.py", "test_gate_quorum.py", "test_gate_together.py",
+    "test_erasure.py", "test_retention.py", "test_witness.py", "test_witnessed_log.py", "test_export.py",
+    "test_offline.py", "test_store.py", "test_loader.py", "test_golden.py",
 )  # fmt: skip
 """The quick ones first: what they miss no longer costs a run of a longer one."""
 
