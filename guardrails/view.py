@@ -1,7 +1,8 @@
 """What the log says, for people to read: names, texts, proposals, champions. Changes nothing, needs no key.
 
 Invariants: a view is one consistent state of the log; a text whose opening was erased reads ``ERASED``,
-never as an empty text; names are unique among the people of a roster or a lookup is refused.
+never as an empty text; no name holds a character that cannot be printed, whoever put it into the roster;
+names are unique among the people of a roster or a lookup is refused.
 """
 
 from __future__ import annotations
@@ -113,14 +114,14 @@ class View:
     def people(self) -> list[tuple[Person, str]]:
         """Everybody in the roster, with their names."""
         roster = self.roster
-        return [(person, self.text(person.name)) for person in roster.people] if roster else []
+        return [(person, _printable(self.text(person.name))) for person in roster.people] if roster else []
 
     def name_of(self, person_id: str) -> str:
         """The name of a person; their id where the name was erased or they left the roster."""
         for person in self.roster.people if self.roster else ():
             if person.id == person_id:
                 opening = self.snapshot.opening(person.name)
-                return person_id if opening is None else opening.text
+                return person_id if opening is None else _printable(opening.text)
         return person_id
 
     def person_called(self, name: str) -> Person:
@@ -134,6 +135,11 @@ class View:
             known = ", ".join(own for _, own in self.people()) or "nobody yet"
             raise UnknownNameError(f"nobody here is called {name:.80}", hint=f"known: {known}")
         return found[0]
+
+
+def _printable(name: str) -> str:
+    """A name without what could command a terminal or turn the direction of writing; set-up takes no other."""
+    return "".join(c if c.isprintable() else "·" for c in name)
 
 
 @contextmanager

@@ -5,14 +5,19 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_workspace import Cli, Made, copy_of
+from cli_workspace import HOSTILE, Cli, Made, copy_of
 
 from guardrails.decision_log import sqlite
+from guardrails.decision_log.keys import PersonKey
 from guardrails.decision_log.store import Log
+from guardrails.decisions import Intention
 from guardrails.ledger import project
+from guardrails.records import Action, Key, Person, Role, Surface, open_text
+from guardrails.view import view_of
 from ui.wiring import Workspace, create_workspace
 
 
@@ -114,3 +119,37 @@ def test_what_lies_in_a_workspace_is_its_owners_alone(tmp_path):
     for path in (*(folder / "keys").glob("*.*"), folder / "log.db"):
         assert path.stat().st_mode & 0o077 == 0, path
     shutil.rmtree(folder)
+
+
+def test_a_hostile_name_commands_no_terminal(tmp_path, capsys, monkeypatch):
+    """A root can enrol any name past the checks of set-up; whoever looks must not be its victim."""
+    monkeypatch.delenv("INTERLOCK_ROOT_KEYS", raising=False)
+    made = Made(tmp_path / "workspace")
+    proposal = made.proposed()
+    gate, key, opening = made.workspace.gate, PersonKey.generate(), open_text(HOSTILE)
+    with view_of(made.workspace.log) as view:
+        old = view.roster
+    person = Person("p-hostile", opening.commitment(), (Role.AUDITOR,), (Key(key.public),))
+    gate.record_roster(
+        replace(old, version=old.version + 1, people=(*old.people, person)), made.key, [opening]
+    )
+    for action in (Action.COMMENT, Action.REQUEST_CHANGES):
+        wish = Intention(action, proposal, person.id, Role.AUDITOR, HOSTILE, Surface.CLI)
+        gate.commit(gate.draft(wish), key)
+    made.close()
+    cli = Cli(made.workspace.path, capsys)
+    lines = (
+        "list", f"show {proposal}", "roster show", "log show", "log show 10", f"log show {proposal} --report",
+        "log as-of 2999-01-01",
+    )  # fmt: skip
+    for words in lines:
+        told = cli(*words.split())
+        assert told.status == 0, told.err
+        assert "not markup" in told.out or words == "list"
+        assert not [c for c in told.out + told.err if not c.isprintable() and c != "\n"], words
+    cli.ok("log", "export", "--csv", tmp_path / "log.csv")
+    cells = (tmp_path / "log.csv").read_text().replace("\n", "").replace("\r", "")
+    assert cells.isprintable()
+    cli.ok("log", "export", "--to", tmp_path / "log.jsonl")
+    for name in ("log.csv", "log.jsonl"):
+        assert (tmp_path / name).stat().st_mode & 0o077 == 0, name

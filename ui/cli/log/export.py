@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,8 @@ def export(session: Session, file: Path | None, no_texts: bool, to: Path | None,
 
 def _records(view: View, to: Path) -> None:
     try:
-        with to.open("x", encoding="ascii") as stream:
+        descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             for entry in view.snapshot.entries():
                 envelope = base64.b64encode(entry.envelope).decode("ascii")
                 stream.write(json.dumps({"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope}) + "\n")
