@@ -335,12 +335,12 @@ def _sign(origin: str, size: int, root: str, signer: ServiceKey) -> str:
 
 
 def _check_head(snapshot: Snapshot, signer: ServiceKey, root: str = "") -> None:
-    root = root or snapshot.root
     head = notes.verify(snapshot.checkpoint(), snapshot.origin, signer.public_base64)
     hint = "nothing was written; run interlock log verify and compare with a backup"
     if head.size != snapshot.size:
         counts = f"the newest checkpoint covers {head.size} records, the log has {snapshot.size}"
         raise LogVerificationError(counts, hint=hint)
+    root = root or snapshot.root  # only now: of more records than were signed it may not even be there
     if head.root != root:
         roots = f"the newest checkpoint has root {head.root[:12]}…, the records have {root[:12]}…"
         raise LogVerificationError(roots, hint=hint)
