@@ -379,7 +379,9 @@ class _Removal:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             os.dup2(null, 2)
-            take_out(self._functions[module], module, number)
+            # What was made since the tests began, and is kept: functions inside of others.
+            late = _functions()[module]
+            take_out([*self._functions[module], *late], module, number)
             used = (
                 int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
             )

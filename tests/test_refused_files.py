@@ -90,7 +90,7 @@ def _at(path: Path, word: bytes) -> int:
         (0, edited(bundle="interlock-bundle/v0"), "a bundle begins with its format"),
         (-1, edited(end=3), "does not end where it says"),
         (1, lambda line: b"[1]", "not an object"),
-        (1, lambda line: b'"' + b"x" * bundle.MAX_LINE_BYTES + b'"', "the line is too long"),
+        (1, lambda line: b'"' + b"x" * (bundle.MAX_LINE_BYTES - 2) + b'"', "the line is too long"),
         (b"opening", lambda line: canonical.encode({"opening": ["salt", "sha256", "text"]}), "an object of texts"),
         (b"opening", opening_with(text=5), "an object of texts"),
         (b"opening", opening_with(more="x"), "an object of texts"),
