@@ -272,3 +272,20 @@ def test_a_record_that_rests_on_other_bytes_than_are_there(site, folder):
     copy.rewrite(copy.remade(seq, lambda s: replace(s, references=false), signer)[: seq + 1])
     found = copy.verify()
     assert (found.index, "it rests on a record" in found.reason) == (seq, True)
+
+
+def test_an_empty_log_is_founded_by_no_key_that_was_given(folder):
+    site = Site(folder / "empty", set_up=False)
+    assert site.verify().ok
+    given = site.verify(root_key=site.people["ada"].key.public)
+    assert given.reason == "the log is empty: the root key that was given founded nothing here"
+    site.close()
+
+
+def test_what_cannot_be_read_or_written_is_named(site: Site, witness: Witness, folder: Path):
+    with site.log.read() as snapshot, pytest.raises(UsageError, match="cannot be written: No such file"):
+        bundle.write(snapshot, folder / "absent" / "log.bundle")
+    assert witness.latest(LOG_KEY.name) == "", "the control: nothing was cosigned yet"
+    witness._state(LOG_KEY.name).mkdir()
+    with pytest.raises(StorageError, match="cannot be read"):
+        witness.latest(LOG_KEY.name)
