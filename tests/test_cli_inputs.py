@@ -85,7 +85,8 @@ LINES = [
     (2, "reject", "P-0001", "--reason", "x", "--passphrase-fd", "99"),
     (2, "reject", "P-0001", "--reason", "x", "--passphrase-fd", "-1"),
     (2, "reject", "P-0001", "--reason", "x", "--passphrase-fd", "zero"),
-    (2, "reject", "R-0001", "--reason", "x"),
+    (6, "reject", "R-0001", "--reason", "x"),  # carried out already
+    (2, "reject", "R-9999", "--reason", "x"),
     (2, "rollback", "nothing", "--reason", "x"),
     (2, "rollback", "toy", "--reason", "x"),
     (2, "rollback", "toy", "--to", "sha256:", "--reason", "x"),
