@@ -30,18 +30,19 @@ def encode_record(record: Any, *, lean: bool = False) -> dict[str, Any]:
     written so, because then a field that a later version adds does not change the rows of an earlier log.
     """
     encoded = {}
-    for item in _fields(typing.cast("Any", type(record))):
-        value = getattr(record, item.name)
-        if value is None or (lean and value == _default(item)):
+    for name, default in _fields(typing.cast("Any", type(record))):
+        value = getattr(record, name)
+        if value is None or (lean and value == default):
             continue
         # Most fields are plain text, which needs no look at its type.
-        encoded[item.name] = value if type(value) is str else _encode(value, lean=lean)
+        encoded[name] = value if type(value) is str else _encode(value, lean=lean)
     return encoded
 
 
 @cache
-def _fields(cls: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(cls)
+def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
+    """The names of a record's fields, each with its default."""
+    return tuple((item.name, _default(item)) for item in dataclasses.fields(cls))
 
 
 def decode_record(cls: type[R], data: Any) -> R:

@@ -16,6 +16,7 @@ import binascii
 import hashlib
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -186,9 +187,8 @@ def person_keyid(openssh_public: str) -> str:
 
 def verify_service(public_base64: str, pae: bytes, signature: bytes) -> None:
     """Check the signature of a service; raises DeniedError unless it holds."""
-    public = Ed25519PublicKey.from_public_bytes(_raw_public(public_base64))
     try:
-        public.verify(signature, pae)
+        _public(public_base64).verify(signature, pae)
     except InvalidSignature:
         raise DeniedError(f"the signature is not by service key {service_keyid(public_base64)}") from None
 
@@ -210,6 +210,12 @@ def is_signed_by(openssh_public: str, pae: bytes, signatures: Iterable[Signature
     return False
 
 
+@lru_cache(maxsize=64)
+def _public(public_base64: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(_raw_public(public_base64))
+
+
+@lru_cache(maxsize=64)
 def _raw_public(public_base64: str) -> bytes:
     try:
         raw = base64.b64decode(public_base64, validate=True)

@@ -44,11 +44,15 @@ _LAST = select(func.max(database.entries.c.seq))
 
 @dataclass(frozen=True)
 class Entry:
-    """One record in its place. ``leaf`` is its hash in the tree; no signature has been verified."""
+    """One record in its place. ``leaf`` is its hash in the tree; no signature has been verified.
+
+    ``payload`` is what was signed: the bytes that ``statement`` was read from.
+    """
 
     seq: int
     leaf: str
     envelope: bytes
+    payload: bytes
     statement: Statement
     signatures: tuple[Signature, ...]
 
@@ -57,7 +61,9 @@ class Entry:
         """The entry that these bytes are at this position; raises RecordError if they are no record."""
         opened = open_envelope(envelope)
         statement = parse_statement(opened.payload)
-        return cls(seq, merkle.leaf_hash(envelope).hex(), envelope, statement, opened.signatures)
+        return cls(
+            seq, merkle.leaf_hash(envelope).hex(), envelope, opened.payload, statement, opened.signatures
+        )
 
     @property
     def reference(self) -> Reference:

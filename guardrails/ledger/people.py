@@ -87,4 +87,4 @@ def _signed_by(entry: Entry, person: Person) -> bool:
 
 
 def _message(entry: Entry) -> bytes:
-    return pae(PAYLOAD_TYPE, entry.statement.encode())
+    return pae(PAYLOAD_TYPE, entry.payload)
