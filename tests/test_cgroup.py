@@ -363,9 +363,14 @@ def test_version_two_counts_time_and_kills_at_once() -> None:
     base = _second_version()
     assert base is not None
     made = cgroup.Group(cgroup.Available({"cpu": base}, {}), Limits())
-    program = subprocess.Popen([sys.executable, "-c", "import os\nos.fork(); os.fork()\nwhile True: pass"])
+    # It waits until it is in its group: what it forked before would stay outside, and go on.
+    code = "import os, sys\nsys.stdin.read(1)\nos.fork(); os.fork()\nwhile True: pass"
+    program = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     try:
         made.add(program.pid)
+        assert program.stdin is not None
+        with program.stdin:
+            program.stdin.write(b"x")
         deadline = time.monotonic() + 20
         while made.cpu_s() < 0.2:
             assert time.monotonic() < deadline
