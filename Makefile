@@ -23,7 +23,7 @@ lint: install-dev
 bench: install-dev
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
-# A million executions take hours on one core; an input that breaks a promise is kept as crash-….
+# A million executions take about half an hour on one core; an input that breaks a promise is kept as crash-….
 FUZZ := PYTHONPATH=. $(BIN)/python tests/fuzz/policy_fuzzer.py -dict=tests/fuzz/policy.dict -max_len=300
 
 fuzz: install-dev
