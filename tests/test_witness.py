@@ -485,6 +485,46 @@ def test_a_witness_that_is_ahead_of_what_the_log_remembers_is_asked_again(served
     assert ask(log, where).size == 2
 
 
+def test_a_witness_that_cannot_tells_its_keeper_why_and_a_client_no_path(witness: Witness, tmp_path: Path):
+    told: list[str] = []
+    server = WitnessServer(("127.0.0.1", 0), witness, told.append)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    h = history(5)
+    body = h.request(0, 5)
+
+    def post() -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        try:
+            connection.request("POST", "/add-checkpoint", body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    try:
+        assert post()[0] == 200  # control
+        [path] = (tmp_path / "witness" / "logs").glob("*.note")
+        path.write_text("cut")
+        status, said = post()
+        assert status == 500
+        assert "whoever keeps it was told" in said
+        assert str(tmp_path) not in said
+        assert told[-1].startswith("add-checkpoint: 500: ")
+        assert len(told[-1]) > len("add-checkpoint: 500: ")
+        witness.add_checkpoint = lambda _body: 1 / 0  # an error of our own, of no kind that was thought of
+        with pytest.raises((http.client.HTTPException, OSError)):
+            post()
+        deadline = time.monotonic() + 5
+        while "ZeroDivisionError" not in told[-1]:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.01)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def test_a_log_that_was_cut_or_forked_is_an_alarm(served, witness, log, tmp_path):
     where = address(served, witness)
     add(log, *(record() for _ in range(5)))

@@ -33,7 +33,7 @@ from guardrails.decision_log.proof import ConsistencyProof, check_growth
 from guardrails.errors import InterlockError, LogVerificationError, RecordError, StorageError, UsageError
 
 MAX_REQUEST_BYTES = 65_536
-_ACCEPTED, _BAD, _FORBIDDEN, _UNKNOWN, _CONFLICT, _UNPROVED, _BROKEN = 200, 400, 403, 404, 409, 422, 500
+_ACCEPTED, _BAD, _FORBIDDEN, _UNKNOWN, _CONFLICT, _UNPROVED, BROKEN = 200, 400, 403, 404, 409, 422, 500
 _TEXT, _SIZE = "text/plain; charset=utf-8", "text/x.tlog.size"
 
 
@@ -137,7 +137,7 @@ class Witness:
             with self._locked():
                 return self._compared(asked, head)
         except InterlockError as error:
-            return Answer(_BROKEN, f"{error.message}\n")
+            return Answer(BROKEN, f"{error.message}\n")
 
     def _compared(self, asked: ConsistencyProof, head: Checkpoint) -> Answer:
         note = self.latest(head.origin)

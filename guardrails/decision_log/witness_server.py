@@ -14,16 +14,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from guardrails.decision_log.witness import MAX_REQUEST_BYTES, Witness
+from guardrails.decision_log.witness import BROKEN, MAX_REQUEST_BYTES, Witness
 from guardrails.errors import InterlockError, UsageError
 
 MAX_CONNECTIONS = 32
 DEADLINE_S = 30.0
 IDLE_S = 10.0
+_OUT_OF_ORDER = "this witness cannot read or write its state; whoever keeps it was told\n"
 
 
 class WitnessServer(ThreadingHTTPServer):
@@ -60,7 +62,10 @@ class WitnessServer(ThreadingHTTPServer):
             self.free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that broke is the other side's business."""
+        """Tell of an error of our own; a connection that broke is the other side's business."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            self.tell(f"a request failed: {type(error).__name__}: {error!s:.200}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,8 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(int(length))
             answer = self.server.witness.add_checkpoint(body)
-            self.server.tell(f"add-checkpoint: {answer.status}")
-            self._answer(answer.status, answer.body, answer.kind)
+            # Why a witness itself fails is for who keeps it, not for who asks: it names files.
+            is_broken = answer.status == BROKEN
+            self.server.tell(
+                f"add-checkpoint: {answer.status}" + (f": {answer.body.strip()}" if is_broken else "")
+            )
+            self._answer(answer.status, _OUT_OF_ORDER if is_broken else answer.body, answer.kind)
 
     def do_GET(self) -> None:
         """``/latest/<sha256 of origin>``."""
@@ -108,8 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
             if hashlib.sha256(key.name.encode()).hexdigest() == wanted:
                 try:
                     note = self.server.witness.latest(key.name)
-                except InterlockError:
-                    self._answer(500, "the state of this witness cannot be read\n")
+                except InterlockError as error:
+                    self.server.tell(f"latest: {BROKEN}: {error.message}")
+                    self._answer(BROKEN, _OUT_OF_ORDER)
                     return
                 if note:
                     self._answer(200, note)
