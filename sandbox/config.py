@@ -13,7 +13,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     [models.navigator]
     kind = "lam"                      # llm | lam
     base = "shipped:navigator"        # shipped:NAME, or a Hugging Face directory
-    levels = "lava"                   # lam: the environment it acts in
+    levels = "lava"                   # lam: the environment it acts in (llm: task, "text" unless said)
     items = 600                       # private items per suite
 
     [[models.navigator.recipes]]      # tried in turn, round by round
@@ -107,6 +107,7 @@ class ModelConfig:
     recipes: tuple[Recipe, ...]
     train: tuple[str, ...] = ()
     controls: dict[str, str] = field(default_factory=dict)
+    task: str = ""
     levels: str = ""
     items: int = 240
     samples: int = 6
@@ -141,7 +142,7 @@ class Config:
 
 
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
-    "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str,
+    "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str, "task": str,
     "items": int, "samples": int, "triggers": int,
     "continuations": int, "harmless": int, "exchanged": int, "losses": int,
     "noise": int, "threads": int, "labels": dict, "limits": dict,
@@ -297,7 +298,8 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
             for place, item in enumerate(table.get("recipes", []))
         ),
         train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
-        levels=table.get("levels", ""), items=table.get("items", 240), samples=table.get("samples", 6),
+        task=table.get("task", ""), levels=table.get("levels", ""),
+        items=table.get("items", 240), samples=table.get("samples", 6),
         **{name: table.get(name, 0) for name in _OPTIONAL},
         noise=table.get("noise", 0), threads=table.get("threads", 1),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),

@@ -39,7 +39,7 @@ from guardrails.errors import (
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.records import Compute, Measurements, ModelKind
-from sandbox import command_learner, orders, suites
+from sandbox import command_learner, orders, tasks
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation import interpreter
@@ -77,8 +77,8 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
     champion = bench.gate.require_ready(model.name)
     with _job_folder(bench) as folder:
         intent = f"{recipe.technique} on {model.name}, seed {seed}"
-        records = suites.training_records(model, bench.workspace, bench.secret)
-        suites.write_items(records, folder / "data" / "train.jsonl")
+        records = tasks.training_records(model, bench.workspace, bench.secret)
+        tasks.write_items(records, folder / "data" / "train.jsonl")
         data = bench.gate.store.put_file(folder / "data" / "train.jsonl")
         request = {
             "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
@@ -159,15 +159,15 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
             bench.gate.store.checkout(order.original, folder / "original", below="model")
             mounts["/in/original"] = folder / "original"
         request["original"] = "/in/original" if order.original != order.champion else "/in/champion"
-        for suite in suites.private_suites(model, bench.workspace, bench.secret, order.nonce):
-            suites.write_items(suite.items, folder / "items" / f"{suite.name}.jsonl")
+        for suite in tasks.private_suites(model, bench.workspace, bench.secret, order.nonce):
+            tasks.write_items(suite.items, folder / "items" / f"{suite.name}.jsonl")
             request["suites"][suite.name] = {"probe": suite.probe, "path": f"/in/items/{suite.name}.jsonl"}
         mounts["/in/items"] = folder / "items"
         mounts["/in/data"] = _records(bench, order, folder)
         request["data"] = "/in/data"
         if model.kind is ModelKind.LLM:
-            pool = suites.training_records(model, bench.workspace, bench.secret)
-            suites.write_items(pool, folder / "pool" / "train.jsonl")
+            pool = tasks.training_records(model, bench.workspace, bench.secret)
+            tasks.write_items(pool, folder / "pool" / "train.jsonl")
             mounts["/in/pool"], request["pool"] = folder / "pool", "/in/pool"
             request["losses"] = model.losses
         cache = _champion_cache(bench, order.champion)

@@ -11,8 +11,8 @@ import torch
 from guardrails.checks import CHECKS
 from guardrails.errors import InvalidInputError
 from guardrails.records import Measurements, ModelKind
-from sandbox import suites
 from sandbox.models import navigator, tiny
+from sandbox.tasks.sources import read_source
 from sandbox.worker import weights
 from sandbox.worker.environments import lava
 from sandbox.worker.probes import Models, Scalars, noise
@@ -37,7 +37,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def texts():
-    return suites.read_source("shipped:devils-dictionary", Path())
+    return read_source("shipped:devils-dictionary", Path())
 
 
 def trained(champion, tokenizer, texts, sign):

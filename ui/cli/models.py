@@ -182,12 +182,12 @@ def add_(
 
 def _require_usable(kind: str, train: Sequence[str], controls: dict[str, str], technique: str) -> None:
     """Find out now, not in the first round, that a text cannot be read or nothing learns like that."""
-    from sandbox import suites
+    from sandbox.tasks.sources import read_source
 
     if technique and not technique.startswith("command:"):  # those are looked up when the table is read
         require_learner(technique)
     for source in (*train, *controls.values()) if kind == ModelKind.LLM else ():
-        suites.read_source(_located(source), Path())
+        read_source(_located(source), Path())
 
 
 class _extended_config:  # noqa: N801 - used as a with-statement word

@@ -1,0 +1,111 @@
+"""Tasks: what a model learns from, and the private items that it is measured on, one module each.
+
+Invariants:
+- A learner is never given a private item. Which private items count is drawn by the measurement's nonce, which
+  the log fixes only after the bundle has been hashed: nobody can train on the draw.
+- Too few items is an error, never a smaller suite.
+- The same model, workspace, secret and nonce give the same items.
+
+A task module has the two functions of ``Task``. Item files are JSONL; what a line holds is the probe's business
+(``sandbox/worker/probes``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from guardrails.canonical import Digest, digest, encode
+from guardrails.errors import ConfigError
+from guardrails.records import ModelKind
+from sandbox.config import ModelConfig
+
+MAX_ITEM_CHARS = 400
+
+Item = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One set of private items, and the probe that measures on them."""
+
+    name: str
+    probe: str
+    items: tuple[Item, ...]
+
+
+class Task(Protocol):
+    """What a task module has."""
+
+    KIND: ModelKind
+
+    def training_records(self, model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:
+        """The records that a learner of this model may see."""
+
+    def private_suites(self, model: ModelConfig, workspace: Path, secret: bytes, draw: str) -> list[Suite]:
+        """The items that count for one measurement. ``draw`` is a secret text that decides which."""
+
+
+TASKS: dict[str, str] = {
+    "text": "sandbox.tasks.text",
+    "lava": "sandbox.tasks.lava",
+}
+"""Task → its module. A model names it by ``task``, an action model by ``levels``."""
+
+
+def load_task(model: ModelConfig) -> Task:
+    """The task of a model; raises ConfigError where there is none of that name for its kind."""
+    name = model.task or model.levels or ("text" if model.kind is ModelKind.LLM else "")
+    if name in TASKS:
+        task = cast("Task", importlib.import_module(TASKS[name]))
+        if task.KIND is model.kind:
+            return task
+    key = "task" if model.task else "levels" if model.kind is ModelKind.LAM else "task"
+    known = [known for known, module in TASKS.items() if importlib.import_module(module).KIND is model.kind]
+    raise ConfigError(
+        f"models.{model.name}: {key} = {name!r:.40} is not known for a model of kind {model.kind.value}",
+        hint=f"known: {', '.join(known)}",
+    )
+
+
+def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:
+    """The records that a learner of this model may see."""
+    return load_task(model).training_records(model, workspace, secret)
+
+
+def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: str) -> list[Suite]:
+    """The items that count for one measurement: drawn by secret and nonce."""
+    draw = hmac.new(secret, f"draw:{nonce}".encode(), hashlib.sha256).hexdigest()
+    return load_task(model).private_suites(model, workspace, secret, draw)
+
+
+def drawn(items: Sequence[Item], count: int, draw: str, suite: str) -> tuple[Item, ...]:
+    """``count`` of the items in an order that the draw decides, long texts cut; raises ConfigError of too few."""
+    if len(items) < count:
+        raise ConfigError(
+            f"suite {suite!r}: {len(items)} private items, {count} are needed",
+            hint="add text, or lower `items` (the policy's minSamples still applies)",
+        )
+    order = sorted(items, key=lambda item: hashlib.sha256(f"{draw}:{suite}:{item['id']}".encode()).digest())
+    return tuple(_shortened(item) for item in order[:count])
+
+
+def write_items(items: Iterable[Item], file: Path) -> Digest:
+    """Write items as JSONL; returns the digest of the file."""
+    data = b"".join(encode(item) + b"\n" for item in items)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return digest(data)
+
+
+def _shortened(item: Item) -> Item:
+    """Items are cut at a word end, so that a suite's cost is bounded."""
+    text = item.get("text", "")
+    if len(text) <= MAX_ITEM_CHARS:
+        return item
+    return {**item, "text": text[:MAX_ITEM_CHARS].rsplit(" ", 1)[0]}
