@@ -13,6 +13,7 @@ from guardrails.errors import ConfigError
 from sandbox import tasks
 from sandbox.config import load_config
 from sandbox.tasks.sources import read_source
+from sandbox.tasks.text import is_held_out
 from sandbox.worker.data import Line
 from sandbox.worker.environments import lava
 from sandbox.worker.probes.records_quality import overlapping

@@ -185,6 +185,37 @@ class Tree:
         return root(self.lookup, self.size if size is None else size)
 
 
+class Frontier:
+    """A tree of which only the peaks are kept: enough for the root now, and for the root after more leaves."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: list[tuple[int, bytes]] = []
+
+    def append(self, leaf: bytes) -> None:
+        """Add one leaf hash."""
+        level, value = 0, leaf
+        while self._peaks and self._peaks[-1][0] == level:
+            level, value = level + 1, node_hash(self._peaks.pop()[1], value)
+        self._peaks.append((level, value))
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The root now."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        value = self._peaks[-1][1]
+        for _, left in reversed(self._peaks[:-1]):
+            value = node_hash(left, value)
+        return value
+
+    def copy(self) -> Frontier:
+        """The same, to be grown apart."""
+        twin = Frontier()
+        twin.size, twin._peaks = self.size, list(self._peaks)
+        return twin
+
+
 def _split(size: int) -> int:
     """The largest power of two smaller than ``size``."""
     return 1 << ((size - 1).bit_length() - 1)

@@ -7,13 +7,15 @@ Invariants:
 - Before it appends anything, a writer compares the newest checkpoint with the tree: it never extends, and
   never signs, a log that somebody has altered at its end.
 - Projections are written by the projection function alone, and only while a record is appended or replayed.
+- The database's projection is a cache for readers. A writer goes by what the signed records make of it (``proven``),
+  and writes nothing where the two differ.
 - Any number of processes may have a log open; each sees every committed record at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -23,10 +25,11 @@ from guardrails.decision_log import checkpoint as notes
 from guardrails.decision_log import cosigned, database, merkle, postgresql, sqlite, succession
 from guardrails.decision_log.checkpoint import Checkpoint
 from guardrails.decision_log.keys import ServiceKey
+from guardrails.decision_log.proven import MirroredTables, Proven
 from guardrails.decision_log.scrub import scrub
 from guardrails.decision_log.snapshot import Entry, Snapshot, commit_to
 from guardrails.decision_log.tables import ERASED_TABLE, SqlTables, Tables
-from guardrails.errors import InterlockError, LogVerificationError, RecordError, StorageError, UsageError
+from guardrails.errors import LogVerificationError, RecordError, StorageError, UsageError
 from guardrails.records import Commitment, Opening
 
 __all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
@@ -45,10 +48,14 @@ Project = Callable[[Tables, Entry], None]
 class Transaction(Snapshot):
     """The right to append, alone, until the ``with`` block ends."""
 
-    def __init__(self, connection: Connection, origin: str, project: Project) -> None:
+    def __init__(
+        self, connection: Connection, origin: str, project: Project, proven: Proven | None = None
+    ) -> None:
         super().__init__(connection, origin)
         self._project = project
-        self._writable = SqlTables(connection)
+        self._proven = proven
+        self._writable = SqlTables(connection) if proven is None else MirroredTables(connection, proven)
+        self.tables = self._writable
         self._failed = False
 
     @property
@@ -73,12 +80,12 @@ class Transaction(Snapshot):
             self._connection.execute(_ADD_NODES, [node._asdict() for node in grown])
             for opening in openings:
                 self._keep(opening)
-            self._project(self._writable, entry)
+            self._apply(entry)
         self._nodes.update({(node.level, node.position): node.hash for node in grown})
         self.size += 1
         return entry
 
-    def append_all(self, envelopes: Iterable[bytes]) -> list[Entry]:
+    def append_all(self, envelopes: Iterable[bytes], openings: Iterable[Opening] = ()) -> list[Entry]:
         """Add many records, all or none: what costs ``append`` some statements a record costs this some a batch.
 
         Raises:
@@ -105,8 +112,10 @@ class Transaction(Snapshot):
         with self._all_or_nothing():
             self._connection.execute(_ADD_ENTRIES, rows)
             self._connection.execute(_ADD_NODES, nodes)
+            for opening in openings:
+                self._keep(opening)
             for entry in entries:
-                self._project(self._writable, entry)
+                self._apply(entry)
         self._nodes.update(grown)
         self.size += len(entries)
         return entries
@@ -116,12 +125,17 @@ class Transaction(Snapshot):
         if self._failed:
             raise StorageError("the database failed within this transaction; nothing of it was kept")
 
+    def _apply(self, entry: Entry) -> None:
+        self._project(self._writable, entry)
+        if self._proven is not None:
+            self._proven.tree.append(bytes.fromhex(entry.leaf))
+
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         self.finish()
         savepoint = self._connection.begin_nested()
         try:
-            with database.guarded(self._connection.engine):
+            with self._undone_together(), database.guarded(self._connection.engine):
                 yield
         except (StorageError, LogVerificationError):
             # A full or failing disk makes SQLite give up the whole transaction, this savepoint with it;
@@ -132,6 +146,9 @@ class Transaction(Snapshot):
             savepoint.rollback()
             raise
         savepoint.commit()
+
+    def _undone_together(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._proven is None else self._proven.attempt()
 
     def _check_all(self, entries: list[Entry]) -> None:
         """What ``_check`` does, for a batch whose records may refer to each other."""
@@ -182,30 +199,25 @@ class Transaction(Snapshot):
             row = {"sha256": commitment.sha256, "salt": opening.salt, "text": opening.text}
             self._connection.execute(insert(database.openings).values(row))
 
-    def _replay(self) -> None:
-        """Forget the projection and make it anew from the records."""
-        self._connection.execute(delete(database.projection))
-        for entry in self.entries():
-            try:
-                self._project(self._writable, entry)
-            except InterlockError as error:
-                raise LogVerificationError(f"it cannot be replayed: {error}", index=entry.seq) from error
-
 
 class Log:
     """A decision log in a database. Every process, and every thread, may have its own."""
 
     def __init__(
-        self, engine: Engine, origin: str, signer: ServiceKey | None, project: Project | None
-    ) -> None:
+        self, engine: Engine, origin: str, signer: ServiceKey | None, project: Project | None, *,
+        prove: bool = True,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._signer = signer
         self._project = project
+        self._proven = Proven(project) if project is not None and prove else None
         self.origin = origin
 
     @classmethod
-    def create(cls, url: str, origin: str, signer: ServiceKey, project: Project) -> Self:
-        """A new, empty log, its checkpoint of size 0 signed.
+    def create(
+        cls, url: str, origin: str, signer: ServiceKey, project: Project, *, prove: bool = True
+    ) -> Self:
+        """A new, empty log, its checkpoint of size 0 signed. ``prove``: see ``open``.
 
         Raises:
             UsageError: there is a log already, or the URL or the origin cannot be used.
@@ -224,11 +236,16 @@ class Log:
             rows = [{"key": key, "value": value} for key, value in facts.items()]
             connection.execute(insert(database.meta), rows)
             connection.execute(insert(database.checkpoints).values(size=0, note=note))
-        return cls(engine, origin, signer, project)
+        return cls(engine, origin, signer, project, prove=prove)
 
     @classmethod
-    def open(cls, url: str, signer: ServiceKey | None = None, project: Project | None = None) -> Self:
+    def open(
+        cls, url: str, signer: ServiceKey | None = None, project: Project | None = None, *, prove: bool = True
+    ) -> Self:
         """An existing log. Without a signer it can only be read, and its file is not written to.
+
+        ``prove`` is False only for who lays out records that nobody believes yet, or plays the attacker in a test:
+        then the tables of the database are believed as they stand.
 
         Raises:
             StorageError: there is no log, or it was written by another version.
@@ -243,13 +260,33 @@ class Log:
         if facts.get("schema") != database.SCHEMA_VERSION or not facts.get("origin"):
             found = f"its format is {facts.get('schema')!r:.20}"
             raise StorageError(f"{where}: {found}, this version reads {database.SCHEMA_VERSION}")
-        return cls(engine, facts["origin"], signer, project)
+        return cls(engine, facts["origin"], signer, project, prove=prove)
 
     @contextmanager
     def read(self) -> Iterator[Snapshot]:
         """The log as it is now, unmoved by what others append meanwhile."""
         with database.transaction(self._engine, write=False) as connection:
             yield Snapshot(connection, self.origin)
+
+    @contextmanager
+    def read_proven(self) -> Iterator[Snapshot]:
+        """The log as it is now, with tables that its signed records make; for whoever prepares what will be signed.
+
+        Raises:
+            LogVerificationError: the records do not hold, or the database's tables say something else.
+            StaleError: the log's key was replaced since this process opened it.
+        """
+        signer, _ = self._writer()
+        with ExitStack() as held:
+            if self._proven is None:
+                yield held.enter_context(self.read())
+                return
+            with self._proven.alone():
+                connection = held.enter_context(database.transaction(self._engine, write=False))
+                snapshot = Snapshot(connection, self.origin)
+                _establish(snapshot, connection, signer, self._proven)
+                snapshot.tables = self._proven.tables.copy()
+            yield snapshot
 
     @contextmanager
     def transaction(self, successor: ServiceKey | None = None) -> Iterator[Transaction]:
@@ -260,37 +297,46 @@ class Log:
         Raises:
             StaleError: the log's key was replaced since this process opened it.
             StorageError: locked for too long, read-only, disk full: nothing was written.
-            LogVerificationError: the log's end is not what its newest checkpoint says.
+            LogVerificationError: the log's end is not what its newest checkpoint says, its records do not hold, or
+                its tables say something else than the records.
         """
-        if self._signer is None or self._project is None:
-            raise UsageError("the log was opened for reading only")
-        with database.transaction(self._engine, write=True) as connection:
-            transaction = Transaction(connection, self.origin, self._project)
-            before = transaction.size
-            succession.require_in_force(transaction.tables, self._signer)
-            _check_head(transaction, self._signer)
+        with self._written(successor, compare=True) as transaction:
             yield transaction
-            transaction.finish()
-            if transaction.size > before:
-                head = Checkpoint(self.origin, transaction.size, transaction.root)
-                note = succession.sign(transaction.tables, head, self._signer, successor)
-                row = {"size": transaction.size, "note": note}
-                connection.execute(_ADD_CHECKPOINT, row)
-            named = succession.key_in_force(transaction.tables)
+
+    @contextmanager
+    def _written(self, successor: ServiceKey | None, *, compare: bool) -> Iterator[Transaction]:
+        signer, project = self._writer()
+        proven = self._proven
+        with ExitStack() as held:
+            if proven is not None:
+                held.enter_context(proven.alone())
+                if not proven.tree.size:
+                    # The long replay of a new process comes before the lock, so that nobody waits for it.
+                    with database.transaction(self._engine, write=False) as connection:
+                        snapshot = Snapshot(connection, self.origin)
+                        _establish(snapshot, connection, signer, proven, compare=False)
+                held.enter_context(proven.kept_if_committed())
+            with database.transaction(self._engine, write=True) as connection:
+                transaction = Transaction(connection, self.origin, project, proven)
+                before = transaction.size
+                _establish(transaction, connection, signer, proven, compare=compare)
+                if proven is not None:
+                    proven.begin()
+                yield transaction
+                transaction.finish()
+                if transaction.size > before:
+                    head = Checkpoint(self.origin, transaction.size, transaction.root)
+                    note = succession.sign(transaction.tables, head, signer, successor)
+                    row = {"size": transaction.size, "note": note}
+                    connection.execute(_ADD_CHECKPOINT, row)
+                named = succession.key_in_force(transaction.tables)
         if successor is not None and successor.public_base64 == named:
             self._signer = successor
 
-    def require_signed(self, snapshot: Snapshot, root: str) -> None:
-        """Refuse a tree over a snapshot's records that is not the one that this log's key has signed last.
-
-        Raises:
-            StaleError: the log's key was replaced since this process opened it.
-            LogVerificationError: the newest checkpoint is of another tree.
-        """
-        if self._signer is None:
+    def _writer(self) -> tuple[ServiceKey, Project]:
+        if self._signer is None or self._project is None:
             raise UsageError("the log was opened for reading only")
-        succession.require_in_force(snapshot.tables, self._signer)
-        _check_head(snapshot, self._signer, root)
+        return self._signer, self._project
 
     def keep_cosignature(self, size: int, witness: str, line: str) -> None:
         """Keep what a witness said of the checkpoint of a size; the caller has verified it."""
@@ -307,8 +353,11 @@ class Log:
 
     def rebuild(self) -> int:
         """Make every projection anew from the records; the number of records replayed."""
-        with self.transaction() as transaction:
-            transaction._replay()
+        with self._written(None, compare=False) as transaction:
+            proven = self._proven
+            if proven is None:
+                raise UsageError("tables are made anew of proven records alone")
+            proven.write_to(transaction._connection)
             return transaction.size
 
     def describe(self) -> tuple[str, list[str]]:
@@ -334,13 +383,39 @@ def _sign(origin: str, size: int, root: str, signer: ServiceKey) -> str:
     return notes.sign(Checkpoint(origin, size, root), signer)
 
 
-def _check_head(snapshot: Snapshot, signer: ServiceKey, root: str = "") -> None:
+def _establish(
+    snapshot: Snapshot, connection: Connection, signer: ServiceKey, proven: Proven | None, *, compare: bool = True
+) -> None:  # fmt: skip
+    """Refuse a log that is not the signed one, and (``compare``) tables that are not what its records make."""
+    if proven is None:
+        succession.require_in_force(snapshot.tables, signer)
+        _check_head(snapshot, signer)
+        return
+    flaw: LogVerificationError | None = None
+    try:
+        _check_head(snapshot, signer)
+    except LogVerificationError as error:
+        flaw = error
+    try:
+        proven.catch_up(snapshot)
+    except LogVerificationError as error:
+        raise flaw or error from None
+    # Where the key was replaced, the checkpoint is another key's: no flaw of the log, but the end of this process.
+    succession.require_in_force(proven.tables, signer)
+    if flaw is not None:
+        raise flaw
+    proven.require_root(snapshot.root)
+    if compare:
+        proven.require_same(connection)
+
+
+def _check_head(snapshot: Snapshot, signer: ServiceKey) -> None:
     head = notes.verify(snapshot.checkpoint(), snapshot.origin, signer.public_base64)
     hint = "nothing was written; run interlock log verify and compare with a backup"
     if head.size != snapshot.size:
         counts = f"the newest checkpoint covers {head.size} records, the log has {snapshot.size}"
         raise LogVerificationError(counts, hint=hint)
-    root = root or snapshot.root  # only now: of more records than were signed it may not even be there
+    root = snapshot.root  # only now: of more records than were signed it may not even be there
     if head.root != root:
         roots = f"the newest checkpoint has root {head.root[:12]}…, the records have {root[:12]}…"
         raise LogVerificationError(roots, hint=hint)

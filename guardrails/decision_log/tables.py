@@ -87,13 +87,23 @@ class MemoryTables:
 
     def put(self, table: str, key: str, value: dict[str, Any]) -> None:
         """Insert or replace one row."""
+        self.put_body(table, key, canonical.encode(value))
+
+    def put_body(self, table: str, key: str, body: bytes) -> None:
+        """Insert or replace one row, given as its canonical bytes."""
         if not _is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
-        self._tables.setdefault(table, {})[key] = canonical.encode(value)
+        self._tables.setdefault(table, {})[key] = body
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
         self._tables.get(table, {}).pop(key, None)
+
+    def copy(self) -> MemoryTables:
+        """The same rows, which what is done to these later does not change."""
+        twin = MemoryTables()
+        twin._tables = {name: dict(rows) for name, rows in self._tables.items()}
+        return twin
 
 
 class SqlReader:
@@ -135,9 +145,12 @@ class SqlTables(SqlReader):
 
     def put(self, table: str, key: str, value: dict[str, Any]) -> None:
         """Insert or replace one row."""
+        self.put_body(table, key, canonical.encode(value))
+
+    def put_body(self, table: str, key: str, body: bytes) -> None:
+        """Insert or replace one row, given as its canonical bytes."""
         if not _is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
-        body = canonical.encode(value)
         # The writer holds the log's lock, so nothing can come between these two statements.
         changed = self._connection.execute(_UPDATE, {"name": table, "at": key, "new": body})
         if not changed.rowcount:
