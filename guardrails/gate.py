@@ -9,6 +9,8 @@ Invariants:
 - A person's decision is signed by that person over the very bytes that are appended; the gate can
   prepare such bytes but cannot make them count.
 - The last signature that completes a quorum and the change that it permits are one transaction.
+- No table of the database is believed: whatever is prepared, judged, allowed or signed follows from the signed records
+  (``decision_log.proven``), and nothing is appended while the tables say something else.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from guardrails import canonical, origins, recorded, rehearsal
+from guardrails import canonical, origins, rehearsal
 from guardrails.canonical import Digest
 from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.envelope import (
@@ -144,7 +146,7 @@ class Gate:
 
     def draft_roster(self, roster: Roster) -> bytes:
         """The exact bytes that the roots sign to put a roster in force."""
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             return self._statement(snapshot, roster, ()).encode()
 
     def record_roster(self, roster: Roster, signer: Signer, names: Iterable[Opening]) -> Reference:
@@ -177,18 +179,18 @@ class Gate:
         """The champion to train from; refuses while halted, before set-up, or over the policies' budgets.
 
         Raises:
-            LogVerificationError: the table names another champion than the signed records.
+            LogVerificationError: the tables say something else than the signed records.
         """
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             require_roster(snapshot.tables)
             require_not_halted(snapshot.tables)
             row = require_model(snapshot.tables, model)
             budgets.require_within_budgets(snapshot.tables, row, self._now())
-        return recorded.require_recorded(self.log, model).champion
+            return row.champion
 
     def halted_by(self) -> str:
         """The id of the halt in force, or an empty text."""
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             workspace = read(snapshot.tables, Workspace)
             return workspace.halted_by if workspace else ""
 
@@ -223,18 +225,13 @@ class Gate:
         """Note that a measurement starts; its nonce follows from that note, so nobody could know it before.
 
         Raises:
-            LogVerificationError: the tables name another champion, base or bundle than the signed records.
+            LogVerificationError: the tables say something else than the signed records.
         """
-        with self.log.read() as snapshot:
-            row = require_proposal(snapshot.tables, proposal_id)
-        believed = recorded.require_recorded(self.log, row.model, proposal_id)
         with self.log.transaction() as tx:
             row = require_proposal(tx.tables, proposal_id)
             if row.proposal is None:
                 raise DeniedError(f"{row.id} is {row.state}: there is nothing to measure")
             model = require_model(tx.tables, row.model)
-            if (model.champion, model.original) != (believed.champion, believed.original):
-                raise StaleError(f"{model.name}: the champion changed just now; measure again")
             attempt = model.attempts + 1
             note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}", attempt)
             opened = Digest(self._append(tx, note).leaf)
@@ -271,7 +268,7 @@ class Gate:
 
     def judge(self, proposal_id: str) -> str:
         """Judge the newest evidence by the policies in force and append the verdict; returns the new state."""
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             row = require_proposal(snapshot.tables, proposal_id)
         # Reading and hashing takes time, so it is done before the log is locked.
         measurements = judging.read_measurements(self.store, row)
@@ -302,7 +299,7 @@ class Gate:
 
     def draft(self, wish: Intention) -> Draft:
         """Bind what a person wants to decide to the state of now, as the bytes that they will sign."""
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             return prepare(snapshot, wish, self._now())
 
     def commit(self, draft: Draft, signer: Signer) -> Receipt:
@@ -316,7 +313,7 @@ class Gate:
         if statement.time > self._now():
             raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
         if decision.action is Action.APPROVE:
-            with self.log.read() as snapshot:
+            with self.log.read_proven() as snapshot:
                 row = read(snapshot.tables, ProposalRow, decision.target)
             if row is not None:
                 self._require_intact(row)
@@ -342,7 +339,7 @@ class Gate:
     def tick(self) -> list[str]:
         """Do what is due: expiries, new verdicts where policies changed, promotions after a cool-down."""
         done = []
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             waiting = [
                 row for row in read_all(snapshot.tables, ProposalRow)
                 if row.state in (State.JUDGED, State.AWAITING_APPROVAL, State.APPROVED, State.BLOCKED)
@@ -364,7 +361,7 @@ class Gate:
 
     def _tick_one(self, row: ProposalRow) -> str:
         now = self._now()
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             due = standing.due(snapshot.tables, row, now)
         if due is standing.Due.JUDGE:
             return f"{row.id}: judged again, {self.judge(row.id)}"
@@ -382,7 +379,7 @@ class Gate:
 
     def _prepared(self, decision: Decision) -> Digest | None:
         """What a decision that may promote needs beforehand, outside of the transaction; None if it cannot."""
-        with self.log.read() as snapshot:
+        with self.log.read_proven() as snapshot:
             row = read(snapshot.tables, ProposalRow, decision.target)
             if row is None or not standing.may_complete(snapshot.tables, row, self._now()):
                 return None

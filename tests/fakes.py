@@ -425,7 +425,8 @@ class Site:
 
     def inject(self, *envelopes: bytes, projection: Callable[..., None] = project) -> None:
         """Append envelopes past the gate, with the log's own key."""
-        with Log.open(self.url, self.services["log"], projection) as log, log.transaction() as tx:
+        careless = Log.open(self.url, self.services["log"], projection, prove=False)
+        with careless as log, log.transaction() as tx:
             for envelope in envelopes:
                 tx.append(envelope)
 

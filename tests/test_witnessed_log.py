@@ -114,7 +114,7 @@ def kept_lines(copy: Copy, watched: Watched, size: int) -> None:
         line = next(line for at, _, line in snapshot.cosignatures() if at == size)
     copy.sql("delete from checkpoints where size = ?", size)
     copy.sql("insert into checkpoints values (?, ?)", size, note)
-    with Log.open(copy.url, watched.site.services["log"], lambda t, e: None) as log:
+    with Log.open(copy.url, watched.site.services["log"], lambda t, e: None, prove=False) as log:
         log.keep_cosignature(size, watched.key.name, line)
 
 
