@@ -36,13 +36,13 @@ def ordered(recipe: Recipe, kind: ModelKind) -> dict[str, str]:
 
     A program of others has its command and files on record instead (``command_learner``).
     """
-    if recipe.technique not in LEARNERS:
+    if kind not in LEARNERS.get(recipe.technique, {}):
         return {}
     lines = {
         f"{LEARNER}code": str(learner_code()),
         f"{ORDERED}objective": str(stated_objective({"text": str(_objective(recipe, kind))})),
     }
-    counted = _counted({**defaults(recipe.technique), **recipe.settings})
+    counted = _counted({**defaults(recipe.technique, kind), **recipe.settings})
     if counted is not None:
         steps, batch, length = counted
         lines |= {f"{ORDERED}steps": str(steps), f"{ORDERED}tokens": str(steps * batch * length)}
@@ -77,9 +77,9 @@ def learner_sources() -> list[Path]:
 
 
 @cache
-def defaults(technique: str) -> dict[str, Any]:
+def defaults(technique: str, kind: ModelKind) -> dict[str, Any]:
     """The ``DEFAULTS`` of one of our learners, without importing it and what it stands on."""
-    spec = importlib.util.find_spec(LEARNERS[technique])
+    spec = importlib.util.find_spec(LEARNERS[technique][kind])
     assert spec is not None  # noqa: S101 - a module of ours
     assert spec.origin is not None  # noqa: S101
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))

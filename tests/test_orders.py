@@ -19,9 +19,11 @@ from sandbox.worker.learners import LEARNERS
 LLM = ModelKind.LLM
 
 
-@pytest.mark.parametrize("technique", LEARNERS)
-def test_defaults_are_those_of_the_learner(technique):
-    assert orders.defaults(technique) == importlib.import_module(LEARNERS[technique]).DEFAULTS
+@pytest.mark.parametrize(
+    ("technique", "kind"), [(name, kind) for name in LEARNERS for kind in LEARNERS[name]]
+)
+def test_defaults_are_those_of_the_learner(technique, kind):
+    assert orders.defaults(technique, kind) == importlib.import_module(LEARNERS[technique][kind]).DEFAULTS
 
 
 def test_an_order_needs_no_learner_in_this_process():
@@ -83,7 +85,7 @@ def test_no_text_of_a_learner_gets_into_the_record(text):
 def test_all_that_a_learner_imports_of_the_worker_is_in_its_digest():
     code = (
         "import sys, importlib; from sandbox.worker import propose; from sandbox.worker.learners import LEARNERS\n"
-        "for name in LEARNERS.values(): importlib.import_module(name)\n"
+        "for kinds in LEARNERS.values():\n for name in kinds.values(): importlib.import_module(name)\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('sandbox.worker')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ from tiny_models import BASE, changed, proposal_request, training_data, write_re
 
 from guardrails.canonical import digest_file, parse, parse_decimal
 from guardrails.errors import InvalidInputError, JobFailedError, RecordError
+from guardrails.records import ModelKind
 from sandbox.worker.data import read_directory, write_records
 from sandbox.worker.learners import LEARNERS, load_learner, read_recipe, self_supervised
 from sandbox.worker.propose import FIELDS, propose
@@ -127,9 +128,17 @@ def test_recipes_take_defaults_and_types_from_them():
 
 
 def test_techniques_are_found_by_name():
-    assert load_learner("self_supervised") is self_supervised.learn
+    assert load_learner("self_supervised", ModelKind.LLM) is self_supervised.learn
     with pytest.raises(InvalidInputError, match=f"known: {', '.join(sorted(LEARNERS))}"):
-        load_learner("wishful_thinking")
+        load_learner("wishful_thinking", ModelKind.LLM)
+
+
+def test_a_technique_without_a_learner_for_the_kind_says_which_there_are(monkeypatch):
+    monkeypatch.setitem(LEARNERS, "only_texts", {ModelKind.LLM: "sandbox.worker.learners.self_supervised"})
+    with pytest.raises(InvalidInputError, match="only_texts has no learner for models of kind lam") as error:
+        load_learner("only_texts", ModelKind.LAM)
+    assert "reinforcement" in error.value.hint
+    assert "only_texts" not in error.value.hint
 
 
 @pytest.mark.parametrize(

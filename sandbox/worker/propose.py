@@ -51,7 +51,7 @@ def propose(request: Mapping[str, Any]) -> None:
         seed=request["seed"],
         report=report_line,
     )
-    claims = load_learner(request["technique"])(task)
+    claims = load_learner(request["technique"], task.kind)(task)
     objective = {
         "technique": request["technique"],
         "recipe": dict(request["recipe"]),

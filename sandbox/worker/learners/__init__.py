@@ -47,20 +47,30 @@ class Learner(Protocol):
     def __call__(self, task: Task) -> dict[str, str]: ...
 
 
-LEARNERS: dict[str, str] = {
-    "self_supervised": "sandbox.worker.learners.self_supervised",
-    "reinforcement": "sandbox.worker.learners.reinforcement",
+LEARNERS: dict[str, dict[ModelKind, str]] = {
+    "self_supervised": {ModelKind.LLM: "sandbox.worker.learners.self_supervised"},
+    "reinforcement": {ModelKind.LAM: "sandbox.worker.learners.reinforcement"},
 }
-"""Technique → module whose ``learn`` does it."""
+"""Technique → kind of model → module whose ``learn`` does it."""
 
 
-def load_learner(technique: str) -> Learner:
-    """The learner of that technique; raises InvalidInputError where there is none."""
+def learner_module(technique: str, kind: ModelKind) -> str:
+    """The module of a technique for a kind of model; raises InvalidInputError where there is none."""
     if technique not in LEARNERS:
         raise InvalidInputError(
             f"no learner is called {technique!r:.40}", hint=f"known: {', '.join(sorted(LEARNERS))}"
         )
-    learner: Learner = importlib.import_module(LEARNERS[technique]).learn
+    if kind not in LEARNERS[technique]:
+        known = sorted(name for name, modules in LEARNERS.items() if kind in modules)
+        raise InvalidInputError(
+            f"{technique} has no learner for models of kind {kind.value}", hint=f"known: {', '.join(known)}"
+        )
+    return LEARNERS[technique][kind]
+
+
+def load_learner(technique: str, kind: ModelKind) -> Learner:
+    """The learner of a technique for a kind of model; raises InvalidInputError where there is none."""
+    learner: Learner = importlib.import_module(learner_module(technique, kind)).learn
     return learner
 
 
