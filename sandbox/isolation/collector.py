@@ -19,13 +19,15 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guardrails.errors import BundleError
 from sandbox.isolation import formats
 from sandbox.isolation.manifest import parse_manifest
+from sandbox.isolation.questions import parse_questions
 from sandbox.isolation.spec import GIB, MIB
+from sandbox.worker.questions import MAX_BYTES as MAX_QUESTION_BYTES
 
 _BLOCK = 1 << 20
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
@@ -45,7 +47,8 @@ class Rule:
     """Files that a shape takes: a pattern of the whole path, what they hold, how long they may be.
 
     ``holds`` is ``json``, ``config`` (JSON that a model loader reads), ``lines``, ``text``,
-    ``safetensors``, ``index``, ``template``, ``manifest``, or ``skip`` for files that are left behind without complaint.
+    ``safetensors``, ``index``, ``template``, ``manifest``, ``questions``, or ``skip`` for files that are left behind
+    without complaint.
     """
 
     pattern: str
@@ -93,6 +96,10 @@ BUNDLE = Shape(
     ),
     required=(r"proposal\.json", r"model/(adapter_)?config\.json", rf"model/{_NAME}\.safetensors"),
 )
+# What a job may ask people: beside what it proposes, or instead of proposing. Nobody submits questions.
+_QUESTIONS = Rule(r"questions\.jsonl", "questions", MAX_QUESTION_BYTES)
+TRAINED = replace(BUNDLE, rules=(*BUNDLE.rules, _QUESTIONS))
+ASKED = Shape(name="set of questions", folders=(), rules=(_QUESTIONS,), required=(_QUESTIONS.pattern,))
 MODEL = Shape(
     name="model", folders=(), rules=_model_rules(""), required=(r"config\.json", rf"{_NAME}\.safetensors")
 )
@@ -117,7 +124,7 @@ def collect(source: Path, dest: Path, shape: Shape) -> tuple[FileEntry, ...]:
     Args:
         source: a job's output folder, or a folder that a person submits.
         dest: where to; must not exist yet.
-        shape: what may be there: ``BUNDLE``, ``MODEL``, ``MERGED`` or ``MEASUREMENT``.
+        shape: what may be there: ``BUNDLE``, ``TRAINED``, ``ASKED``, ``MODEL``, ``MERGED`` or ``MEASUREMENT``.
 
     Returns:
         The files, sorted by path.
@@ -292,6 +299,8 @@ def _check(data: bytes, path: str, holds: str) -> None:
         formats.check_json_lines(data, path)
     elif holds == "manifest":
         parse_manifest(data)
+    elif holds == "questions":
+        parse_questions(data, path)
     else:
         value = formats.parse_json(data, path)
         if holds == "config":

@@ -2,6 +2,7 @@
 
 Invariants:
 - The manifest ``proposal.json`` is written last: without it there is no proposal.
+- A learner that only asked people (``questions.jsonl``, no model) leaves no manifest: there is nothing to propose.
 - Any failure ends with exit status 1 and one line that says why, and leaves no manifest.
 - Nothing written here is evidence: claims are shown as claims, the champion is measured elsewhere.
 
@@ -21,6 +22,7 @@ from guardrails.canonical import Digest, digest, encode
 from guardrails.records import ModelKind
 from sandbox.worker import weights
 from sandbox.worker.learners import Task, load_learner
+from sandbox.worker.questions import QUESTIONS
 from sandbox.worker.request import Field, main, report_line
 
 SCHEMA = "interlock/bundle/v1"
@@ -52,6 +54,9 @@ def propose(request: Mapping[str, Any]) -> None:
         report=report_line,
     )
     claims = load_learner(request["technique"], task.kind)(task)
+    if (out / QUESTIONS).exists() and not (out / "model").exists():
+        report_line(1.0, "asked")
+        return
     objective = {
         "technique": request["technique"],
         "recipe": dict(request["recipe"]),
