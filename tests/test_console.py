@@ -251,7 +251,9 @@ def test_an_odd_loop_file_is_no_error(made: Made, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pid", "expected"), [(os.getpid(), "running"), (2**31 - 2, "silent"), ("1", "silent"), (True, "silent")]
+    ("pid", "expected"),
+    [(os.getpid(), "running"), (2**31 - 2, "silent"), ("1", "silent"), (True, "silent")],
+    ids=["living", "nobody's", "text", "boolean"],  # names, for a number of a process differs in each run
 )
 def test_a_loop_that_died_is_not_shown_as_running(made: Made, pid: object, expected: str) -> None:
     path = made.workspace.path / "loop.json"
