@@ -144,6 +144,17 @@ def _printable(name: str) -> str:
 
 @contextmanager
 def view_of(log: Log) -> Iterator[View]:
-    """A view of the log as it is now."""
+    """A view of the log as it is now, as the database's tables tell it."""
     with log.read() as snapshot:
+        yield View(snapshot)
+
+
+@contextmanager
+def proven_view_of(log: Log) -> Iterator[View]:
+    """A view of the log as its signed records make it: what is shown to somebody who is about to sign.
+
+    Raises:
+        LogVerificationError: the records do not hold, or the database's tables say something else.
+    """
+    with log.read_proven() as snapshot:
         yield View(snapshot)

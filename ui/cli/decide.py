@@ -103,7 +103,7 @@ def request_changes(session: Session, id_: str, reason: str, role: str | None) -
 @reason_and_role
 def rollback(session: Session, model: str, to: str, reason: str, role: str | None) -> None:
     """Roll a model back."""
-    with session.view() as view:
+    with session.proven_view() as view:
         target = _former(view.model(model), to)
     _request(session, Action.ROLLBACK, model, reason, role, digest=target)
 
@@ -161,7 +161,7 @@ def _decide(
 
     person = session.person()
     now = session.now()
-    with session.view() as view:
+    with session.proven_view() as view:
         row = view.proposal(proposal)
         name = view.name_of(person.id)
         rules: tuple[QuorumRule, ...] = ()
@@ -246,7 +246,7 @@ def _sign_request(session: Session, request_id: str, reason: str, chosen: str | 
     from guardrails.records import Role
 
     person = session.person()
-    with session.view() as view:
+    with session.proven_view() as view:
         request = view.request(request_id)
         require_open(view.snapshot.tables, request, session.now())
         data = drawing.request_data(view, request)
@@ -262,7 +262,7 @@ def sign_request(session: Session, wish: Intention, chosen: str | None, expected
     """Draft, sign and append one signature on a request; the wish's role is replaced by the one to offer."""
     from dataclasses import replace
 
-    with session.view() as view:
+    with session.proven_view() as view:
         person = view.person_called(wish.person)
         name = view.name_of(wish.person)
         role = request_role(view, person, wish, chosen, session.now())

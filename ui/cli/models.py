@@ -158,7 +158,7 @@ def add_(
             f"models.{name} is in interlock.toml already", hint="interlock init adopts what is missing"
         )
     person = session.person()
-    with session.view() as view:
+    with session.proven_view() as view:
         signer = view.name_of(person.id)
         if any(row.name == name for row in view.models()):
             raise DeniedError(f"model {name} has a champion already; only a promotion can move it")

@@ -121,7 +121,7 @@ def import_ssh(
 @key_option
 def revoke(session: Session, name: str, fingerprint: str, key_file: Path | None) -> None:
     """Revoke keys."""
-    with session.view() as view:
+    with session.proven_view() as view:
         person = view.person_called(name)
         told = view.name_of(person.id)
     keys = [person_keyid(key.public) for key in person.keys if not key.revoked]
@@ -154,7 +154,7 @@ def rekey(
     """Replace a person's key."""
     from ui.setup import require_passphrase
 
-    with session.view() as view:
+    with session.proven_view() as view:
         person = view.person_called(name)
         told = view.name_of(person.id)
     otherwise = f"{PROPOSE} --revoke NAME --add-key NAME=KEYFILE --out FILE"

@@ -57,7 +57,7 @@ def key_option(function: Any) -> Any:
 @add(roster, "show", help="The roster in force: people, roles, keys, service keys.")
 def show_(session: Session) -> None:
     """Show the roster."""
-    with session.view() as view:
+    with session.proven_view() as view:
         current = view.roster
         people = [person_fields(session, view, person, name) for person, name in view.people()]
     data: dict[str, Any] = {
@@ -125,7 +125,7 @@ def propose(
     if out.exists():
         raise UsageError(f"{out} exists already; nothing was written")
     openings: list[Opening] = []
-    with session.view() as view:
+    with session.proven_view() as view:
         current = in_force(view)
         taken = {name: person.id for person, name in view.people()}
         ids = {**taken, **{person.id: person.id for person, _ in view.people()}}
@@ -235,7 +235,7 @@ def one_step(
     also: tuple[PersonKey, ...] = (),
 ) -> tuple[Amendment, Roster, Reference]:  # fmt: skip
     """Change the roster with one root's signature; where it needs more, say which command to use instead."""
-    with session.view() as view:
+    with session.proven_view() as view:
         current = in_force(view)
     if key_file is None:
         require_root(session)
@@ -310,7 +310,7 @@ def in_force(view: View) -> Roster:
 def read_amendment(session: Session, file: Path) -> tuple[Amendment, Roster]:
     """A proposed roster, and the one in force, which it must follow."""
     made = Amendment.decode(read_file(file), str(file))
-    with session.view() as view:
+    with session.proven_view() as view:
         current, origin = in_force(view), view.snapshot.origin
     if made.statement.log != origin:
         raise DeniedError(f"{file}: it is for the log {made.statement.log:.80}, this is {origin}")

@@ -72,6 +72,14 @@ class Session:
         with view_of(self.workspace.log) as view:
             yield view
 
+    @contextmanager
+    def proven_view(self) -> Iterator[View]:
+        """What the signed records say now, whatever the tables say: for every command that ends in a signature."""
+        from guardrails.view import proven_view_of
+
+        with proven_view_of(self.workspace.gate.log) as view:
+            yield view
+
     @staticmethod
     def now() -> str:
         """The machine's clock, as records write it."""

@@ -32,7 +32,7 @@ from guardrails.errors import DeniedError, InterlockError, InvalidInputError, St
 from guardrails.gate import utc_now
 from guardrails.ledger import project
 from guardrails.records import Action, Binding, Person
-from guardrails.view import View, view_of
+from guardrails.view import View, proven_view_of, view_of
 from ui.wiring import Workspace
 
 IDLE_S = 15 * 60
@@ -120,6 +120,21 @@ def console() -> Console:
     if not _consoles:
         raise InterlockError("the console was not started", hint="run `interlock console`")
     return _consoles[0]
+
+
+@contextmanager
+def proven_view() -> Iterator[View]:
+    """The log as its signed records make it: for pages and dialogs by which somebody decides.
+
+    Where the services' keys are not on this machine nothing can be signed, and the tables have to do.
+    """
+    workspace = console().workspace
+    if not workspace.service_key("log").is_file():
+        with view() as opened:
+            yield opened
+        return
+    with proven_view_of(workspace.gate.log) as opened:
+        yield opened
 
 
 @contextmanager
@@ -221,7 +236,7 @@ def sign(
 def prepare(wish: Intention, *, shown: Binding | None, champion: Digest | None = None) -> Draft:
     """The bytes to sign, if they are about what was shown; raises StaleError otherwise."""
     if champion is not None:
-        with view() as opened:
+        with proven_view() as opened:
             if opened.model(wish.target).champion != champion:
                 raise StaleError(f"{wish.target} has another champion than the one shown")
     draft = console().workspace.gate.draft(wish)

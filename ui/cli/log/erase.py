@@ -50,7 +50,7 @@ def erase(session: Session, records: tuple[int, ...], person: str, reason: str, 
     from guardrails.ledger.requests import WORKSPACE
 
     signer = session.person()
-    with session.view() as view:
+    with session.proven_view() as view:
         chosen = _chosen(view, records, person)
         name = view.name_of(signer.id)
     wish = Intention(

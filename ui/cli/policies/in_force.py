@@ -122,7 +122,7 @@ def activate(session: Session, file: Path, reason: str, role: str | None) -> Non
 
     loaded = load_policy(file)
     person = session.person()
-    with session.view() as view:
+    with session.proven_view() as view:
         _announce(session, view, loaded.policy.name, loaded.policy)
     for problem in lint(loaded.policy):
         session.output.warn(str(problem))
@@ -146,7 +146,7 @@ def deactivate(session: Session, name: str, reason: str, role: str | None) -> No
     from guardrails.decisions import Intention
 
     person = session.person()
-    with session.view() as view:
+    with session.proven_view() as view:
         if name not in {row.name for row in view.policies()}:
             known = ", ".join(row.name for row in view.policies()) or "none"
             raise UnknownNameError(f"no policy called {name:.80} is in force", hint=f"in force: {known}")

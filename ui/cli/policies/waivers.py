@@ -40,7 +40,7 @@ def add_(session: Session, id_: str, rule: str, until: str, reason: str, role: s
     person = session.person()
     now = session.now()
     expires = read_end(until, now, "--until")
-    with session.view() as view:
+    with session.proven_view() as view:
         row = view.proposal(id_.upper())
         if row.proposal is None or row.verdict is None:
             raise DeniedError(f"{row.id} is {row.state.value}: there is no verdict to waive anything of")

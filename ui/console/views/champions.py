@@ -30,7 +30,7 @@ def page() -> None:
     receipt = session.receipt_for()
     if receipt is not None and receipt.action is Action.ROLLBACK:
         markup.show(signing.receipt_notice(receipt))
-    with session.view() as view:
+    with session.proven_view() as view:
         models, person = view.models(), session.person_in(view)
         if not models:
             markup.show(

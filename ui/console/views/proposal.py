@@ -42,7 +42,7 @@ def page() -> None:
     """The proposal page."""
     proposal_id = st.query_params.get("id", "")
     try:
-        with session.view() as view:
+        with session.proven_view() as view:
             _show(view, view.proposal(proposal_id))
     except UnknownNameError:
         markup.show(markup.empty("No such proposal.", f"There is none called {one_line(proposal_id, 40)}."))

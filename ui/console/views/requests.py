@@ -17,7 +17,7 @@ from ui.presenters import age, ago, one_line
 
 def show_open() -> None:
     """Every request that is not carried out yet, with who signed and what is missing."""
-    with session.view() as view:
+    with session.proven_view() as view:
         moment, person = session.now(), session.person_in(view)
         waiting = [row for row in view.requests() if view.request_state(row, moment) is RequestState.OPEN]
         if not waiting:

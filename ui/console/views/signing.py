@@ -73,7 +73,7 @@ def open_dialog(ask: Ask) -> None:
 
 
 def _dialog(ask: Ask) -> None:
-    with session.view() as view:
+    with session.proven_view() as view:
         person = session.person_in(view)
         name = view.name_of(person.id) if person else ""
     if person is None:
