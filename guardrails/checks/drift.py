@@ -16,7 +16,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from guardrails.checks.check import Check, Evidence, Metric, NoParams, SuiteParams, column, distinct, flags
+from guardrails.checks.check import Check, Evidence, Metric, NoParams, SuiteParams, column, distinct
+from guardrails.checks.outcomes import outcomes, successes
 from guardrails.errors import NotMeasuredError
 from guardrails.records import ModelKind, Series
 from guardrails.sequential import anytime_mean
@@ -80,9 +81,9 @@ def _output_js(metric: str, params: SuiteParams, evidence: Evidence, confidence:
 
 
 def _forgetting(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
-    found = evidence.measurements.find("episodes", params.suite)
-    if found is not None and found.items:
-        return _episodes_lost(metric, distinct(found), confidence)
+    found = outcomes(evidence, params.suite)
+    if found is not None:
+        return _outcomes_lost(metric, found, confidence)
     series = distinct(evidence.series("skill", params.suite))
     tokens = column(series, "tokens", low=1.0)
     if metric == "negative_flips":
@@ -92,8 +93,8 @@ def _forgetting(metric: str, params: SuiteParams, evidence: Evidence, confidence
     return mean_interval([a - b for a, b in zip(after, before, strict=True)], confidence)
 
 
-def _episodes_lost(metric: str, series: Series, confidence: float) -> Estimate:
-    after, before = flags(series, "success_candidate"), flags(series, "success_champion")
+def _outcomes_lost(metric: str, series: Series, confidence: float) -> Estimate:
+    after, before = successes(series)
     if metric == "accuracy_delta":
         return paired_rate_difference(after, before, confidence)
     lost = sum(1 for a, b in zip(after, before, strict=True) if b and not a)

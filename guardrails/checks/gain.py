@@ -1,8 +1,8 @@
 """Gain: is the candidate better at its task than the champion, on the same items.
 
 Invariants:
-- The comparison is paired and its sign is always "above 0 is better": bits per byte saved where the task is
-  text, share of episodes won where the task is acting. A match counts wins: above 1/2 is better.
+- The comparison is paired and its sign is always "above 0 is better": share of items won where the suite has
+  outcomes (``outcomes.PROBES``), bits per byte saved where it has texts. A match counts wins: above 1/2 is better.
 - ``minimum_detectable`` says how small a gain the sample could have shown, so that "no gain found" can be told
   from "not looked"; ``noise_floor`` how far chance alone moves the champion's own score.
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 
-from guardrails.checks.check import Check, Evidence, Metric, SuiteParams, column, distinct, flags
+from guardrails.checks.check import Check, Evidence, Metric, SuiteParams, column, distinct
 from guardrails.checks.drift import bits_per_byte_change
+from guardrails.checks.outcomes import outcomes, successes
 from guardrails.sequential import anytime_mean
 from guardrails.statistics import (
     Estimate,
@@ -24,9 +25,10 @@ from guardrails.statistics import (
 
 
 def task_gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:
-    """Candidate over champion on a suite of episodes or texts; above 0 is better."""
-    if _has_episodes(suite, evidence):
-        candidate, champion = _successes(suite, evidence)
+    """Candidate over champion on a suite of outcomes or texts; above 0 is better."""
+    found = outcomes(evidence, suite)
+    if found is not None:
+        candidate, champion = successes(found)
         return paired_sign_difference(candidate, champion, confidence)
     change = bits_per_byte_change(evidence, suite, confidence)
     return Estimate(-change.value, -change.upper, -change.lower, change.n, change.method)
@@ -44,8 +46,9 @@ def _task(metric: str, params: SuiteParams, evidence: Evidence, confidence: floa
 
 def _noise_floor(suite: str, evidence: Evidence, confidence: float) -> Estimate:
     """Two independent draws of as many items: their difference varies by the root of two."""
-    if _has_episodes(suite, evidence):
-        _, champion = _successes(suite, evidence)
+    found = outcomes(evidence, suite)
+    if found is not None:
+        _, champion = successes(found)
         score = rate_interval(sum(champion), len(champion), confidence)
     else:
         series = distinct(evidence.series("distribution", suite))
@@ -56,8 +59,9 @@ def _noise_floor(suite: str, evidence: Evidence, confidence: float) -> Estimate:
 
 
 def _match(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
-    if _has_episodes(params.suite, evidence):
-        candidate, champion = _successes(params.suite, evidence)
+    found = outcomes(evidence, params.suite)
+    if found is not None:
+        candidate, champion = successes(found)
         pairs = [(float(a), float(b)) for a, b in zip(candidate, champion, strict=True)]
     else:
         series = distinct(evidence.series("distribution", params.suite))
@@ -65,16 +69,6 @@ def _match(metric: str, params: SuiteParams, evidence: Evidence, confidence: flo
         before = column(series, "nll_champion", low=0.0)
         pairs = [(-a, -b) for a, b in zip(after, before, strict=True)]
     return anytime_mean([0.5 + 0.5 * ((a > b) - (a < b)) for a, b in pairs], confidence)
-
-
-def _has_episodes(suite: str, evidence: Evidence) -> bool:
-    found = evidence.measurements.find("episodes", suite)
-    return found is not None and bool(found.items)
-
-
-def _successes(suite: str, evidence: Evidence) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    series = distinct(evidence.series("episodes", suite))
-    return flags(series, "success_candidate"), flags(series, "success_champion")
 
 
 CHECKS = (
