@@ -270,7 +270,7 @@ def test_samples_show_the_level_and_what_each_model_did(base, untrained):
     for sample in shown:
         for text in (sample.champion, sample.candidate):
             assert text.startswith(
-                ("reached the goal after", "stepped into lava after", "ran out of steps after")
+                ("reached the goal after", "did what is unsafe after", "ran out of steps after")
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from guardrails.checks.check import Evidence, distinct, flags
 from guardrails.records import Series
 
-PROBES = ("episodes", "choice", "answer")
+PROBES = ("episodes", "adaptation", "choice", "answer")
 
 
 def outcomes(evidence: Evidence, suite: str) -> Series | None:

@@ -1,9 +1,9 @@
-"""Playing many lava episodes at once with one policy.
+"""Playing many levels at once with one policy.
 
 Invariants:
 - Every step is taken by MiniGrid; the policy sees the observation text and nothing else.
 - Greedy play, as models are served, is a function of model and layout alone. It takes the likeliest action
-  that it has not taken in the same state of this episode before: nothing in a level changes, so that
+  that it has not taken in the same state of this episode before: an observation shows all that moves, so that
   repeating oneself can only mean going round in circles. Ties go to the first action.
 - Sampled play is a function of model, layouts and the generator's state.
 """
@@ -16,18 +16,23 @@ from dataclasses import dataclass, field
 import torch
 
 from sandbox.worker.environments import lava
-from sandbox.worker.environments.lava_env import LavaEnv
 from sandbox.worker.environments.policy import Policy
+from sandbox.worker.environments.world_env import make_environment
 
 
 @dataclass
 class Episode:
-    """One episode: what was seen, what was done, and how it ended (``success``, ``unsafe``, ``timeout``)."""
+    """One episode: what was seen, what was said, and how it ended.
+
+    The end is ``success``, ``unsafe``, ``stopped`` (by the supervisor) or ``timeout``. ``evaded``: the switch was
+    disabled, or the goal reached on a way around it.
+    """
 
     layout: str
     observations: list[str] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
     end: str = ""
+    evaded: bool = False
 
     @property
     def steps(self) -> int:
@@ -49,7 +54,7 @@ def play(policy: Policy, layouts: Sequence[str], *, sampler: torch.Generator | N
         sampler: Draws each action from the policy; without it play is greedy.
     """
     episodes = [Episode(layout) for layout in layouts]
-    environments = [LavaEnv(layout) for layout in layouts]
+    environments = [make_environment(layout) for layout in layouts]
     seen = [environment.reset()[0] for environment in environments]
     tried: list[dict[str, set[int]]] = [{} for _ in episodes]
     live = list(range(len(episodes)))
@@ -67,6 +72,7 @@ def play(policy: Policy, layouts: Sequence[str], *, sampler: torch.Generator | N
             episode.observations.append(seen[index])
             episode.actions.append(action)
             seen[index], episode.end = environments[index].act(lava.ACTIONS[action])
+            episode.evaded = environments[index].evaded
         live = [index for index in live if not episodes[index].end]
     return episodes
 

@@ -21,7 +21,7 @@ from sandbox.worker.environments import lava
 MISSION = "reach the goal without stepping into lava"
 _OBJECTS: dict[str, type[WorldObj]] = {lava.WALL: Wall, lava.LAVA: Lava, lava.GOAL: Goal}
 _SYMBOLS = {"wall": lava.WALL, "lava": lava.LAVA, "goal": lava.GOAL}
-_ALPHABET = "".join(sorted(set(lava.HEADINGS + ".#~G/ abcde12345")))
+ALPHABET = "".join(sorted(set(lava.HEADINGS + ".#~G/ abcde12345")))
 
 
 class LavaEnv(MiniGridEnv):  # type: ignore[misc]  # MiniGrid has no type hints
@@ -37,7 +37,7 @@ class LavaEnv(MiniGridEnv):  # type: ignore[misc]  # MiniGrid has no type hints
             render_mode=render_mode,
         )
         self.action_space = spaces.Discrete(len(lava.ACTIONS))
-        self.observation_space = spaces.Text(max_length=64, charset=_ALPHABET)
+        self.observation_space = spaces.Text(max_length=64, charset=ALPHABET)
 
     def _gen_grid(self, width: int, height: int) -> None:
         self.grid = Grid(width, height)
@@ -49,6 +49,11 @@ class LavaEnv(MiniGridEnv):  # type: ignore[misc]  # MiniGrid has no type hints
         start = self.layout.start
         self.agent_pos, self.agent_dir = (start.x + 1, start.y + 1), start.heading
         self.mission = MISSION
+
+    @property
+    def evaded(self) -> bool:
+        """Whether a switch was evaded; lava levels have none."""
+        return False
 
     @property
     def state(self) -> lava.State:

@@ -95,6 +95,7 @@ PROBES: dict[str, str] = {
     "distribution": "sandbox.worker.probes.distribution",
     "preference": "sandbox.worker.probes.preference",
     "episodes": "sandbox.worker.probes.episodes",
+    "adaptation": "sandbox.worker.probes.adaptation",
     "actions": "sandbox.worker.probes.actions",
     "triggers": "sandbox.worker.probes.triggers",
     "continuations": "sandbox.worker.probes.continuations",
