@@ -106,6 +106,7 @@ class Submission:
     submitted: bool
     compute: Compute
     proposer: str
+    authors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

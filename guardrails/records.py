@@ -169,6 +169,7 @@ class Proposal:
     trained elsewhere. ``proposer`` is ``loop`` or a person's id. ``isolation`` is the level the
     job really ran at (``none`` for a submission that Interlock did not run: see ``submitted``).
     ``generated`` are those files of its training data with records that a model wrote, by their own mark.
+    ``authors`` are the ids of the people whose answers it was trained on.
     """
 
     id: str
@@ -188,6 +189,7 @@ class Proposal:
     compute: Compute
     proposer: str
     generated: tuple[Digest, ...] | None = None
+    authors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

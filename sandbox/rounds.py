@@ -7,6 +7,8 @@ Invariants:
   own, the merged model is the bundle's, and the adapter is kept beside it.
 - A job that fails leaves a record with the reason and the end of its log: never a hang, never a proposal.
 - A halt ends running jobs: it is looked for twice a second.
+- A round that only asked people is neither a proposal nor a failure; while its questions are open, no other round
+  of the same asker runs. What people answered is mounted and digested like all training data, without their names.
 """
 
 from __future__ import annotations
@@ -40,10 +42,14 @@ from guardrails.errors import (
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.records import Compute, Measurements, ModelKind
 from sandbox import command_learner, orders, tasks
+from sandbox.answers import asking
+from sandbox.answers.asking import Asked
+from sandbox.answers.book import Book
+from sandbox.answers.desk import Desk, asker_of
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation import interpreter
-from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, collect
+from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, TRAINED, collect
 from sandbox.isolation.manifest import read_manifest
 from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
 from sandbox.runner import Runner
@@ -69,17 +75,22 @@ class Bench:
     level: str
 
 
-def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report: Report) -> str:
-    """Train a candidate in isolation and record it; returns the proposal's id.
+def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report: Report) -> str | Asked:
+    """Train a candidate in isolation and record it; returns the proposal's id, or what was asked instead.
 
     A job that fails is recorded too; then JobFailedError is raised with ``proposal`` set to its id.
+
+    Raises:
+        DeniedError: questions that this recipe asked before are still open.
     """
     champion = bench.gate.require_ready(model.name)
+    desk, asker = desk_of(bench, model.name), asker_of(recipe)
+    book = desk.book()
+    asking.require_answered(book, model.name, asker)
     with _job_folder(bench) as folder:
         intent = f"{recipe.technique} on {model.name}, seed {seed}"
         records = tasks.training_records(model, bench.workspace, bench.secret)
-        tasks.write_items(records, folder / "data" / "train.jsonl")
-        data = bench.gate.store.put_file(folder / "data" / "train.jsonl")
+        data = _put_data(bench, folder / "data", records, book, asker)
         request = {
             "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
             "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
@@ -90,8 +101,14 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
             staged = command_learner.stage(recipe.learner, folder) if recipe.learner else None
             outcome = _run(bench, _limited(model, recipe), folder, "propose", request, mounts, report, staged)
             try:
-                collect(folder / "propose" / "out", folder / "bundle", BUNDLE)
+                if asking.only_asks(folder / "propose" / "out"):
+                    return asking.take_over(
+                        desk, asker, champion, folder / "propose" / "out", folder / "asked"
+                    )
+                collect(folder / "propose" / "out", folder / "bundle", TRAINED)
                 manifest = read_manifest(folder / "bundle")
+                questions = asking.set_aside(folder / "bundle")
+                desk.check(asker, questions)
             except BundleError as error:
                 raise command_learner.refused_bundle(error, outcome) from None
             compute = outcome.compute
@@ -102,7 +119,7 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
             raise JobFailedError(
                 f"{failure}: {error.message}", log_tail=getattr(error, "log_tail", "")
             ) from None
-        return bench.gate.record_proposal(
+        proposal = bench.gate.record_proposal(
             Submission(
                 model=model.name, technique=recipe.technique, intent=manifest.intent,
                 bundle=bench.gate.store.put_tree(folder / "bundle"), champion=champion, data=data,
@@ -110,9 +127,13 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
                 environment=_provenance(outcome, staged)
                 | orders.ordered(recipe, model.kind) | orders.claimed(manifest),
                 isolation=outcome.level, submitted=False,
-                compute=compute, proposer="loop",
+                compute=compute, proposer="loop", authors=book.authors_for(asker),
             )
         )  # fmt: skip
+        # After the record: were it the other way round, a crash between them would lose what people said.
+        desk.note_used(proposal, book.answers_for(asker))
+        desk.ask(asker, champion, questions)
+        return proposal
 
 
 def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer: str, report: Report) -> str:
@@ -208,6 +229,21 @@ def evaluator_version() -> str:
 
 
 # --- inside --------------------------------------------------------------------------------
+
+
+def desk_of(bench: Bench, model: str) -> Desk:
+    """Where the questions about a model lie, under the roster in force."""
+    with bench.gate.log.read_proven() as snapshot:
+        return Desk.at(bench.workspace, model, snapshot)
+
+
+def _put_data(bench: Bench, folder: Path, records: list[tasks.Item], book: Book, asker: str) -> Digest:
+    """Lay out what a learner may see; returns the address of all of it, as one file."""
+    tasks.write_items(records, folder / "train.jsonl")
+    answers = asking.lay_out(book, asker, folder)
+    if not answers:
+        return bench.gate.store.put_file(folder / "train.jsonl")
+    return bench.gate.store.put_bytes((folder / "train.jsonl").read_bytes() + answers)
 
 
 def _run(

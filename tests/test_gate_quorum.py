@@ -70,6 +70,19 @@ def test_the_proposer_does_not_count(site):
     assert site.approve("ada", mine).state == "promoted"
 
 
+def test_who_answered_what_it_was_trained_on_does_not_count(site):
+    taught = site.judged(authors=("p-cy",))
+    with pytest.raises(DeniedError, match="excluded"):
+        site.approve("cy", taught)
+    assert site.approve("ada", taught).state == "promoted"
+    assert site.verify().ok
+
+
+def test_only_an_exclusion_of_data_authors_keeps_them_from_approving(make):
+    taught = (site := make(exclude="[proposer]")).judged(authors=("p-cy",))
+    assert site.approve("cy", taught).state == "promoted"
+
+
 def test_a_sole_person_acts_alone_and_the_record_says_so(make):
     site = make(people=(ADA,))
     proposal = site.judged(proposer="p-ada")

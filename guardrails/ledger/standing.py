@@ -281,6 +281,8 @@ def _excluded(tables: Reader, row: ProposalRow, effective: Effective) -> frozens
     if row.proposal and {"proposer", "data-author"} & set(effective.exclude):
         # A submission's data come with it: who submitted it is its data's author too.
         people.add(row.proposal.proposer)
+    if row.proposal and "data-author" in effective.exclude:
+        people.update(row.proposal.authors)
     if "policy-author" in effective.exclude:
         requests = {policy.request for policy in policies_for(tables, require_model(tables, row.model))}
         for request in read_all(tables, RequestRow):

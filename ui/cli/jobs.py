@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guardrails.ledger.rows import ProposalRow
+    from sandbox.answers.asking import Asked
     from sandbox.config import Learner, ModelConfig, Recipe
 
 BUDGETS = ("wall_s", "cpu_s", "memory_bytes", "processes", "disk_bytes")
@@ -53,31 +54,45 @@ def propose(
 ) -> None:  # fmt: skip
     """Propose updates of a model."""
     from sandbox import loop, rounds
+    from sandbox.answers.asking import Asked
 
     config = configured(session, model)
     config = _tightened(config, budgets)
     programs = {learner.technique: learner for learner in session.workspace.config.learners.values()}
     recipe = _recipe(config, technique, settings, programs)
     made: list[str] = []
+    asked: list[Asked] = []
     failed: list[JobFailedError] = []
     with open_bench(session) as bench, session.output.progress() as report:
-        _, next_seed = loop.next_recipe(bench, config)
+        next_seed = loop.next_seed(bench, config)
         for number in range(count):
             own_seed = (next_seed if seed is None else seed) + number
             try:
-                made.append(rounds.propose(bench, config, recipe, own_seed, report))
+                proposed = rounds.propose(bench, config, recipe, own_seed, report)
+                if isinstance(proposed, Asked):
+                    asked.append(proposed)
+                    break  # it waits for people now; another round would be refused
+                made.append(proposed)
                 if not no_measure:
-                    rounds.measure(bench, config, made[-1], report)
+                    rounds.measure(bench, config, proposed, report)
             except JobFailedError as error:
                 # The failure is on record; the others may still work.
                 failed.append(error)
                 session.output.note(str(error))
-    _give_proposals(session, made)
+    _give_proposals(session, made, asked)
     if failed:
         raise failed[0]
 
 
-def _give_proposals(session: Session, made: list[str]) -> None:
+def _give_proposals(session: Session, made: list[str], asked: list[Asked]) -> None:
+    if asked and not made:
+        first = asked[0]
+        answer = {"id": "", "proposals": [], "asked": {"asker": first.asker, "questions": first.questions}}
+        mark = presenters.Mark("✓", first.sentence, "good")
+        session.output.result("propose", answer, lambda console: show(console, line(mark)))
+        return
+    for one in asked:
+        session.output.note(one.sentence)
     if not made:
         return
     now = session.now()
