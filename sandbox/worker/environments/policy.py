@@ -1,8 +1,8 @@
-"""A language model as a policy: observations in, probabilities of the three actions out.
+"""A language model as a policy: observations in, probabilities of the actions out.
 
 Invariants:
-- The policy is the model's next-token distribution after the observation, restricted to the three
-  action tokens and renormalised. Nothing else that the model would say can become an action.
+- The policy is the model's next-token distribution after the observation, restricted to the
+  environment's action tokens and renormalised. Nothing else that the model would say can become an action.
 - Every forward pass has the same number of rows, padded where fewer are left, so that what a model makes
   of an observation does not depend on which others are asked about with it.
 - Each distinct observation is computed once; greedy play asks for the same few again and again.
@@ -55,19 +55,23 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
 
 
 class Encoder:
-    """Turns observations into rows of token ids, all of one length, and knows the action tokens."""
+    """Turns observations into rows of token ids, all of one length, and knows the action tokens.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    ``actions`` are those of the environment, in its order; the lava levels' unless said.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, actions: Sequence[str] = lava.ACTIONS) -> None:
         self._tokenizer = tokenizer
         self._unknown = tokenizer.unk_token_id
-        self.actions = torch.tensor([self._action_id(action) for action in lava.ACTIONS])
+        self._names = tuple(actions)
+        self.actions = torch.tensor([self._action_id(action) for action in actions])
 
     def _action_id(self, action: str) -> int:
         ids = self._tokenizer.encode(action, add_special_tokens=False)
         if len(ids) != 1 or ids[0] == self._unknown:
             raise JobFailedError(
                 f"the model's tokenizer has no single token for the action {action!r}",
-                hint="an action model for the lava levels needs the tokens L, R and F",
+                hint=f"an action model for this environment needs the tokens {', '.join(self._names)}",
             )
         return int(ids[0])
 
@@ -82,7 +86,7 @@ class Encoder:
 
 
 def action_logits(model: PreTrainedModel, ids: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    """The scores of the three actions after each row of token ids."""
+    """The scores of the actions after each row of token ids."""
     output = model(input_ids=ids, use_cache=False, logits_to_keep=1)
     scores: torch.Tensor = output.logits[:, -1, actions].float()
     return scores
@@ -98,7 +102,7 @@ class Policy:
         self._known: dict[str, torch.Tensor] = {}
 
     def log_probabilities(self, observations: Sequence[str]) -> torch.Tensor:
-        """Natural logarithms of the probabilities of L, R and F, one row for each observation."""
+        """Natural logarithms of the probabilities of the actions, one row for each observation."""
         new = [text for text in dict.fromkeys(observations) if text not in self._known]
         for start in range(0, len(new), ROWS):
             chunk = new[start : start + ROWS]
