@@ -336,6 +336,30 @@ def test_pull_refuses_a_champion_that_the_log_does_not_justify(cli, tmp_path):
     assert cli("log", "verify").status == 0
 
 
+def test_a_forged_roster_is_neither_signed_by_nor_in_the_way_of_mending_it(cli):
+    import sqlite3
+
+    def forge(old: bytes, new: bytes) -> None:
+        connection = sqlite3.connect(cli.path / "log.db")
+        (body,) = connection.execute("SELECT body FROM projection WHERE \"table\" = 'roster'").fetchone()
+        assert old in body
+        forged = (body.replace(old, new),)
+        connection.execute("UPDATE projection SET body = ? WHERE \"table\" = 'roster'", forged)
+        connection.commit()
+        connection.close()
+
+    size = cli.json("log", "verify").data["entries"]
+    log_key = Workspace(cli.path).service_keys()["log"].encode()
+    for old, new in ((b'"operator"', b'"auditor"'), (log_key, log_key[::-1])):
+        forge(old, new)
+        refused = cli("reject", "P-0001", "--reason", "no")
+        assert refused.status == 7, refused
+        assert "projection roster/current differs" in refused.err
+        assert "interlock log rebuild" in refused.err
+        assert cli.ok("log", "rebuild")["entries"] == size
+        assert cli.json("log", "verify").data["ok"], "the control"
+
+
 def test_pull_refuses_damaged_bytes(cli, tmp_path):
     blob = max(
         (cli.path / "artifacts" / "blobs").rglob("*"), key=lambda path: path.stat().st_size * path.is_file()
