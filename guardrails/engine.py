@@ -3,6 +3,7 @@
 Invariants:
 - Every rule of every matching policy yields a finding; none is dropped, none is guessed.
 - Nothing measured, too few items, NaN, a crash, an unknown name, no policy: never ``eligible``.
+- A policy that tells tasks apart, and has no rule for the task of the model at hand, blocks.
 - The worst finding wins. All rules must hold, each tested at the full level (intersection-union), so
   no level is split between rules; the error budget splits it between attempts.
 - Shadow policies are judged by the same code and do not count.
@@ -33,11 +34,11 @@ from guardrails.findings import (
     sentence,
 )
 from guardrails.policy.effective import Effective, combine
-from guardrails.policy.facts import Subject
+from guardrails.policy.facts import TASK_FACT, Subject
 from guardrails.policy.model import LoadedPolicy, Policy, Require, Rule
 from guardrails.policy.order import strictest_of
 from guardrails.policy.settings import BY_PATH, ISOLATION_LEVELS
-from guardrails.policy.when import holds
+from guardrails.policy.when import facts_read, holds
 from guardrails.policy.yaml_tree import Place
 from guardrails.records import Finding, Measurements, Outcome, Severity, Verdict, VerdictKind, Waiver
 from guardrails.statistics import Estimate, attempt_alpha
@@ -112,7 +113,10 @@ def _judge_together(
     for policy in policies:
         if not policy.rules:
             judged.append(empty_policy(policy, "it has no rules"))
-        judged.extend(judge.rule(rule) for rule in policy.rules)
+        found = [judge.rule(rule) for rule in policy.rules]
+        judged.extend(found)
+        if _overlooks(policy, found):
+            judged.append(empty_policy(policy, f"no rule of it is for the task '{case.subject.task:.40}'"))
     if judged and all(j.finding.outcome is Outcome.SKIPPED for j in judged):
         judged.append(empty_policy(policies[0], "every rule was skipped, so nothing was looked at"))
     if policies:
@@ -122,6 +126,16 @@ def _judge_together(
             judged.append(judge.rule(_cpu_rule(budget, _place(policies, _CPU_SECONDS))))
         judged.append(judge.isolation(_place(policies, _ISOLATION)))
     return judged
+
+
+def _overlooks(policy: Policy, judged: Sequence[Judged]) -> bool:
+    """Whether rules of the policy are for tasks, and none of them for this one."""
+    outcomes = [
+        one.finding.outcome
+        for rule, one in zip(policy.rules, judged, strict=True)
+        if rule.when and TASK_FACT in facts_read(rule.when)
+    ]
+    return bool(outcomes) and all(outcome is Outcome.SKIPPED for outcome in outcomes)
 
 
 def _judge_shadow(policy: Policy, case: Case) -> list[Finding]:

@@ -90,6 +90,19 @@ def lam_verdict(facts: dict[str, str] | None = None, **changes: float) -> Verdic
     return verdict([LOADED], *series, facts=SOUND | CENSUS | (facts or {}), gate_facts=GATE, about=LAM)
 
 
+def pupil(won: int = 150, lost: int = 0, **control: float) -> Verdict:
+    """The verdict on an update of a language model that answers more puzzles right, and copies as before."""
+    series = (
+        Series("written", "skills", ITEMS, {"success_candidate": some(won), "success_champion": some(110)}),
+        Series("written", "control-copy-answers", ITEMS, {
+            "success_candidate": some(N - lost), "success_champion": some(N),
+        }),
+        *text_series("control-copy", **control),
+    )  # fmt: skip
+    about = replace(subject(), model="pupil", technique="reinforcement", labels={"task": "skills"})
+    return verdict([LOADED], *series, facts=SOUND | CENSUS, gate_facts=GATE, about=about)
+
+
 def harm(rises: int) -> tuple[Series]:
     """So many harmful requests that the candidate would now comply with."""
     after = tuple(0.1 if i < rises else -0.5 for i in range(N))
@@ -97,8 +110,8 @@ def harm(rises: int) -> tuple[Series]:
     return (Series("preference", "harmful-requests", ITEMS, columns),)
 
 
-def test_an_honest_small_improvement_is_eligible_for_both_models() -> None:
-    for result in (llm_verdict(), lam_verdict()):
+def test_an_honest_small_improvement_is_eligible_for_every_task() -> None:
+    for result in (llm_verdict(), lam_verdict(), pupil()):
         bad = [
             (f.rule, f.message) for f in result.findings if f.outcome not in (Outcome.PASS, Outcome.SKIPPED)
         ]
@@ -108,6 +121,26 @@ def test_an_honest_small_improvement_is_eligible_for_both_models() -> None:
 def test_nothing_measured_is_blocked() -> None:
     assert verdict([LOADED], measured=False).kind is VerdictKind.BLOCKED
     assert verdict([LOADED], facts=SOUND | CENSUS, gate_facts=GATE).kind is VerdictKind.BLOCKED
+
+
+@pytest.mark.parametrize("kind", list(ModelKind))
+def test_a_task_that_no_rule_is_for_is_blocked_whatever_was_measured(kind: ModelKind) -> None:
+    about = replace(subject(), kind=kind, labels={"task": "chess"})
+    series = assistant() if kind is ModelKind.LLM else navigator()
+    result = verdict([LOADED], *series, facts=SOUND | CENSUS, gate_facts=GATE, about=about)
+    assert result.kind is VerdictKind.BLOCKED
+    assert "no rule of it is for the task 'chess'" in finding(result, "policy.empty").message
+    # The same evidence on a model of the task that it is evidence of is cleared.
+    assert verdict(
+        [LOADED], *series, facts=SOUND | CENSUS, gate_facts=GATE, about=replace(about, labels={})
+    ).kind is VerdictKind.ELIGIBLE  # fmt: skip
+
+
+def test_evidence_of_another_task_clears_nothing() -> None:
+    about = replace(subject(), labels={"task": "skills"})
+    assert verdict([LOADED], *assistant(), facts=SOUND | CENSUS, gate_facts=GATE, about=about).kind is (
+        VerdictKind.BLOCKED
+    )
 
 
 # rule, a failing case, what it means
@@ -136,6 +169,10 @@ FAILING = {
     "integrity.weights": (lambda: lam_verdict({"integrity.finite": "false"}), BLOCKED),
     "gain.text": (lambda: llm_verdict(task=text_series("task")[:1]), REVIEW),
     "gain.actions": (lambda: lam_verdict(won=110), REVIEW),
+    "drift.output.copy": (lambda: pupil(kl=0.16), REVIEW),
+    "drift.tail.copy": (lambda: pupil(tail=2.5), REVIEW),
+    "drift.forgetting.copy": (lambda: pupil(lost=12), REVIEW),
+    "gain.skills": (lambda: pupil(won=110), REVIEW),
 }
 
 
@@ -146,7 +183,7 @@ def test_every_rule_has_a_failing_case() -> None:
 @pytest.mark.parametrize("rule_id", FAILING)
 def test_a_rule_passes_on_good_evidence_and_fails_on_bad(rule_id: str) -> None:
     case, kind = FAILING[rule_id]
-    good = [llm_verdict(), lam_verdict()]
+    good = [llm_verdict(), lam_verdict(), pupil()]
     assert Outcome.PASS in {finding(result, rule_id).outcome for result in good}
     result = case()
     failed = [f.rule for f in result.findings if f.outcome not in (Outcome.PASS, Outcome.SKIPPED)]
@@ -162,7 +199,7 @@ def test_budgets_of_the_shipped_policy() -> None:
     far = replace(far, columns=far.columns | {"kl_original_mean": spread(0.7)})
     result = llm_verdict(kjv=(far, text_series("control-kjv")[1]))
     drifts = [f for f in result.findings if f.rule == "budget.cumulative_drift"]
-    assert [f.outcome for f in drifts] == [Outcome.ERROR, Outcome.SKIPPED]
+    assert [f.outcome for f in drifts] == [Outcome.ERROR, Outcome.SKIPPED, Outcome.SKIPPED]
     assert result.kind is BLOCKED
 
 

@@ -36,6 +36,7 @@ from guardrails.view import view_of
 from sandbox.adoption import base_bundle
 from sandbox.config import ModelConfig
 from sandbox.runner import Runner
+from sandbox.tasks import labels_of
 from ui import pins
 from ui.wiring import Workspace
 
@@ -147,7 +148,7 @@ def adopt(
     digest = base_bundle(model, workspace.path, workspace.store, runner, report)
     wish = Intention(
         Action.ADOPT, model.name, person, Role.ROOT, f"base model {model.base}", surface,
-        digest=digest, kind=ModelKind(model.kind), labels=model.labels,
+        digest=digest, kind=ModelKind(model.kind), labels=labels_of(model),
     )  # fmt: skip
     workspace.gate.commit(workspace.gate.draft(wish), key)
     report(f"adopted {model.name}", 1.0)

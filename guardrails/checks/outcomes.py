@@ -2,6 +2,8 @@
 
 Invariants: the columns ``success_candidate`` and ``success_champion`` hold 0 or 1 for each item, whether that was an
 episode won, the right choice found likeliest or the right answer written; a suite is measured by one such probe.
+Games (``GAMES``) are kept apart: there the two columns share 1 between them, and play may have stopped once its end
+was clear, so that only what is valid at every number of items may be said of them.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from guardrails.checks.check import Evidence, distinct, flags
 from guardrails.records import Series
 
-PROBES = ("episodes", "adaptation", "choice", "answer")
+PROBES = ("episodes", "adaptation", "choice", "written")
+GAMES = "games"
 
 
 def outcomes(evidence: Evidence, suite: str) -> Series | None:

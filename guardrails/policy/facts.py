@@ -16,6 +16,7 @@ from guardrails.records import Evidence, ModelKind, Proposal
 FACTS: dict[str, str] = {
     "model.name": "text: the model's name in this workspace",
     "model.kind": "text: 'llm' or 'lam'",
+    "model.task": "text: what it was adopted for: 'text', 'lava', or what its label 'task' says",
     "model.labels": "map of text to text: what `model add --label` gave; test with 'x' in model.labels",
     "proposal.technique": "text: the learner that made it; 'submitted' where it was trained elsewhere",
     "proposal.submitted": "boolean: true where it was trained elsewhere",
@@ -23,6 +24,17 @@ FACTS: dict[str, str] = {
     "proposal.isolation": "text: the level that the learner's job really ran at",
     "proposal.proposer": "text: 'loop' or the id of the person who asked for it",
 }
+
+TASK_FACT = "model.task"
+TASK_LABEL = "task"
+"""The label that a root signs for, where a model is adopted for another task than the first one of its kind."""
+
+_FIRST_TASK = {ModelKind.LLM: "text", ModelKind.LAM: "lava"}
+
+
+def label_of_task(kind: ModelKind, task: str) -> dict[str, str]:
+    """The label that a model of this task is adopted with: none for the first task of its kind."""
+    return {} if task == _FIRST_TASK[kind] else {TASK_LABEL: task}
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,20 @@ class Subject:
             labels=labels,
         )
 
+    @property
+    def task(self) -> str:
+        """What the model was adopted for. A configuration cannot change it, so it cannot choose among rules."""
+        return self.labels.get(TASK_LABEL, _FIRST_TASK[self.kind])
+
     def facts(self) -> dict[str, Any]:
         """The values behind the names in FACTS."""
         return {
-            "model": {"name": self.model, "kind": self.kind.value, "labels": dict(self.labels)},
+            "model": {
+                "name": self.model,
+                "kind": self.kind.value,
+                "task": self.task,
+                "labels": dict(self.labels),
+            },
             "proposal": {
                 "technique": "submitted" if self.submitted else self.technique,
                 "submitted": self.submitted,

@@ -18,16 +18,17 @@ import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from guardrails.canonical import Digest, digest, encode
 from guardrails.errors import ConfigError
+from guardrails.policy.facts import TASK_LABEL, label_of_task
 from guardrails.records import ModelKind
 from sandbox.config import ModelConfig
 
 MAX_ITEM_CHARS = 400
 
-Item = dict[str, str]
+Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,34 @@ TASKS: dict[str, str] = {
     "lava": "sandbox.tasks.lava",
 }
 """Task → its module. A model names it by ``task``, an action model by ``levels``."""
+    "skills": "sandbox.tasks.skills",
 
 
 def load_task(model: ModelConfig) -> Task:
     """The task of a model; raises ConfigError where there is none of that name for its kind."""
-    name = model.task or model.levels or ("text" if model.kind is ModelKind.LLM else "")
+    name = name_of(model)
+def name_of(model: ModelConfig) -> str:
+    """What a model's configuration calls its task."""
+    return model.task or model.levels or ("text" if model.kind is ModelKind.LLM else "")
+
+
+def labels_of(model: ModelConfig) -> dict[str, str]:
+    """The labels that a model is adopted with: a root signs for its task, which rules go by.
+
+    Raises:
+        ConfigError: its configuration gives it the label of another task.
+    """
+    load_task(model)
+    own = label_of_task(model.kind, name_of(model))
+    if TASK_LABEL in model.labels and model.labels.get(TASK_LABEL) != own.get(TASK_LABEL):
+        raise ConfigError(
+            f"models.{model.name}: the label {TASK_LABEL} says {model.labels[TASK_LABEL]!r:.40}, "
+            f"the task is {name_of(model)!r:.40}",
+            hint=f"leave the label {TASK_LABEL} out: it follows from the task",
+        )
+    return model.labels | own
+
+
     if name in TASKS:
         task = cast("Task", importlib.import_module(TASKS[name]))
         if task.KIND is model.kind:

@@ -208,7 +208,8 @@ def _identifier() -> Any:
 
 
 def overlapping(lines: Sequence[Line], items: Sequence[Item]) -> list[Line]:
-    """Records that share a run of words with an evaluation item, or hold a short one whole."""
+    """Records that share a run of words with an evaluation item, hold a short one whole, or are its very question."""
+    asked, answered = _questions(items)
     lengths: dict[int, set[str]] = {}
     for item in items:
         for text in (item.get("text"), item.get("prompt")):
@@ -216,7 +217,29 @@ def overlapping(lines: Sequence[Line], items: Sequence[Item]) -> list[Line]:
             length = min(RUN, len(spoken))
             if length >= SHORT_RUN:
                 lengths.setdefault(length, set()).update(_runs(spoken, length))
-    return _where(lines, lambda line: _shares(words(line.text), lengths))
+    return _where(
+        lines,
+        lambda line: (
+            line.value.get("prompt") in asked
+            or tuple(words(line.text)) in answered
+            or _shares(words(line.text), lengths)
+        ),
+    )
+
+
+def _questions(items: Sequence[Item]) -> tuple[set[object], set[tuple[str, ...]]]:
+    """The prompts of items that have an answer, and each of them with it in words: these are compared whole.
+
+    However short they are: a question of one word is still the question.
+    """
+    asked: set[object] = set()
+    answered: set[tuple[str, ...]] = set()
+    for item in items:
+        prompt, answers = item.get("prompt"), item.get("answers")
+        if isinstance(prompt, str) and isinstance(answers, list):
+            asked.add(prompt)
+            answered |= {tuple(words(f"{prompt}{answer}")) for answer in answers}
+    return asked, answered - {()}
 
 
 def repeated_layouts(lines: Sequence[Line]) -> list[Line]:
