@@ -54,15 +54,12 @@ class Task(Protocol):
 
 TASKS: dict[str, str] = {
     "text": "sandbox.tasks.text",
+    "skills": "sandbox.tasks.skills",
     "lava": "sandbox.tasks.lava",
 }
 """Task → its module. A model names it by ``task``, an action model by ``levels``."""
-    "skills": "sandbox.tasks.skills",
 
 
-def load_task(model: ModelConfig) -> Task:
-    """The task of a model; raises ConfigError where there is none of that name for its kind."""
-    name = name_of(model)
 def name_of(model: ModelConfig) -> str:
     """What a model's configuration calls its task."""
     return model.task or model.levels or ("text" if model.kind is ModelKind.LLM else "")
@@ -85,6 +82,9 @@ def labels_of(model: ModelConfig) -> dict[str, str]:
     return model.labels | own
 
 
+def load_task(model: ModelConfig) -> Task:
+    """The task of a model; raises ConfigError where there is none of that name for its kind."""
+    name = name_of(model)
     if name in TASKS:
         task = cast("Task", importlib.import_module(TASKS[name]))
         if task.KIND is model.kind:
