@@ -220,7 +220,7 @@ def overlapping(lines: Sequence[Line], items: Sequence[Item]) -> list[Line]:
     return _where(
         lines,
         lambda line: (
-            line.value.get("prompt") in asked
+            str(line.value.get("prompt")) in asked
             or tuple(words(line.text)) in answered
             or _shares(words(line.text), lengths)
         ),
@@ -232,7 +232,7 @@ def _questions(items: Sequence[Item]) -> tuple[set[object], set[tuple[str, ...]]
 
     However short they are: a question of one word is still the question.
     """
-    asked: set[object] = set()
+    asked: set[str] = set()
     answered: set[tuple[str, ...]] = set()
     for item in items:
         prompt, answers = item.get("prompt"), item.get("answers")
