@@ -36,6 +36,7 @@ from guardrails.decision_log.envelope import (
 )
 from guardrails.decision_log.keys import ServiceKey, service_keyid
 from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
+from guardrails.decision_log.tables import Reader
 from guardrails.decisions import MAX_REASON_CHARS, Draft, Intention, Receipt, prepare, reference_to
 from guardrails.errors import (
     DeniedError,
@@ -57,6 +58,7 @@ from guardrails.ledger.rows import (
     require_not_halted,
     require_proposal,
     require_roster,
+    workspace_time,
 )
 from guardrails.policy import LoadedPolicy
 from guardrails.records import (
@@ -301,7 +303,10 @@ class Gate:
     def draft(self, wish: Intention) -> Draft:
         """Bind what a person wants to decide to the state of now, as the bytes that they will sign."""
         with self.log.read_proven() as snapshot:
-            return prepare(snapshot, wish, self._now())
+            now = self._now()
+            if wish.action is Action.ROLLBACK:
+                now = self._not_before(snapshot.tables, now)
+            return prepare(snapshot, wish, now)
 
     def commit(self, draft: Draft, signer: Signer) -> Receipt:
         """Sign a draft and append it; with the last signature needed, what it permits happens at once."""
@@ -311,7 +316,7 @@ class Gate:
         if statement.record != "decision":
             raise RecordError(f"a decision is needed, not a {statement.record}")
         decision = decode_record(Decision, dict(statement.body))
-        if statement.time > self._now():
+        if statement.time > self._now() and decision.action is not Action.ROLLBACK:
             raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
         if decision.action is Action.APPROVE:
             with self.log.read_proven() as snapshot:
@@ -322,6 +327,8 @@ class Gate:
             self.store.verify_tree(decision.digest)
         ready = self._prepared(decision) if decision.action in (Action.APPROVE, Action.WITHDRAW) else None
         with self.log.transaction() as tx:
+            if statement.time > self._not_before(tx.tables, self._now()):
+                raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
             self._require_unexpired(tx, decision)
             entry = tx.append(envelope, draft.openings)
             state, effect = self._follow(tx, decision, ready)
@@ -430,7 +437,9 @@ class Gate:
         return state.value, asked.missing_of(tx.tables, request, self._now())
 
     def _follow_rollback(self, tx: Transaction, request: RequestRow) -> tuple[str, str]:
-        tally = asked.tally_request(tx.tables, request, self._now())
+        # Where a wrong clock has dated the log ahead, the way back stays open: at the log's own time.
+        now = self._not_before(tx.tables, self._now())
+        tally = asked.tally_request(tx.tables, request, now)
         if not tally.complete or request.digest is None:
             return "open", tally.missing
         model = require_model(tx.tables, request.target)
@@ -441,7 +450,7 @@ class Gate:
         )  # fmt: skip
         self.store.verify_tree(request.digest)
         references = [reference_to(vote.seq, vote.record) for vote in request.votes]
-        self._append(tx, rollback, references)
+        self._append(tx, rollback, references, now=now)
         return "rolled_back", f"{model.name} is back at {request.digest.short}"
 
     def _promote(self, tx: Transaction, row: ProposalRow, ready: Digest | None) -> None:
@@ -485,6 +494,11 @@ class Gate:
 
     def _now(self) -> str:
         return format_time(self._clock())
+
+    @staticmethod
+    def _not_before(tables: Reader, now: str) -> str:
+        """A time of the gate's clock, or that of the newest machine record where this one is later."""
+        return max(now, workspace_time(tables))
 
     @staticmethod
     def _require_unbarred(tx: Transaction, submission: Submission) -> None:

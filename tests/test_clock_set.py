@@ -127,3 +127,59 @@ def test_a_promotion_was_allowed_for_as_long_as_all_that_it_rests_on(site):
             watch(tables, entry)
     assert ends[short] == end
     assert ends[long] > format_time(site.clock.time + timedelta(hours=71)), "the control"
+
+
+def test_what_a_clock_that_ran_ahead_leaves_behind(site):
+    """Ahead, expiries and cool-downs end early, by the log's own rules; set right, only the roots open the line again."""
+    waiting, champion = site.judged(PASSING), site.model().champion
+    proposal = site.promoted("before the accident")
+    site.clock.pass_(days=200)
+    assert f"{waiting}: expired" in site.gate.tick() or site.state(waiting) == "stale"
+    ahead = site.promoted("dated ahead")
+    site.clock.pass_(days=-200)
+    for act in (site.propose, lambda: site.gate.begin_measurement(waiting)):
+        with pytest.raises(DeniedError, match="clock went backwards") as caught:
+            act()
+        assert "interlock clock confirm" in caught.value.hint
+    assert site.decide("di", Action.HALT, WORKSPACE).state == "done", "a halt is never held up"
+    receipt = site.decide("ada", Action.ROLLBACK, MODEL, digest=champion)
+    assert receipt.state == "rolled_back", "nor is the way back"
+    assert site.model().champion == champion
+    assert (site.state(ahead), site.state(proposal)) == ("rolled_back", "rolled_back")
+    assert site.decide("ada", Action.RESUME, WORKSPACE).state == "done"
+    with pytest.raises(DeniedError, match="clock went backwards"):
+        site.propose()
+    set_clock(site)
+    assert site.propose()
+    found = site.verify()
+    assert found.ok, found
+
+
+def test_a_way_back_that_two_must_sign_is_open_under_a_clock_that_was_set_back(folder):
+    two = policy().files["main.yaml"].replace("rollback: {quorum: 1", "rollback: {quorum: 2")
+    site = Site(folder / "two", source=policy(two))
+    base = site.model().original
+    site.promoted("one")
+    site.clock.pass_(days=200)
+    site.promoted("dated ahead")
+    site.clock.pass_(days=-200)
+    assert site.rollback("ada", base).state == "open"
+    assert site.rollback("bo", base).state == "rolled_back"
+    assert site.verify().ok
+    site.close()
+
+
+def test_a_decision_dated_ahead_is_refused_rollbacks_too(site):
+    site.promoted("one")
+    base, proposal = site.model().original, site.judged(PASSING)
+    drafts = []
+    site.clock.pass_(days=2)
+    drafts.append(site.draft("ada", Action.REJECT, proposal))
+    drafts.append(site.draft("ada", Action.ROLLBACK, MODEL, digest=base))
+    site.clock.pass_(days=-2)
+    for draft in drafts:
+        with pytest.raises(DeniedError, match="still to come"):
+            site.gate.commit(draft, site.people["ada"].key)
+    site.clock.pass_(days=2)
+    for draft in drafts:
+        site.gate.commit(draft, site.people["ada"].key)

@@ -54,7 +54,8 @@ def project(tables: Tables, entry: Entry) -> None:
     is_machine = statement.record in SERVICE_OF
     if is_machine and statement.time < workspace.time:
         raise DeniedError(
-            f"the clock went backwards: {statement.time} after {workspace.time}", hint="set the clock right"
+            f"the clock went backwards: {statement.time} after {workspace.time}",
+            hint="set the clock right; if it is right, the log was dated ahead: interlock clock confirm --reason …",
         )
     # A person's clock may be wrong, so only machine records move the log's clock.
     time = statement.time if is_machine else workspace.time
