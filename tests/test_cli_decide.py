@@ -563,3 +563,32 @@ def test_every_command_that_looks_changes_nothing(cli):
         named = [word.removeprefix("--") for word in words if word not in ("P-0001", "toy")]
         assert cli.json(*words).answer["kind"] == " ".join(named)
     assert cli.ok("log", "checkpoint") == before
+
+
+def test_policy_files_that_are_not_in_force_are_mentioned(cli):
+    with view_of(Workspace(cli.path).log) as view:
+        (row,) = view.policies()
+    folder = cli.path / "policies"
+    folder.mkdir()
+    file = folder / row.source.order[-1]
+    file.write_text(row.source.files[row.source.order[-1]], encoding="utf-8")
+    apart = [entry for entry in cli.ok("doctor")["checks"] if entry["name"] == "policies"]
+    assert not any(str(file) in entry["detail"] for entry in apart), "the control"
+    assert str(file) not in cli("list").out
+    file.write_text(file.read_text(encoding="utf-8").replace("quorum: 1", "quorum: 2", 1), encoding="utf-8")
+    (entry,) = (entry for entry in cli.ok("doctor")["checks"] if entry["name"] == "policies")
+    assert entry["outcome"] == "warn"
+    assert str(file) in entry["detail"]
+    assert str(file) in "".join(cli("list").out.split("\n"))
+    assert isinstance(cli.ok("list"), list), "what machines read is as before"
+
+
+def test_a_log_that_was_dated_ahead_is_mentioned(cli, monkeypatch):
+    from datetime import UTC, datetime
+
+    assert not any(entry["name"] == "clock" for entry in cli.ok("doctor")["checks"]), "the control"
+    monkeypatch.setattr("guardrails.gate.utc_now", lambda: datetime(2020, 1, 1, tzinfo=UTC))
+    (entry,) = (entry for entry in cli.ok("doctor")["checks"] if entry["name"] == "clock")
+    assert entry["outcome"] == "warn"
+    assert "2020-01-01" in entry["detail"]
+    assert "interlock clock confirm" in entry["hint"]

@@ -170,6 +170,8 @@ def _workspace(session: Session) -> Iterator[Check]:
     )
     yield _database(session)
     yield _tried("decision log", lambda: _log(session))
+    yield from _clock(session)
+    yield from _policies(session)
 
 
 def _database(session: Session) -> Check:
@@ -188,6 +190,41 @@ def _log(session: Session) -> str:
         halted = f", halted by {view.halted_by.id}" if view.halted_by else ""
         size = presenters.counted(view.snapshot.size, "record")
         return f"{size}, root {head}…{halted}; `interlock log verify` checks every byte"
+
+
+def _clock(session: Session) -> Iterator[Check]:
+    """A log that was dated ahead takes no machine record until its time has come, or until the roots set it."""
+    from guardrails.decision_log.coverage import TOLERANCE
+    from guardrails.decision_log.envelope import parse_time
+    from guardrails.ledger.rows import workspace_time
+
+    now = session.now()
+    try:
+        with session.view() as view:
+            newest = workspace_time(view.snapshot.tables)
+    except InterlockError:
+        return  # said already
+    if newest and parse_time(newest) > parse_time(now) + TOLERANCE:
+        yield Check(
+            "clock", WARN, f"the newest record of a service is dated {newest}, this machine's clock says {now}",
+            "until then nothing but decisions and rollbacks is recorded; set the clock right, or, if it is: "
+            "interlock clock confirm --reason …",
+        )  # fmt: skip
+
+
+def _policies(session: Session) -> Iterator[Check]:
+    """Files that say something else than what is in force: somebody may think that they count."""
+    from ui.cli.look import told_apart
+
+    try:
+        with session.view() as view:
+            told = told_apart(session, view.policies())
+    except InterlockError:
+        return  # said already
+    if told:
+        yield Check(
+            "policies", WARN, told, "what is in force changes by: interlock policy activate FILE --reason …"
+        )
 
 
 def _tried(name: str, look: Callable[[], str]) -> Check:

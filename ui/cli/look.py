@@ -24,7 +24,7 @@ from ui.cli.session import Finished, Session
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from guardrails.ledger.rows import ProposalRow
+    from guardrails.ledger.rows import PolicyRow, ProposalRow
     from guardrails.policy import Policy
     from guardrails.view import View
 
@@ -49,7 +49,7 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
         rows = [row for row in view.proposals(model) if state in (None, row.state.value)][:limit]
         whys = [next_step(view, row, now) for row in rows]
         open_requests = sum(view.request_state(request, now) == "open" for request in view.requests())
-        halted = view.halted_by
+        halted, in_force = view.halted_by, view.policies()
 
     def draw(console: Console) -> None:
         if halted:
@@ -76,8 +76,22 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
             console.print(
                 line(f"{presenters.counted(open_requests, 'open request')}: interlock list --requests")
             )
+        if told := told_apart(session, in_force):
+            console.print(line(presenters.Mark("▲", told, "caution")), soft_wrap=True)
 
     session.output.result("list", [presenters.proposal_fields(row) for row in rows], draw)
+
+
+def told_apart(session: Session, in_force: list[PolicyRow]) -> str:
+    """One sentence on policy files that are not what is in force under their names; empty where there are none."""
+    from guardrails.authoring.on_disk import apart, files_in
+
+    files = [one.path for one in apart(in_force, files_in(session.workspace.policy_folders()))]
+    if not files:
+        return ""
+    count = presenters.counted(len(files), "policy file")
+    names = ", ".join(map(str, files[:3])) + (" …" if len(files) > 3 else "")
+    return f"{count} not as in force: {names}; `interlock policy show` says what differs"
 
 
 def _list_requests(session: Session, limit: int | None) -> None:
