@@ -48,6 +48,7 @@ class Learner(Protocol):
 
 
 LEARNERS: dict[str, dict[ModelKind, str]] = {
+    "active": {ModelKind.LLM: "sandbox.worker.learners.active.texts"},
     "self_supervised": {ModelKind.LLM: "sandbox.worker.learners.self_supervised"},
     "reinforcement": {ModelKind.LAM: "sandbox.worker.learners.reinforcement"},
 }

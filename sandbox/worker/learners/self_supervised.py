@@ -10,16 +10,14 @@ The adapter (PEFT layout, safetensors) goes to ``out/model``, the records used t
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker import data, weights
+from sandbox.worker import adapters, data, weights
 from sandbox.worker.learners import Task, read_recipe
 
 if TYPE_CHECKING:
@@ -51,7 +49,8 @@ def learn(task: Task) -> dict[str, str]:
     task.report(0.0, "loading", records=len(lines))
     model, rows = _prepare(task, recipe, lines)
     losses = list(_train(model, rows, recipe, task))
-    _save(task.out, model, lines)
+    data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines])
+    adapters.save_adapter(task.out / "model", model)
     tail = losses[-max(1, len(losses) // 4) :]
     return {
         "first_loss": decimal(losses[0]),
@@ -80,7 +79,6 @@ def _prepare(
     task: Task, recipe: dict[str, Any], lines: Sequence[data.Line]
 ) -> tuple[PreTrainedModel, list[list[int]]]:
     import torch
-    from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(task.seed)
     tokenizer = weights.load_tokenizer(task.champion)
@@ -96,17 +94,7 @@ def _prepare(
     if not rows:
         raise InvalidInputError("no record has two tokens or more: nothing to predict")
     model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
-    config = LoraConfig(
-        r=recipe["rank"],
-        lora_alpha=recipe["alpha"],
-        lora_dropout=0.0,
-        target_modules=sorted(name.strip() for name in recipe["targets"].split(",")),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config), rows
-    except ValueError as error:
-        raise InvalidInputError(f"recipe: targets: {str(error).splitlines()[0]}") from None
+    return adapters.with_adapter(model, recipe), rows
 
 
 def _train(
@@ -161,16 +149,3 @@ def _tensors(batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.
     labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in batch])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
     return ids, labels, mask
-
-
-def _save(out: Path, model: PreTrainedModel, lines: Sequence[data.Line]) -> None:
-    target = out / "model"
-    data.write_records(out / "data" / "train.jsonl", [line.value for line in lines])
-    model.save_pretrained(target, safe_serialization=True)
-    (target / "README.md").unlink(missing_ok=True)  # a model card with nothing in it
-    described = json.loads((target / "adapter_config.json").read_text("utf-8"))
-    described["base_model_name_or_path"] = ""  # the manifest names the base by digest
-    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
-    (target / "adapter_config.json").write_text(text, "utf-8")
-    for path in target.iterdir():
-        path.chmod(0o644)

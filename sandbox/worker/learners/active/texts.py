@@ -1,0 +1,281 @@
+"""Active learning of a language model: prompts that it is least sure of go to people; it trains on their answers.
+
+Invariants:
+- Of the training data only prompts are read: an answer that happens to stand beside one is not looked at.
+- Without an answer that is new it asks, and proposes nothing; with one it trains on all answers so far.
+- Only a low-rank adapter is trained, and only on what comes after a prompt.
+- Two runs with the same champion, records, answers, recipe and seed write the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guardrails.canonical import decimal
+from guardrails.errors import InvalidInputError, JobFailedError
+from sandbox.worker import adapters, data, weights
+from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners.self_supervised import IGNORED
+from sandbox.worker.questions import (
+    MAX_PROMPT,
+    MAX_QUESTIONS,
+    PERSON,
+    Answer,
+    Question,
+    question_id,
+    read_answers,
+    write_questions,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULTS: dict[str, Any] = {
+    "query": "uncertainty",  # which prompts are asked about: uncertainty | random
+    "ask": 32,  # questions in one round
+    "pool": 1000,  # prompts that are looked at for them
+    "answer_tokens": 24,  # how much of the model's own answer is looked at
+    "steps": 60,  # updates
+    "batch": 32,  # answers in one update
+    "lr": 5e-3,  # highest learning rate
+    "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
+    "weight_decay": 0.0,
+    "clip": 1.0,  # highest norm of a gradient
+    "rank": 16,
+    "alpha": 32,
+    "targets": "q_proj,k_proj,v_proj,o_proj,up_proj,down_proj,gate_proj",  # projections that get an adapter
+    "dtype": "auto",  # of the frozen weights; the adapter is always float32
+}
+QUERIES = ("uncertainty", "random")
+SHOWN = 60
+_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model would say to a prompt, and how likely it holds that (0..1)."""
+
+    prompt: str
+    answer: str
+    chance: float
+
+
+def learn(task: Task) -> dict[str, str]:
+    """Ask, or train an adapter on the answers; returns what the run claims about itself."""
+    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
+    answers = read_answers(task.data)
+    usable = [answer for answer in answers if not answer.skipped and answer.kind == "answer"]
+    if not any(answer.fresh for answer in usable):
+        asked = _ask(task, recipe, {answer.id for answer in answers})
+        task.report(1.0, "asked", questions=asked)
+        return {}
+    return _train(task, recipe, usable)
+
+
+def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
+    for name in ("ask", "pool", "answer_tokens", "steps", "batch", "rank"):
+        if recipe[name] < 1:
+            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be at least 1")
+    if recipe["ask"] > MAX_QUESTIONS:
+        raise InvalidInputError(f"recipe: ask = {recipe['ask']}; people are asked {MAX_QUESTIONS} at most")
+    for name in ("lr", "clip", "alpha"):
+        if not (math.isfinite(recipe[name]) and recipe[name] > 0):
+            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
+    if not 0 <= recipe["warmup"] <= 1:
+        raise InvalidInputError(f"recipe: warmup = {recipe['warmup']} must lie between 0 and 1")
+    if recipe["query"] not in QUERIES:
+        raise InvalidInputError(f"recipe: query = {recipe['query']!r:.40}: one of {', '.join(QUERIES)}")
+    return recipe
+
+
+# --- asking --------------------------------------------------------------------------------
+
+
+def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
+    """Write the questions of this round; returns how many."""
+    prompts = _pool(task, known)
+    draw = random.Random(task.seed)  # noqa: S311 - a draw to be repeated, not a secret
+    looked_at = draw.sample(prompts, min(recipe["pool"], len(prompts)))
+    task.report(0.0, "loading", prompts=len(looked_at))
+    if recipe["query"] == "random":
+        looked_at = looked_at[: recipe["ask"]]
+    said = _answers_of(task, recipe, looked_at)
+    chosen = sorted(said, key=lambda one: one.chance)[: recipe["ask"]]
+    return write_questions(task.out, map(_question, chosen))
+
+
+def _pool(task: Task, known: set[str]) -> list[str]:
+    """The distinct prompts that nobody was asked about."""
+    found = {}
+    for line in data.read_lines(task.data / "train.jsonl"):
+        prompt = line.value.get("prompt")
+        if isinstance(prompt, str) and prompt.strip() and len(prompt) <= MAX_PROMPT:
+            found[question_id(prompt)] = prompt
+    if not found:
+        raise InvalidInputError(
+            "no record has a prompt to ask people about", hint="a record needs a field prompt"
+        )
+    left = [prompt for name, prompt in found.items() if name not in known]
+    if not left:
+        raise InvalidInputError(
+            "people were asked about every prompt there is", hint="add training data with new prompts"
+        )
+    return left
+
+
+def _question(said: Said) -> Question:
+    shown = said.answer if len(said.answer) <= SHOWN else f"{said.answer[:SHOWN]}…"
+    return Question(
+        question_id(said.prompt), "answer", said.prompt,
+        why=f"it would say {shown!r} and gives that {100 * said.chance:.0f} %", uncertainty=round(1 - said.chance, 4),
+    )  # fmt: skip
+
+
+def _answers_of(task: Task, recipe: dict[str, Any], prompts: Sequence[str]) -> list[Said]:
+    import torch
+
+    torch.manual_seed(task.seed)
+    tokenizer = _tokenizer(task)
+    model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
+    model.eval()
+    rows = {prompt: tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts}
+    said = []
+    # Prompts of one length go together: then nothing has to be padded.
+    for group in _of_one_length([prompt for prompt in prompts if rows[prompt]], rows):
+        ids = torch.tensor([rows[prompt] for prompt in group])
+        written, chances = _greedy(model, ids, recipe["answer_tokens"], tokenizer.eos_token_id)
+        said += [
+            Said(prompt, tokenizer.decode(tokens, skip_special_tokens=True), chance)
+            for prompt, tokens, chance in zip(group, written, chances, strict=True)
+        ]
+        task.report(len(said) / len(prompts), "looking", prompts=len(said))
+    return said
+
+
+def _of_one_length(prompts: Sequence[str], rows: dict[str, list[int]]) -> list[list[str]]:
+    groups: dict[int, list[str]] = {}
+    for prompt in prompts:
+        groups.setdefault(len(rows[prompt]), []).append(prompt)
+    return [
+        group[at : at + _ROWS] for _, group in sorted(groups.items()) for at in range(0, len(group), _ROWS)
+    ]
+
+
+def _greedy(
+    model: PreTrainedModel, ids: torch.Tensor, tokens: int, end: int | None
+) -> tuple[list[list[int]], list[float]]:
+    """The likeliest continuation of each row, without its end, and the product of its tokens' probabilities."""
+    import torch
+
+    chance = torch.zeros(len(ids))
+    alive = torch.ones(len(ids), dtype=torch.bool)
+    written: list[list[int]] = [[] for _ in ids]
+    cache, step = None, ids
+    with torch.inference_mode():
+        for _ in range(tokens):
+            out = model(input_ids=step, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            best, token = out.logits[:, -1].float().log_softmax(-1).max(-1)
+            chance += best * alive
+            alive &= token != (-1 if end is None else end)
+            for row in alive.nonzero().flatten().tolist():
+                written[row].append(int(token[row]))
+            if not bool(alive.any()):
+                break
+            step = token[:, None]
+    return written, [math.exp(value) for value in chance.tolist()]
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dict[str, str]:
+    import torch
+
+    torch.manual_seed(task.seed)
+    tokenizer = _tokenizer(task)
+    task.report(0.0, "loading", answers=len(answers))
+    rows = [_row(tokenizer, answer) for answer in answers]
+    model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
+    model = adapters.with_adapter(model, recipe)
+    losses = _fit(model, rows, recipe, task)
+    lines = [
+        {"id": a.id, "prompt": a.prompt, "answer": a.answer, "text": a.prompt + a.answer, "origin": PERSON}
+        for a in answers
+    ]
+    data.write_records(task.out / "data" / "answers.jsonl", lines)
+    adapters.save_adapter(task.out / "model", model)
+    tail = losses[-max(1, len(losses) // 4) :]
+    return {
+        "first_loss": decimal(losses[0]),
+        "last_loss": decimal(sum(tail) / len(tail)),
+        "records": str(len(rows)),
+        "steps": str(len(losses)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> tuple[list[int], list[int]]:
+    """Tokens of prompt, answer and end, and labels for what comes after the prompt."""
+    prompt = tokenizer(answer.prompt, add_special_tokens=False)["input_ids"]
+    said = tokenizer(answer.answer, add_special_tokens=False)["input_ids"]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return prompt + said + end, [IGNORED] * len(prompt) + said + end
+
+
+def _fit(
+    model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], recipe: dict[str, Any], task: Task
+) -> list[float]:
+    import torch
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=recipe["lr"], weight_decay=recipe["weight_decay"])
+    rising = max(1, round(recipe["steps"] * recipe["warmup"]))
+    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    left: list[tuple[list[int], list[int]]] = []
+    losses = []
+    model.train()
+    for step in range(recipe["steps"]):
+        while len(left) < min(recipe["batch"], len(rows)):
+            left += draw.sample(rows, len(rows))
+        batch, left = left[: recipe["batch"]], left[recipe["batch"] :]
+        share = min((step + 1) / rising, (recipe["steps"] - step) / max(1, recipe["steps"] - rising))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe["lr"] * min(1.0, share)
+        ids, labels, mask = _tensors(batch)
+        loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
+        value = loss.item()
+        if not math.isfinite(value):
+            raise JobFailedError(f"the loss became {value} in step {step + 1} of {recipe['steps']}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, recipe["clip"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
+        losses.append(value)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
+        raise JobFailedError("the adapter holds numbers that are not finite after the last step")
+    return losses
+
+
+def _tensors(batch: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    import torch
+
+    width = max(len(ids) for ids, _ in batch)
+    short = [width - len(ids) for ids, _ in batch]
+    ids = torch.tensor([row + [0] * gap for (row, _), gap in zip(batch, short, strict=True)])
+    labels = torch.tensor([row + [IGNORED] * gap for (_, row), gap in zip(batch, short, strict=True)])
+    mask = torch.tensor([[1] * (width - gap) + [0] * gap for gap in short])
+    return ids, labels, mask
+
+
+def _tokenizer(task: Task) -> PreTrainedTokenizerBase:
+    tokenizer = weights.load_tokenizer(task.champion)
+    if tokenizer is None:
+        raise InvalidInputError("the champion has no tokenizer", hint="text cannot be learnt without one")
+    return tokenizer
