@@ -16,7 +16,7 @@ from guardrails.decision_log.envelope import Reference, Statement
 from guardrails.decision_log.store import Snapshot
 from guardrails.decision_log.tables import Reader
 from guardrails.errors import DeniedError, StaleError, UnknownNameError, UsageError
-from guardrails.ledger import asked, standing, subjects
+from guardrails.ledger import asked, remarks, standing, subjects
 from guardrails.ledger.forms import REQUESTED
 from guardrails.ledger.people import find_person
 from guardrails.ledger.rows import (
@@ -106,6 +106,7 @@ def prepare(snapshot: Snapshot, wish: Intention, now: str) -> Draft:
         request="", digest=wish.digest, policy=wish.policy, waiver=wish.waiver, kind=wish.kind,
         labels=wish.labels, expires_at=wish.expires_at, erase=wish.erase,
     )  # fmt: skip
+    remarks.require_room(snapshot.tables, decision)
     decision, references = _bound(snapshot, decision, now)
     about = subjects.subjects_of(snapshot.tables, decision)
     statement = Statement("decision", about, encode_record(decision), snapshot.origin, now, references)

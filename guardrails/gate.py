@@ -45,7 +45,7 @@ from guardrails.errors import (
     RecordError,
     StaleError,
 )
-from guardrails.ledger import asked, budgets, champions, judging, removal, standing, subjects
+from guardrails.ledger import asked, budgets, champions, judging, remarks, removal, standing, subjects
 from guardrails.ledger.people import SERVICE_OF
 from guardrails.ledger.rows import (
     ModelRow,
@@ -318,6 +318,9 @@ class Gate:
         decision = decode_record(Decision, dict(statement.body))
         if statement.time > self._now() and decision.action is not Action.ROLLBACK:
             raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
+        for opening in draft.openings:
+            if len(opening.text) > MAX_REASON_CHARS:
+                raise RecordError(f"a text of {len(opening.text)} characters, {MAX_REASON_CHARS} are kept")
         if decision.action is Action.APPROVE:
             with self.log.read_proven() as snapshot:
                 row = read(snapshot.tables, ProposalRow, decision.target)
@@ -330,6 +333,7 @@ class Gate:
             if statement.time > self._not_before(tx.tables, self._now()):
                 raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
             self._require_unexpired(tx, decision)
+            remarks.require_room(tx.tables, decision)
             entry = tx.append(envelope, draft.openings)
             state, effect = self._follow(tx, decision, ready)
         return Receipt(decision.action, decision.target, decision.request, entry.reference, state, effect)
