@@ -181,7 +181,8 @@ class _RuleJudge:
     def _weigh(self, rule: Rule, estimate: Estimate) -> Judged:
         if not estimate.is_number:
             return error_of(rule, f"the measured value is {estimate.value}, not a finite number", estimate)
-        is_short = not rule.is_exact and estimate.n < self.effective.min_samples
+        least = rule.least_samples(self.effective.min_samples)
+        is_short = not rule.is_exact and estimate.n < least
         passes = rule.require.holds(estimate)
         told = sentence(rule, estimate, passes)
         if passes and not is_short:
@@ -197,7 +198,7 @@ class _RuleJudge:
         if is_short:
             outcome = Outcome.INCONCLUSIVE
             effect = max(effect, _OF_WORD[self.effective.on_inconclusive], key=_BADNESS.index)
-            told = f"only {estimate.n} of at least {self.effective.min_samples} samples; {told}"
+            told = f"only {estimate.n} of at least {least} samples; {told}"
         finding = finding_of(rule, outcome, told + note, estimate)
         return Judged(replace(finding, waived=True) if waived else finding, effect)
 

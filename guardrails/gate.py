@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -60,7 +60,8 @@ from guardrails.ledger.rows import (
     require_roster,
     workspace_time,
 )
-from guardrails.policy import LoadedPolicy
+from guardrails.matches import Stopping, stopping
+from guardrails.policy import LoadedPolicy, Subject
 from guardrails.records import (
     Action,
     Compute,
@@ -113,7 +114,10 @@ class Submission:
 
 @dataclass(frozen=True)
 class MeasurementOrder:
-    """What to measure, against what, with which draw of items. ``record`` opened the measurement."""
+    """What to measure, against what, with which draw of items. ``record`` opened the measurement.
+
+    ``matches``: suites whose match may stop early, by the rules in force as it begins, and when.
+    """
 
     proposal: str
     technique: str
@@ -125,6 +129,7 @@ class MeasurementOrder:
     nonce: str
     seed: int
     record: Digest
+    matches: Mapping[str, Stopping] = field(default_factory=dict)
 
 
 def utc_now() -> datetime:
@@ -239,9 +244,11 @@ class Gate:
             note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}", attempt)
             opened = Digest(self._append(tx, note).leaf)
             nonce = self._nonce(opened)
+            subject = Subject.of(row.proposal, model.labels, None)
             return MeasurementOrder(
                 row.id, row.technique, row.proposal.bundle, model.champion, model.original,
                 row.proposal.data, row.proposal.submitted, nonce, int(nonce[:8], 16), opened,
+                stopping(judging.in_force(tx.tables), subject, attempt),
             )  # fmt: skip
 
     def record_evidence(

@@ -18,8 +18,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from guardrails.statistics import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CAP = 0.5
 """The share of the capital that a bet may lose: one half keeps every wealth above zero."""
@@ -86,6 +92,38 @@ def anytime_mean(
         _rounded(low + center * width), _rounded(low + min(lower, center) * width),
         _rounded(low + max(upper, center) * width), len(scaled), "betting, anytime-valid",
     )  # fmt: skip
+
+
+def match_mean(
+    values: Sequence[float], confidence: float, *, low: float = 0.0, high: float = 1.0
+) -> Estimate:
+    """As ``anytime_mean``, by the very e-processes with which a ``Match`` is stopped.
+
+    Its lower end is above a value exactly where a ``Match`` against that value with alpha = (1 - confidence) / 2
+    has shown "better" somewhere along these values: what ended a match can be recomputed from its scores.
+
+    Raises:
+        ValueError: No values, or one outside the range.
+    """
+    scaled = np.array(_scaled(values, low, high))
+    edge = -math.log((1.0 - confidence) / 2.0)
+    center = math.fsum(scaled) / len(scaled)
+    lower = _last_refuted(0.0, 1.0, lambda m: _highest_evidence(scaled, m) >= edge)
+    upper = 1.0 - _last_refuted(0.0, 1.0, lambda m: _highest_evidence(1.0 - scaled, m) >= edge)
+    width = high - low
+    return Estimate(
+        _rounded(low + center * width), _rounded(low + min(lower, center) * width),
+        _rounded(low + max(upper, center) * width), len(scaled), "betting match, anytime-valid",
+    )  # fmt: skip
+
+
+def _highest_evidence(values: NDArray[np.float64], mean: float) -> float:
+    """The largest log e-value for "the mean is above ``mean``" along the values, as ``_Mixture`` has it."""
+    if mean <= 0.0:
+        return math.inf if bool((values > 0.0).any()) else 0.0
+    shares = np.array(_Mixture.SHARES)[:, None]
+    logs = np.cumsum(np.log1p(shares * (values[None, :] / mean - 1.0)), axis=1)
+    return float(np.max(np.logaddexp.reduce(logs, axis=0)) - math.log(len(_Mixture.SHARES)))
 
 
 @dataclass(frozen=True)
@@ -158,12 +196,12 @@ class Match:
 class _Mixture:
     """An e-process that spreads its capital over fixed bets, so that none has to be chosen beforehand."""
 
-    _SHARES = tuple(i / 26.0 for i in range(1, 26))
+    SHARES = tuple(i / 26.0 for i in range(1, 26))
 
     def __init__(self, mean: float, side: Sided) -> None:
         self._mean, self._sign = mean, 1.0 if side is Sided.MORE else -1.0
         room = mean if side is Sided.MORE else 1.0 - mean
-        self._bets = [share / room for share in self._SHARES]
+        self._bets = [share / room for share in self.SHARES]
         self._logs = [0.0] * len(self._bets)
         self.log_value = 0.0
 

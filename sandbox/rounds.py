@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from guardrails.canonical import Digest, digest, encode, parse
+from guardrails.canonical import Digest, decimal, digest, encode, parse
 from guardrails.codec import decode_record
 from guardrails.errors import (
     BundleError,
@@ -40,6 +40,7 @@ from guardrails.errors import (
     UsageError,
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
+from guardrails.matches import Stopping
 from guardrails.records import Compute, Measurements, ModelKind
 from sandbox import command_learner, orders, tasks
 from sandbox.answers import asking
@@ -61,6 +62,8 @@ POLL_S = 0.1
 HALT_CHECK_S = 0.5
 MAX_MEASUREMENT_BYTES = 64 << 20
 _LINES_LOOKED_AT = 100
+STOPPING = ("games",)
+"""Probes that may stop before their last item."""
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
 
@@ -180,9 +183,13 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
             bench.gate.store.checkout(order.original, folder / "original", below="model")
             mounts["/in/original"] = folder / "original"
         request["original"] = "/in/original" if order.original != order.champion else "/in/champion"
+        drawn: dict[str, tuple[str, ...]] = {}
         for suite in tasks.private_suites(model, bench.workspace, bench.secret, order.nonce):
             tasks.write_items(suite.items, folder / "items" / f"{suite.name}.jsonl")
             request["suites"][suite.name] = {"probe": suite.probe, "path": f"/in/items/{suite.name}.jsonl"}
+            if suite.probe in STOPPING and suite.name in order.matches:
+                request["suites"][suite.name]["until"] = _until(order.matches[suite.name])
+                drawn[suite.name] = tuple(item["id"] for item in suite.items)
         mounts["/in/items"] = folder / "items"
         mounts["/in/data"] = _records(bench, order, folder)
         request["data"] = "/in/data"
@@ -199,7 +206,7 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
             outcome = _run(bench, model, folder, "measure", request, mounts, report)
             collect(folder / "measure" / "out", folder / "measured", MEASUREMENT)
             measured = (folder / "measured" / "measurements.json").read_bytes()
-            decode_record(Measurements, parse(measured))
+            _require_order(decode_record(Measurements, parse(measured)), drawn)
         except (JobFailedError, BundleError, RecordError) as error:
             bench.gate.record_failure(model.name, "measure", order.technique, error, proposal_id=proposal_id)
             raise JobFailedError(
@@ -344,6 +351,20 @@ def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, rep
     collect(folder / "merge" / "out", folder / "merged", MERGED)
     (folder / "merged" / "model").rename(bundle / "model")
     return outcome
+
+
+def _until(stop: Stopping) -> dict[str, str]:
+    return {"null": decimal(stop.null), "alpha": decimal(stop.alpha), "least": str(stop.least)}
+
+
+def _require_order(measured: Measurements, drawn: dict[str, tuple[str, ...]]) -> None:
+    """A match that may stop early counts only in the order of the draw, from its first item on."""
+    for series in measured.series:
+        wanted = drawn.get(series.suite, series.items)
+        if series.items != wanted[: len(series.items)]:
+            raise BundleError(
+                f"suite {series.suite}: its items are not the first of those drawn, in their order"
+            )
 
 
 def _limited(model: ModelConfig, recipe: Recipe) -> ModelConfig:

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guardrails.sequential import Match, Sided, anytime_mean, log_wealth, predictable_bets
+from guardrails.sequential import (
+    Match,
+    Sided,
+    anytime_mean,
+    log_wealth,
+    match_mean,
+    predictable_bets,
+)
 from guardrails.statistics import clopper_pearson, rate_interval
 
 UNIT = st.floats(min_value=0.0, max_value=1.0, allow_nan=False)
@@ -153,4 +160,36 @@ def test_the_interval_covers_at_all_looks_together(kind: str, confidence: float)
         values = [draw() for _ in range(120)]
         looks = (anytime_mean(values[:stop], confidence) for stop in range(10, 121, 10))
         misses += any(not look.lower <= mean <= look.upper for look in looks)
+    assert _rate_of(misses, runs)[0] <= 1.0 - confidence
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=30),
+    st.sampled_from([0.8, 0.97]),
+    st.sampled_from([0.3, 0.5, 0.62]),
+)
+@settings(max_examples=25, deadline=None)
+def test_what_ends_a_match_is_what_its_scores_show_afterwards(
+    values: list[float], confidence: float, null: float
+) -> None:
+    """The stop and the verdict are one test: whoever recomputes comes to the same end."""
+    alpha = (1.0 - confidence) / 2.0
+    match, better = Match(null=null, goal=null + 0.1, alpha=alpha, beta=1e-300), False
+    for played, value in enumerate(values, 1):
+        better = better or match.add(value).better
+        found = match_mean(values[:played], confidence)
+        assert (found.lower > null) is better
+        assert 0.0 <= found.lower <= found.value <= found.upper <= 1.0
+    mirrored = match_mean([1.0 - value for value in values], confidence)
+    assert mirrored.lower == pytest.approx(1.0 - match_mean(values, confidence).upper, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_interval_of_a_match_covers_at_all_looks_together(confidence: float) -> None:
+    rng, runs, misses = random.Random(f"match {confidence}"), 300, 0
+    for _ in range(runs):
+        values = rng.choices([0.0, 0.5, 1.0], weights=[0.2, 0.4, 0.4], k=120)
+        looks = (match_mean(values[:stop], confidence) for stop in range(10, 121, 10))
+        misses += any(not look.lower <= 0.6 <= look.upper for look in looks)
     assert _rate_of(misses, runs)[0] <= 1.0 - confidence

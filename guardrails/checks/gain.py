@@ -3,6 +3,7 @@
 Invariants:
 - The comparison is paired and its sign is always "above 0 is better": share of items won where the suite has
   outcomes (``outcomes.PROBES``), bits per byte saved where it has texts. A match counts wins: above 1/2 is better.
+- Of games, which may have been stopped early, only what is valid at every number of games is said.
 - ``minimum_detectable`` says how small a gain the sample could have shown, so that "no gain found" can be told
   from "not looked"; ``noise_floor`` how far chance alone moves the champion's own score.
 """
@@ -10,11 +11,13 @@ Invariants:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from guardrails.checks.check import Check, Evidence, Metric, SuiteParams, column, distinct
 from guardrails.checks.drift import bits_per_byte_change
-from guardrails.checks.outcomes import outcomes, successes
-from guardrails.sequential import anytime_mean
+from guardrails.checks.outcomes import game_scores, outcomes, successes
+from guardrails.errors import NotMeasuredError
+from guardrails.sequential import anytime_mean, match_mean
 from guardrails.statistics import (
     Estimate,
     minimum_detectable,
@@ -24,8 +27,25 @@ from guardrails.statistics import (
 )
 
 
+@dataclass(frozen=True)
+class MatchParams:
+    """For a match of candidate against champion.
+
+    Attributes:
+        suite: Name of the suite of items to read.
+        least: The fewest items on which the score counts, in place of the policy's minSamples: the interval
+            holds at every number of items, so fewer are sound where a match is clear. Left out: minSamples.
+    """
+
+    suite: str
+    least: int = 0
+
+
 def task_gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:
-    """Candidate over champion on a suite of outcomes or texts; above 0 is better."""
+    """Candidate over champion on a suite of outcomes, games or texts; above 0 is better."""
+    games = game_scores(evidence, suite)
+    if games is not None:
+        return match_mean([2.0 * score - 1.0 for score in games], confidence, low=-1.0, high=1.0)
     found = outcomes(evidence, suite)
     if found is not None:
         candidate, champion = successes(found)
@@ -35,6 +55,10 @@ def task_gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:
 
 
 def _task(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
+    if metric != "delta" and game_scores(evidence, params.suite) is not None:
+        raise NotMeasuredError(
+            f"{metric} is not known of games, which may stop early", hint="read delta instead"
+        )
     if metric == "noise_floor":
         return _noise_floor(params.suite, evidence, confidence)
     gain = task_gain(params.suite, evidence, confidence)
@@ -58,7 +82,10 @@ def _noise_floor(suite: str, evidence: Evidence, confidence: float) -> Estimate:
     return Estimate(floor, floor, floor, score.n, "champion against itself, analytic")
 
 
-def _match(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:
+def _match(metric: str, params: MatchParams, evidence: Evidence, confidence: float) -> Estimate:
+    games = game_scores(evidence, params.suite)
+    if games is not None:
+        return match_mean(games, confidence)
     found = outcomes(evidence, params.suite)
     if found is not None:
         candidate, champion = successes(found)
@@ -96,9 +123,11 @@ CHECKS = (
             "interval is anytime-valid (betting, Waudby-Smith and Ramdas 2024, doi:10.1093/jrsssb/qkad009): it holds "
             "however often one looks and whenever one stops. Assumes only that each item's score has the same mean "
             "given those before it, which a random draw of items gives. Counts how many, never how much: a model "
-            "may win most texts by a hair and lose a few by far, so keep a rule on gain.task or drift beside it."
+            "may win most texts by a hair and lose a few by far, so keep a rule on gain.task or drift beside it. Games "
+            "of the two against each other (a pair from one opening with sides changed is one item, worth 0 to 1) are "
+            "ended as soon as this rule's own test has decided, or when it is clear that it will not."
         ),
-        params=SuiteParams,
+        params=MatchParams,
         metrics={"score": Metric("mean score; above 1/2 is better", "share", low=0.0, high=1.0)},
         measure=_match,
     ),

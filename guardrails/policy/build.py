@@ -6,7 +6,8 @@ only if no file of the policy has any problem.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,7 +178,7 @@ def _rule(tree: Tree, path: Path, value: dict[str, Any]) -> Rule:
     return Rule(
         id=value["id"],
         check=value["check"],
-        params=CHECKS[value["check"]].params(**{k: _param(v) for k, v in value.get("params", {}).items()}),
+        params=_params(CHECKS[value["check"]].params, value.get("params", {})),
         require=Require(require["metric"], require.get("bound", ""), require["op"], float(require["value"])),
         severity=Severity(value["severity"]),
         place=tree.place(path),
@@ -187,11 +188,16 @@ def _rule(tree: Tree, path: Path, value: dict[str, Any]) -> Rule:
     )
 
 
-def _param(value: Any) -> Any:
-    """A parameter as its class holds it; a list names a set, so its order means nothing."""
+def _params(made: type, values: Mapping[str, Any]) -> Any:
+    """Parameters as their class holds them; a list names a set, so its order means nothing."""
+    hints = typing.get_type_hints(made)
+    return made(**{name: _param(hints[name], value) for name, value in values.items()})
+
+
+def _param(hint: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(sorted(value))
-    return float(value) if isinstance(value, int) else value
+    return float(value) if hint is float else value
 
 
 def _stated(tree: Tree, setting: Setting) -> Stated | None:

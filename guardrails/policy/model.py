@@ -103,6 +103,10 @@ class Rule:
         """Whether its metric has no sampling in it."""
         return CHECKS[self.check].metrics[self.require.metric].exact
 
+    def least_samples(self, usual: int) -> int:
+        """The fewest items on which its number counts: what the rule says (``least``), else as usual."""
+        return getattr(self.params, "least", 0) or usual
+
 
 @dataclass(frozen=True)
 class QuorumRule:

@@ -183,7 +183,7 @@ def params_schema(params: type) -> Json:
     """The schema of a check's parameter class, field by field, and which are required.
 
     A field is text (a suite's name, or what ``metadata["pattern"]`` of the field says), a choice, a positive
-    number, or a tuple of texts, which is a list without repetitions; its default, no entry, cannot be written.
+    number or count, or a tuple of texts, which is a list without repetitions; its default, no entry, cannot be written.
     """
     hints = typing.get_type_hints(params)
     docs = param_docs(params)
@@ -210,6 +210,8 @@ def _param(hint: Any, pattern: str) -> Json | None:
         return text
     if hint is float:
         return {"type": "number", "exclusiveMinimum": 0}
+    if hint is int:
+        return {"type": "integer", "minimum": 1}
     if hint == tuple[str, ...]:
         return {"type": "array", "items": text, "uniqueItems": True, "minItems": 1, "maxItems": 50}
     return None

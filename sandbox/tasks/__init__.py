@@ -56,6 +56,7 @@ TASKS: dict[str, str] = {
     "text": "sandbox.tasks.text",
     "skills": "sandbox.tasks.skills",
     "lava": "sandbox.tasks.lava",
+    "connect-four": "sandbox.tasks.connect_four",
 }
 """Task → its module. A model names it by ``task``, an action model by ``levels``."""
 

@@ -7,7 +7,8 @@ Invariants:
 - Same request, same machine, same wheels: same numbers.
 
 The request is one JSON object; ``original``, ``pool`` (the model's own training records, to compare ``data`` with) and
-``cache`` may be left out, and ``losses`` (how many of the records the champion is to read):
+``cache`` may be left out, and ``losses`` (how many of the records the champion is to read). A suite of games may say
+``until`` when to stop (``probes/games.py``):
 
     {"kind": "llm", "candidate": "/in/candidate", "champion": "/in/champion", "original": "/in/original",
      "suites": {"task": {"probe": "distribution", "path": "/in/suites/task.jsonl"}},
@@ -22,7 +23,7 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,12 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Suite:
-    """A named set of items and the probe that measures them."""
+    """A named set of items and the probe that measures them; ``until`` for a match that may stop before its end."""
 
     name: str
     probe: str
     items: tuple[Item, ...]
+    until: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(request: Mapping[str, Any]) -> None:
@@ -119,11 +121,14 @@ def read_suites(wanted: Mapping[str, Any]) -> list[Suite]:
     """The suites of a request with their items, in order of name."""
     suites = []
     for name, described in sorted(wanted.items()):
-        if not isinstance(described, dict) or set(described) != {"probe", "path"}:
-            raise InvalidInputError(f"suite {name!r:.60}: probe and path are needed, and nothing else")
+        if not isinstance(described, dict) or set(described) - {"until"} != {"probe", "path"}:
+            raise InvalidInputError(
+                f"suite {name!r:.60}: probe and path are needed, and nothing else but until"
+            )
         if described["probe"] not in PROBES:
             raise InvalidInputError(f"suite {name!r:.60}: no probe is called {described['probe']!r:.40}")
-        suites.append(Suite(name, described["probe"], data.read_items(Path(described["path"]))))
+        items = data.read_items(Path(described["path"]))
+        suites.append(Suite(name, described["probe"], items, described.get("until", {})))
     if not suites:
         raise InvalidInputError("the request names no suite")
     return suites
@@ -189,7 +194,8 @@ def _run(suites: list[Suite], models: Models, seed: int, scalars: Scalars) -> li
             report_line(0.12 + 0.83 * (start + share * weight), stage)
 
         probe = load_probe(suite.probe)
-        found += probe(suite.items, models, seed, suite=suite.name, scalars=scalars, report=report)
+        stop = {"until": suite.until} if suite.until else {}
+        found += probe(suite.items, models, seed, suite=suite.name, scalars=scalars, report=report, **stop)
         done += len(suite.items)
     return found
 

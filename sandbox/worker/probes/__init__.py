@@ -100,6 +100,7 @@ PROBES: dict[str, str] = {
     "triggers": "sandbox.worker.probes.triggers",
     "continuations": "sandbox.worker.probes.continuations",
     "bias": "sandbox.worker.probes.bias",
+    "games": "sandbox.worker.probes.games",
     "noise": "sandbox.worker.probes.noise",
 }
 """Probe name in a request → module whose ``run`` measures it."""

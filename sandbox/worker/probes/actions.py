@@ -1,11 +1,12 @@
 """How far the models' choices of action differ, state by state.
 
 Invariants:
-- What is compared is what acts: the distribution over the three action tokens after the observation,
+- What is compared is what acts: the distribution over the environment's action tokens after the observation,
   renormalised. What a model would give to other tokens can never be played and does not count.
 - Champion, candidate and original see the same states in the same batches; equal models differ by 0.
 
-Items are ``{"id", "state"}``, a state being an observation text. Series ``distribution``, one row per
+Items are ``{"id", "state"}``, a state being an observation text; ``actions`` may list the action tokens, separated by
+spaces and the same for every item, where they are not the lava levels'. Series ``distribution``, one row per
 state: ``kl_mean`` (nats, KL(champion ‖ candidate)), ``js_mean`` (nats, Jensen-Shannon), ``agree`` (1 where
 both would play the same action), and ``kl_original_mean`` where an original is given. Series
 ``distribution_tokens``: ``kl``, one decision being one token, so that its rows are those of ``kl_mean``.
@@ -20,6 +21,7 @@ import torch
 
 from guardrails.errors import InvalidInputError
 from guardrails.records import Series
+from sandbox.worker.environments import lava
 from sandbox.worker.environments.policy import Encoder, Policy
 from sandbox.worker.probes import Item, Models, Report, Scalars
 
@@ -37,7 +39,7 @@ def run(
     if models.tokenizer is None:
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer to read states with")
     states = [read_state(item, suite) for item in items]
-    encoder = Encoder(models.tokenizer)
+    encoder = Encoder(models.tokenizer, read_actions(items, suite))
     candidate = Policy(models.candidate, encoder).log_probabilities(states)
     report(0.5, suite)
     champion = Policy(models.champion, encoder).log_probabilities(states)
@@ -67,6 +69,14 @@ def _symmetric(one: torch.Tensor, other: torch.Tensor) -> tuple[float, ...]:
     middle = torch.logaddexp(one.double(), other.double()) - math.log(2.0)
     halves = zip(divergence(one, middle), divergence(other, middle), strict=True)
     return tuple((first + second) / 2.0 for first, second in halves)
+
+
+def read_actions(items: Sequence[Item], suite: str) -> tuple[str, ...]:
+    """The action tokens of a suite; raises InvalidInputError where its items do not agree on them."""
+    named = {str(item.get("actions", " ".join(lava.ACTIONS))) for item in items}
+    if len(named) != 1:
+        raise InvalidInputError(f"suite {suite}: its items name different actions")
+    return tuple(named.pop().split())
 
 
 def read_state(item: Item, suite: str) -> str:
