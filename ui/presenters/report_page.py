@@ -12,12 +12,27 @@ from collections.abc import Iterable, Sequence
 from ui.presenters.fields import Json
 from ui.presenters.texts import duration, interval, moment, number, one_line, size
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&$^:=@/\"'])")
+_SPECIAL = re.compile(
+    r"""
+    [`~$|]                                  # code, strikethrough, mathematics, the end of a cell: anywhere
+    | \\(?=[!-/:-@\[-`{-~]|$)               # itself an escape, before punctuation or what we write after it
+    | \*(?!\s) | (?<=\S)\*                 # emphasis, unless it stands alone
+    | (?<![^\W_])_ | _(?![^\W_])            # emphasis, unless within a word
+    | \](?=[(\[:]|$)                        # the middle of a link; without one a bracket is a bracket
+    | <(?=[A-Za-z/!?]|$)                    # HTML, or a link in angle brackets
+    | &(?=[#A-Za-z]|$)                      # a character by its name
+    | \#(?=\#*$)                            # the end of a heading
+    | (?<=[A-Za-z]):(?=//)                  # what some make a link of: http://x
+    | (?<=[Ww]{3})\.                        # … and www.x
+    """,
+    re.VERBOSE,
+)
+"""What Markdown, or GitHub's, would interpret within a line. Nothing that we escape stands at the start of one."""
 
 
 def escape(text: object, limit: int = 0) -> str:
-    """Any text as plain text in Markdown, on one line."""
-    return _SPECIAL.sub(r"\\\1", one_line(str(text), limit))
+    """Any text as plain text in Markdown, within a line, a heading or a cell; as readable as it was, where it can be."""
+    return _SPECIAL.sub(r"\\\g<0>", one_line(str(text), limit))
 
 
 def code(text: object) -> str:
