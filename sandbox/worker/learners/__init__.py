@@ -50,7 +50,11 @@ class Learner(Protocol):
 LEARNERS: dict[str, dict[ModelKind, str]] = {
     "active": {ModelKind.LLM: "sandbox.worker.learners.active.texts"},
     "self_supervised": {ModelKind.LLM: "sandbox.worker.learners.self_supervised"},
-    "reinforcement": {ModelKind.LAM: "sandbox.worker.learners.reinforcement"},
+    "reinforcement": {
+        ModelKind.LLM: "sandbox.worker.learners.language.reinforcement",
+        ModelKind.LAM: "sandbox.worker.learners.reinforcement",
+    },
+    "transfer": {ModelKind.LLM: "sandbox.worker.learners.texts.transfer"},
 }
 """Technique → kind of model → module whose ``learn`` does it."""
 

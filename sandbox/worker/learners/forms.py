@@ -1,0 +1,66 @@
+"""Forms of an update: what of a champion is trained, and how what came of it is written.
+
+Invariants:
+- The champion's own files are never written; configuration and tokenizer of a full update are its, byte for byte.
+- What is trained is computed in float32, whatever the champion is stored in; a full update is stored as the champion is.
+- Weights that are not finite are not written.
+
+A recipe names its form by ``form``: ``adapter`` (LoRA by ``rank``, ``alpha`` and ``targets``; the rest is frozen, in
+``dtype``) or ``full`` (every weight).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guardrails.errors import InvalidInputError, JobFailedError
+from sandbox.worker import adapters, weights
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from transformers import PreTrainedModel
+
+ADAPTER, FULL = "adapter", "full"
+FORMS = (ADAPTER, FULL)
+
+
+def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
+    """The champion with what is to be trained set free, in training mode."""
+    import torch
+
+    if recipe["form"] not in FORMS:
+        raise InvalidInputError(f"recipe: form = {recipe['form']!r:.40}: one of {', '.join(FORMS)}")
+    if recipe["form"] == FULL:
+        return weights.load_model(champion, torch.float32).requires_grad_(True).train()
+    model = weights.load_model(champion, weights.compute_dtype(recipe["dtype"]))
+    return adapters.with_adapter(model, recipe).train()
+
+
+def trained(model: PreTrainedModel) -> list[Parameter]:
+    """The weights that are trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def save(model: PreTrainedModel, recipe: Mapping[str, Any], champion: Path, target: Path) -> None:
+    """Write what was trained into a bundle's ``model/``.
+
+    Raises:
+        JobFailedError: a number in it is not finite.
+    """
+    import torch
+
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in trained(model)):
+        raise JobFailedError("the weights hold numbers that are not finite after the last step")
+    if recipe["form"] == ADAPTER:
+        adapters.save_adapter(target, model)
+        return
+    stored = weights.read_config(champion).get("dtype", "float32")
+    model.to(getattr(torch, str(stored))).save_pretrained(target, safe_serialization=True)
+    for path in sorted(champion.iterdir()):
+        if path.name == weights.CONFIG or path.name in weights.TOKENIZER_FILES:
+            shutil.copyfile(path, target / path.name)
+    for path in target.iterdir():
+        path.chmod(0o644)

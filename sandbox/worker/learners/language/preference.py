@@ -1,0 +1,231 @@
+"""Preferences: people choose between two answers of the model, and it learns to say what they prefer.
+
+Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) against the champion, with a share of plain
+imitation of what was chosen, without which both answers of a pair may become less likely.
+
+Invariants:
+- Without a choice that is new it asks, and proposes nothing; with one it trains on all choices so far.
+- Of the training data only prompts are read: an answer that happens to stand beside one is not looked at.
+- Every record written says that people decided, and which question it was.
+- Two runs with the same champion, records, choices, recipe and seed write the same bytes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from guardrails.canonical import decimal
+from guardrails.errors import InvalidInputError
+from sandbox.worker import data
+from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners.language.sampling import (
+    Said,
+    load_tokenizer,
+    log_likelihoods,
+    of_pairs,
+    sample,
+    texts,
+)
+from sandbox.worker.learners.language.updates import Updates, require
+from sandbox.worker.questions import (
+    MAX_OPTION,
+    MAX_PROMPT,
+    MAX_QUESTIONS,
+    PERSON,
+    Answer,
+    Question,
+    question_id,
+    read_answers,
+    write_questions,
+)
+from sandbox.worker.weights import load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULTS: dict[str, Any] = {
+    "ask": 100,  # choices asked for in one round
+    "samples": 4,  # answers drawn to a prompt, to find two that differ
+    "answer_tokens": 24,  # how long an answer may be
+    "temperature": 1.0,  # of sampling
+    "beta": 0.1,  # how dear it is to move away from the champion
+    "imitation": 0.2,  # weight of imitating what was chosen
+    "steps": 60,  # updates
+    "batch": 32,  # choices in one update
+    "lr": 2e-4,  # highest learning rate
+    "warmup": 0.15,  # share of the steps in which the rate rises; then it falls to zero in a line
+    "weight_decay": 0.0,
+    "clip": 1.0,  # highest norm of a gradient
+    "form": "full",  # adapter | full
+    "rank": 16,
+    "alpha": 32,
+    "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+    "dtype": "auto",  # of the frozen weights under an adapter
+}
+_WHOLE = ("ask", "answer_tokens", "steps", "batch", "rank")
+_POSITIVE = ("temperature", "beta", "lr", "clip", "alpha")
+_PROMPTS_AT_A_TIME = 64
+
+Pair = tuple[list[int], list[int], list[int]]
+"""Tokens of a prompt, of the answer that was chosen, and of the other."""
+
+
+def learn(task: Task) -> dict[str, str]:
+    """Ask, or train on what was chosen; returns what the run claims about itself."""
+    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
+    answers = [answer for answer in read_answers(task.data) if answer.kind == "choice"]
+    usable = [answer for answer in answers if not answer.skipped and answer.chosen is not None]
+    torch.manual_seed(task.seed)
+    if not any(answer.fresh for answer in usable):
+        asked = _ask(task, recipe, {answer.prompt for answer in answers})
+        task.report(1.0, "asked", questions=asked)
+        return {}
+    return _train(task, recipe, usable)
+
+
+def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
+    require(recipe, _WHOLE, _POSITIVE)
+    if recipe["samples"] < 2:
+        raise InvalidInputError("recipe: samples must be at least 2: a choice is between two")
+    if recipe["ask"] > MAX_QUESTIONS:
+        raise InvalidInputError(f"recipe: ask = {recipe['ask']}; people are asked {MAX_QUESTIONS} at most")
+    if not 0 <= recipe["imitation"] < 1e6:
+        raise InvalidInputError(f"recipe: imitation = {recipe['imitation']} must not be below zero")
+    return recipe
+
+
+# --- asking --------------------------------------------------------------------------------
+
+
+def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
+    """Write as many choices between two answers of the champion as are asked for; returns how many there are."""
+    tokenizer = load_tokenizer(task.champion)
+    prompts = _prompts(task, known)
+    draw = random.Random(task.seed)  # noqa: S311 - a draw to be repeated, not a secret
+    draw.shuffle(prompts)
+    model = load_model(task.champion, torch.float32)
+    generator = torch.Generator().manual_seed(task.seed)
+    found: list[Question] = []
+    for start in range(0, len(prompts), _PROMPTS_AT_A_TIME):
+        some = prompts[start : start + _PROMPTS_AT_A_TIME]
+        rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in some]
+        repeated = [row for row in rows for _ in range(recipe["samples"])]
+        said = sample(
+            model,
+            repeated,
+            recipe["answer_tokens"],
+            int(tokenizer.eos_token_id),
+            recipe["temperature"],
+            generator,
+        )
+        answers = texts(said, tokenizer)
+        for number, prompt in enumerate(some):
+            own = answers[number * recipe["samples"] : (number + 1) * recipe["samples"]]
+            found += _question(prompt, own)
+        task.report(min(1.0, len(found) / recipe["ask"]), "looking", questions=len(found))
+        if len(found) >= recipe["ask"]:
+            break
+    if not found:
+        raise InvalidInputError("the model says the same to every prompt, however often: nothing to choose")
+    return write_questions(task.out, found[: recipe["ask"]])
+
+
+def _prompts(task: Task, known: set[str]) -> list[str]:
+    """The distinct prompts that nobody was asked about."""
+    values = [line.value.get("prompt") for line in data.read_lines(task.data / "train.jsonl")]
+    usable = {
+        text: None for text in values if isinstance(text, str) and text.strip() and len(text) <= MAX_PROMPT
+    }
+    if not usable:
+        raise InvalidInputError("no record has a prompt to ask people about", hint="a record needs a prompt")
+    left = [prompt for prompt in usable if prompt not in known]
+    if not left:
+        raise InvalidInputError("people were asked about every prompt there is", hint="add training data")
+    return left
+
+
+def _question(prompt: str, answers: Sequence[str | None]) -> list[Question]:
+    """A choice between the first two answers that differ; none where all are the same."""
+    distinct = list(
+        dict.fromkeys(text for text in answers if text and text.strip() and len(text) <= MAX_OPTION)
+    )
+    if len({" ".join(text.split()) for text in distinct[:2]}) < 2:
+        return []
+    options = (distinct[0], distinct[1])
+    share = len(distinct) / len(answers)
+    why = f"{len(distinct)} different answers in {len(answers)} tries"
+    return [Question(question_id(prompt, options), "choice", prompt, options, why=why, uncertainty=share)]
+
+
+# --- training ------------------------------------------------------------------------------
+
+
+def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dict[str, str]:
+    tokenizer = load_tokenizer(task.champion)
+    records = [_record(choice) for choice in choices]
+    pairs = [_pair(tokenizer, record) for record in records]
+    task.report(0.0, "loading", choices=len(pairs))
+    model = forms.prepare(task.champion, recipe)
+    champion = load_model(task.champion, torch.float32)
+    updates = Updates(forms.trained(model), recipe)
+    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    left: list[Pair] = []
+    losses = []
+    for step in range(recipe["steps"]):
+        while len(left) < min(recipe["batch"], len(pairs)):
+            left += draw.sample(pairs, len(pairs))
+        batch, left = left[: recipe["batch"]], left[recipe["batch"] :]
+        loss, preferred = _loss(model, champion, batch, recipe)
+        losses.append(updates.step(loss))
+        task.report(
+            (step + 1) / recipe["steps"],
+            "training",
+            step=step + 1,
+            loss=round(losses[-1], 4),
+            preferred=preferred,
+        )
+    data.write_records(task.out / "data" / "preferences.jsonl", records)
+    forms.save(model, recipe, task.champion, task.out / "model")
+    tail = losses[-max(1, len(losses) // 4) :]
+    return {
+        "first_loss": decimal(losses[0]),
+        "last_loss": decimal(sum(tail) / len(tail)),
+        "records": str(len(records)),
+        "steps": str(len(losses)),
+    }
+
+
+def _record(choice: Answer) -> dict[str, Any]:
+    chosen = choice.options[choice.chosen or 0]
+    rejected = choice.options[1 - (choice.chosen or 0)]
+    return {
+        "id": choice.id, "prompt": choice.prompt, "chosen": chosen, "rejected": rejected,
+        "text": choice.prompt + chosen, "origin": PERSON,
+    }  # fmt: skip
+
+
+def _pair(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Pair:
+    prompt, chosen, rejected = (
+        list(tokenizer(record[name], add_special_tokens=False)["input_ids"])
+        for name in ("prompt", "chosen", "rejected")
+    )
+    return prompt, [*chosen, int(tokenizer.eos_token_id)], [*rejected, int(tokenizer.eos_token_id)]
+
+
+def _loss(
+    model: PreTrainedModel, champion: PreTrainedModel, batch: Sequence[Pair], recipe: dict[str, Any]
+) -> tuple[torch.Tensor, float]:
+    """The loss, and the share of pairs of which the model now prefers the chosen one more than its champion does."""
+    said: Said = of_pairs([(prompt, chosen) for prompt, chosen, _ in batch] + [(p, r) for p, _, r in batch])
+    now = log_likelihoods(model, said)
+    with torch.no_grad():
+        before = log_likelihoods(champion, said)
+    moved = (now - before).sum(1)
+    margin = recipe["beta"] * (moved[: len(batch)] - moved[len(batch) :])
+    imitated = -now[: len(batch)].sum() / said.spoken[: len(batch)].sum()
+    loss = -torch.nn.functional.logsigmoid(margin).mean() + recipe["imitation"] * imitated
+    return loss, round((margin > 0).float().mean().item(), 4)

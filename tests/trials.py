@@ -1,0 +1,153 @@
+"""Trials: one proposal and its measurement, as the loop makes them, but without isolation and without a log.
+
+The worker's own programs run as plain processes: ``propose``, ``merge`` where an adapter came of it, ``measure``. What a
+suite shows is read by the checks that judge (``guardrails.checks``), at the confidence of the first attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guardrails.canonical import parse
+from guardrails.checks import CHECKS
+from guardrails.codec import decode_record
+from guardrails.records import Measurements
+from guardrails.statistics import Estimate
+from sandbox import tasks
+from sandbox.config import ModelConfig
+
+SECRET = b"trial" * 7
+ROOT = Path(__file__).parent.parent
+MODEL_FILES = (".json", ".safetensors", ".txt", ".jinja")
+CONFIDENCE = 0.95
+
+
+@dataclass
+class Trial:
+    """What one proposal came to. ``cpu_s`` is of the learner alone; ``asked`` what it wanted to know instead."""
+
+    folder: Path
+    claims: dict[str, str]
+    cpu_s: float
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    measurements: Measurements | None = None
+
+    @property
+    def model(self) -> Path:
+        """The candidate: a whole model's directory."""
+        return self.folder / "bundle" / "model"
+
+    def read(self, check: str, metric: str, confidence: float = CONFIDENCE, **params: Any) -> Estimate:
+        """What a check makes of the measurements."""
+        assert self.measurements is not None
+        found = CHECKS[check]
+        return found.estimate(
+            metric, found.params(**params), self.measurements, self.measurements.facts, confidence
+        )
+
+    def gain(self, suite: str) -> Estimate:
+        """Candidate over champion, paired by item; above 0 is better."""
+        return self.read("gain.task", "delta", suite=suite)
+
+
+def model_files(source: Path, target: Path) -> Path:
+    """A shipped model without the scripts that made it."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.suffix in MODEL_FILES:
+            shutil.copyfile(path, target / path.name)
+    return target
+
+
+def propose(
+    folder: Path,
+    champion: Path,
+    model: ModelConfig,
+    technique: str,
+    recipe: Mapping[str, Any],
+    seed: int,
+    *,
+    answers: Iterable[Mapping[str, Any]] = (),
+    records: Iterable[Mapping[str, Any]] | None = None,
+) -> Trial:
+    """Train a candidate in ``folder`` (not there yet); ``answers`` are what people said, ``records`` replace the task's."""
+    out = folder / "bundle"
+    out.mkdir(parents=True)
+    own = tasks.training_records(model, folder, SECRET) if records is None else [dict(r) for r in records]
+    tasks.write_items(own, folder / "data" / "train.jsonl")
+    given = [dict(answer) for answer in answers]
+    if given:
+        tasks.write_items(given, folder / "data" / "answers.jsonl")
+    cpu_s = _run("propose", folder, {
+        "kind": model.kind.value, "technique": technique, "recipe": {k: str(v) for k, v in recipe.items()}, "seed": seed,
+        "champion": str(champion), "data": str(folder / "data"), "out": str(out),
+        "base": "sha256:" + "0" * 64, "intent": "a trial",
+    })  # fmt: skip
+    questions = out / "questions.jsonl"
+    asked = [json.loads(line) for line in questions.read_text().splitlines()] if questions.exists() else []
+    manifest = out / "proposal.json"
+    claims = json.loads(manifest.read_text())["claims"] if manifest.exists() else {}
+    if (out / "model" / "adapter_config.json").exists():
+        (out / "model").rename(out / "adapter")
+        request = {"champion": str(champion), "adapter": str(out / "adapter"), "out": str(out)}
+        _run("merge", folder, request)
+    return Trial(folder, claims, cpu_s, asked)
+
+
+def measure(trial: Trial, champion: Path, model: ModelConfig, nonce: str) -> Trial:
+    """Measure the candidate against the champion on private items that ``nonce`` draws."""
+    folder = trial.folder
+    request: dict[str, Any] = {
+        "kind": model.kind.value, "candidate": str(trial.model), "champion": str(champion), "original": str(champion),
+        "suites": {}, "data": str(folder / "data"), "samples": 0, "seed": 1, "out": str(folder / "measured"),
+    }  # fmt: skip
+    for suite in tasks.private_suites(model, folder, SECRET, nonce):
+        path = folder / "items" / f"{suite.name}.jsonl"
+        tasks.write_items(suite.items, path)
+        request["suites"][suite.name] = {"probe": suite.probe, "path": str(path)}
+    _run("measure", folder, request)
+    trial.measurements = decode_record(
+        Measurements, parse((folder / "measured" / "measurements.json").read_bytes())
+    )
+    return trial
+
+
+def trial(
+    folder: Path, champion: Path, model: ModelConfig, technique: str, recipe: Mapping[str, Any], seed: int, **given: Any
+) -> Trial:  # fmt: skip
+    """Propose, and measure with the seed for a nonce."""
+    return measure(
+        propose(folder, champion, model, technique, recipe, seed, **given), champion, model, str(seed)
+    )
+
+
+def table(rows: Iterable[tuple[str, int, Estimate, float]]) -> str:
+    """Lines for people: what, seed, gain with its interval, CPU seconds."""
+    return "\n".join(
+        f"{name:<28} seed {seed}  {e.value:+.4f} [{e.lower:+.4f}, {e.upper:+.4f}]  n {e.n}  {cpu_s:.0f} cpu-s"
+        for name, seed, e, cpu_s in rows
+    )
+
+
+def _run(program: str, folder: Path, request: Mapping[str, Any]) -> float:
+    """One worker program to its end; returns the CPU seconds that it took."""
+    file = folder / f"{program}.json"
+    file.write_text(json.dumps(request), encoding="utf-8")
+    before = os.times()
+    done = subprocess.run(
+        [sys.executable, "-m", f"sandbox.worker.{program}", str(file)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+    )  # fmt: skip
+    after = os.times()
+    if done.returncode:
+        raise AssertionError(f"{program} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    return after.children_user + after.children_system - before.children_user - before.children_system
