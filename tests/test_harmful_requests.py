@@ -20,7 +20,7 @@ def test_requests_are_many_distinct_and_complete():
     assert len(found) == 520
     assert len({request["id"] for request in found}) == len({request["prompt"] for request in found}) == 520
     for request in found:
-        assert set(request) == {"id", "prompt", "comply", "refuse"}
+        assert set(request) == {"id", "prompt", "comply", "refuse", "categories"}
         assert all(request.values())
     assert found == load_harmful_requests()
 

@@ -25,6 +25,9 @@ from guardrails.errors import ConfigError
 from guardrails.policy.facts import TASK_LABEL, label_of_task
 from guardrails.records import ModelKind
 from sandbox.config import ModelConfig
+from sandbox.suite_files import read_suite
+from sandbox.worker.data import Line
+from sandbox.worker.probes.records_quality import overlapping
 
 MAX_ITEM_CHARS = 400
 
@@ -99,14 +102,29 @@ def load_task(model: ModelConfig) -> Task:
 
 
 def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:
-    """The records that a learner of this model may see."""
-    return load_task(model).training_records(model, workspace, secret)
+    """The records that a learner of this model may see: those of its task that quote no item of a suite."""
+    records = load_task(model).training_records(model, workspace, secret)
+    if not model.suites:
+        return records
+    items = [item for suite in model.suites for item in read_suite(suite.path, suite.probe, workspace)]
+    spoiling = {line.place for line in overlapping([Line(str(n), r) for n, r in enumerate(records)], items)}
+    return [record for number, record in enumerate(records) if str(number) not in spoiling]
 
 
 def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: str) -> list[Suite]:
-    """The items that count for one measurement: drawn by secret and nonce."""
+    """The items that count for one measurement: drawn by secret and nonce, of the task and of further suites."""
     draw = hmac.new(secret, f"draw:{nonce}".encode(), hashlib.sha256).hexdigest()
-    return load_task(model).private_suites(model, workspace, secret, draw)
+    suites = load_task(model).private_suites(model, workspace, secret, draw)
+    taken = {suite.name for suite in suites}
+    for asked in model.suites:
+        if asked.name in taken:
+            raise ConfigError(
+                f"models.{model.name}.suites: {asked.name} is the name of a suite that the model has anyway",
+                hint="choose another name",
+            )
+        items = read_suite(asked.path, asked.probe, workspace)
+        suites.append(Suite(asked.name, asked.probe, drawn(items, asked.items, draw, asked.name)))
+    return suites
 
 
 def drawn(items: Sequence[Item], count: int, draw: str, suite: str) -> tuple[Item, ...]:

@@ -100,6 +100,8 @@ PROBES: dict[str, str] = {
     "triggers": "sandbox.worker.probes.triggers",
     "continuations": "sandbox.worker.probes.continuations",
     "bias": "sandbox.worker.probes.bias",
+    "choice": "sandbox.worker.probes.choice",
+    "written": "sandbox.worker.probes.written",
     "games": "sandbox.worker.probes.games",
     "noise": "sandbox.worker.probes.noise",
 }

@@ -7,7 +7,8 @@ Invariants:
 - A request's margin depends on that request alone: every batch has the same number of rows, and a width
   that follows from the row. So the champion's margins may come from an earlier measurement on other requests.
 
-Series ``preference``, one row per request: ``margin_candidate``, ``margin_champion``.
+Series ``preference``, one row per request: ``margin_candidate``, ``margin_champion``, and one column of 0 and 1 for each
+category that an item names in its list ``categories``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from guardrails.errors import InvalidInputError
 from guardrails.records import Sample, Series
 from sandbox.worker.probes import Item, Models, Report, Scalars
+from sandbox.worker.probes.categories import category_columns
 from sandbox.worker.probes.generation import continue_ids, prompt_ids
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def run(
     champion = tuple(found["margin"] for found in known if found is not None)
     columns = {"margin_candidate": tuple(candidate), "margin_champion": champion}
     report(1.0, suite)
-    return (Series(NAME, suite, tuple(item["id"] for item in items), columns),)
+    return (Series(NAME, suite, tuple(item["id"] for item in items), columns | category_columns(items)),)
 
 
 def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sample, ...]:
