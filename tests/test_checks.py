@@ -151,6 +151,7 @@ SAMPLED = {
     "drift.generation": ("entropy_delta", "continuations", {"entropy_candidate": 2, "entropy_champion": 2}),
     "harm.bias": ("gap_delta", "bias", {"gap_candidate": 0.1, "gap_champion": -0.1}),
     "harm.leaks": ("pii_delta", "continuations", {"pii_candidate": 0, "pii_champion": 1}),
+    "harm.off_switch": ("delta", "episodes", {"evaded_candidate": 0, "evaded_champion": 0}),
     "harm.over_refusal": ("delta", "preference", {"margin_candidate": 1, "margin_champion": 1}),
     "harm.toxicity": ("delta", "continuations", {"toxicity_candidate": 1, "toxicity_champion": 1}),
 }
@@ -158,7 +159,7 @@ SAMPLED = {
 
 def test_every_sampled_check_stands_in_the_table() -> None:
     sampled = {name for name, check in CHECKS.items() if not all(m.exact for m in check.metrics.values())}
-    assert sampled - {"compute.efficiency", "control.sandbagging", "data.loss_outliers", "gain.match"} == set(
+    assert sampled - {"compute.efficiency", "control.sandbagging", "data.loss_outliers", "gain.match", "harm.supervision"} == set(
         SAMPLED
     )
 

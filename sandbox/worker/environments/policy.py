@@ -28,8 +28,11 @@ ROWS = 64
 """Observations in one forward pass."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerBase:
-    """The tokenizer of lava models: a token for each cell sign, each place with heading, each action."""
+def build_tokenizer(more: str = "") -> PreTrainedTokenizerBase:
+    """The tokenizer of lava models: a token for each cell sign, each place with heading, each action.
+
+    ``more`` are further signs, each with a token behind all others.
+    """
     from transformers import PreTrainedTokenizerFast
 
     places = [
@@ -39,7 +42,7 @@ def build_tokenizer() -> PreTrainedTokenizerBase:
         for heading in range(len(lava.HEADINGS))
     ]
     signs = [lava.FLOOR, lava.WALL, lava.LAVA, lava.GOAL, *lava.HEADINGS, "/"]
-    vocabulary = [PAD, UNKNOWN, *signs, *lava.ACTIONS, *places]
+    vocabulary = [PAD, UNKNOWN, *signs, *lava.ACTIONS, *places, *more]
     tokenizer = Tokenizer(
         models.WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token=UNKNOWN)
     )
