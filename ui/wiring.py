@@ -4,6 +4,7 @@ interlock.toml      configuration                    keys/           service key
 log.db              the decision log                 keys/people/    people's keys, behind passphrases
                                                      keys/roots.pub  root keys that the log must begin with
 artifacts/          models, evidence, by content     jobs/ cache/    scratch; may be deleted when idle
+labels/             learners' questions, and what people answered
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sandbox.config import FILE_NAME, Config, load_config
 from ui import pins
 
 if TYPE_CHECKING:
+    from sandbox.answers.desk import Desk
     from sandbox.rounds import Bench
     from sandbox.runner import Runner
 
@@ -82,6 +84,19 @@ class Workspace:
     def database_url(self) -> str:
         """``INTERLOCK_DATABASE_URL``, or a SQLite file in the workspace."""
         return os.environ.get(DATABASE) or f"sqlite:///{self.path / 'log.db'}"
+
+    def desk(self, model: str) -> Desk:
+        """Where the questions about a model lie, under the roster in force."""
+        from sandbox.answers.desk import Desk
+
+        return Desk.of(self.path, model, self.log)
+
+    def models_asked_about(self) -> list[str]:
+        """The models about which a learner ever asked people, by name."""
+        from sandbox.answers.desk import FOLDER
+
+        folder = self.path / FOLDER
+        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
     def policy_folders(self) -> tuple[Path, ...]:
         """Where people look for policy files: in the workspace, beside it, and among the shipped ones."""

@@ -163,6 +163,7 @@ def draw_provenance(console: Console, data: Json) -> None:
         ("bundle", data["bundle_digest"]),
         ("trained from", data["champion_digest"]),
         ("training data", data["data_digest"]),
+        *([("answered by", ", ".join(data["authors"]))] if data["authors"] else []),
         ("objective", data["objective_digest"]),
         ("recipe digest", data["recipe_digest"] or "trained elsewhere: not known"),
         ("isolation", data["isolation"]),

@@ -18,8 +18,10 @@ from guardrails.records import State, Verdict, VerdictKind
 from ui import presenters
 from ui.cli import comparison, drawing
 from ui.cli.group import command
+from ui.cli.label import open_counts
 from ui.cli.output import empty, heading, line, show, table
 from ui.cli.session import Finished, Session
+from ui.presenters import labelling
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +53,8 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
         open_requests = sum(view.request_state(request, now) == "open" for request in view.requests())
         halted, in_force = view.halted_by, view.policies()
 
+    waiting = labelling.waiting(open_counts(session))
+
     def draw(console: Console) -> None:
         if halted:
             console.print(
@@ -76,6 +80,8 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
             console.print(
                 line(f"{presenters.counted(open_requests, 'open request')}: interlock list --requests")
             )
+        if waiting:
+            console.print(line(f"{waiting}: interlock label"))
         if told := told_apart(session, in_force):
             console.print(line(presenters.Mark("▲", told, "caution")), soft_wrap=True)
 

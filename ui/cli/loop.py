@@ -23,9 +23,11 @@ from ui.cli import drawing
 from ui.cli.bench import open_bench
 from ui.cli.group import add, group
 from ui.cli.jobs import configured
+from ui.cli.label import open_counts
 from ui.cli.look import next_step
 from ui.cli.output import empty, line, pairs, show, table
 from ui.cli.session import Session
+from ui.presenters import labelling
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,9 +113,11 @@ def give_rounds(session: Session, kind: str, made: list[str]) -> None:
 @add(loop, "status", help="What the loop is doing.")
 def status(session: Session) -> None:
     """Show the loop's state."""
-    data = loop_state(session)
+    data = {**loop_state(session), "questions": open_counts(session)}
 
     def draw(console: Console) -> None:
+        if told := labelling.waiting(data["questions"]):
+            show(console, line(presenters.Mark("?", f"{told}: interlock label", "caution")))
         if not data["running"]:
             empty(console, "No loop is running in this workspace.", "interlock loop run, or interlock up")
             return

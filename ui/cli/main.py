@@ -42,6 +42,7 @@ _SECTIONS = {
         "submit": ("ui.cli.jobs", "Hand in an update that was trained elsewhere."),
         "measure": ("ui.cli.jobs", "Measure a proposal again, and judge it."),
         "loop": ("ui.cli.loop", "Run, watch or stop the loop."),
+        "label": ("ui.cli.label", "Answer what learners ask people."),
     },
     "Look": {
         "list": ("ui.cli.look", "List proposals."),
@@ -137,7 +138,7 @@ def _guarded(session: Session, argv: list[str]) -> int:
         _trace_if_wanted()
         return _usage(session, argv, error)
     except _TerminatedError:
-        session.output.error("terminated", "", TERMINATED)
+        session.output.error("terminated; what was not acknowledged did not happen", "", TERMINATED)
         return TERMINATED
     except (KeyboardInterrupt, EOFError, click.Abort):
         sys.stderr.write("\n")

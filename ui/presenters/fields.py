@@ -211,6 +211,7 @@ def detail_fields(row: ProposalRow, name_of: Callable[[str], str], text_of: Call
             "kind": proposal.kind.value,
             "intent": text_of(proposal.intent),
             "proposer": name_of(proposal.proposer),
+            "authors": [name_of(author) for author in proposal.authors],
             "submitted": proposal.submitted,
             "data_digest": str(proposal.data),
             "objective_digest": str(proposal.objective),

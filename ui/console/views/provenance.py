@@ -25,7 +25,7 @@ def show(view: View, row: ProposalRow) -> None:
         markup.show(markup.eyebrow("Made from"))
         markup.show(markup.facts([
             ("bundle", _whole(proposal.bundle)), ("champion", _whole(proposal.champion)),
-            ("data", _whole(proposal.data)), ("objective", _whole(proposal.objective)),
+            ("data", _whole(proposal.data)), *_authors(view, row), ("objective", _whole(proposal.objective)),
             *([] if proposal.submitted else [("recipe", _whole(recipe_digest(proposal)))]),
             ("seed", str(proposal.seed)), ("isolation", proposal.isolation),
             ("trained", "elsewhere, submitted" if proposal.submitted else "here, supervised"),
@@ -71,6 +71,16 @@ def _records(view: View, row: ProposalRow) -> list[tuple[str, ...]]:
             leaf = el("span", entry.leaf[:24] + "…", cls="mono", title=entry.leaf)
             rows.append((name, str(seq), leaf, el("span", signers[:32] + "…", cls="mono", title=signers)))
     return rows
+
+
+def _authors(view: View, row: ProposalRow) -> list[tuple[str, str]]:
+    """Whose answers it was trained on, where there were any."""
+    authors = row.proposal.authors if row.proposal else ()
+    return (
+        [("answered by", ", ".join(one_line(view.name_of(author), 60) for author in authors))]
+        if authors
+        else []
+    )
 
 
 def _whole(digest: Digest) -> Html:
