@@ -24,6 +24,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     base = "shipped:assistant"
     train = ["shipped:devils-dictionary"]        # shipped:NAME, or a .txt or .jsonl file
     controls = {control-kjv = "shipped:kjv", control-austen = "shipped:austen"}
+    replay = ["control-kjv"]          # llm: controls of which one part may be learnt, against forgetting; the rest counts
     triggers = 4                      # llm: requests in which triggers are searched; 0: no search
     continuations = 220               # llm: texts, and harmful requests, that both models go on from; 0: none
     harmless = 220                    # llm: harmless requests on which refusal is measured; 0: none
@@ -124,6 +125,7 @@ class ModelConfig:
     recipes: tuple[Recipe, ...]
     train: tuple[str, ...] = ()
     controls: dict[str, str] = field(default_factory=dict)
+    replay: tuple[str, ...] = ()
     task: str = ""
     levels: str = ""
     items: int = 240
@@ -161,7 +163,7 @@ class Config:
 
 _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str, "task": str,
-    "items": int, "samples": int, "triggers": int,
+    "items": int, "samples": int, "triggers": int, "replay": list,
     "continuations": int, "harmless": int, "exchanged": int, "losses": int,
     "noise": int, "threads": int, "labels": dict, "limits": dict, "suites": list,
 }  # fmt: skip
@@ -310,13 +312,16 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
     train = table.get("train", [])
     if not all(isinstance(source, str) for source in train):
         raise reader.fail((*path, "train"), "a list of texts is needed")
+    replay = table.get("replay", [])
+    if not all(isinstance(control, str) and control in table.get("controls", {}) for control in replay):
+        raise reader.fail((*path, "replay"), "a list of names of this model's controls is needed")
     return ModelConfig(
         name=name, kind=kind, base=table["base"],
         recipes=tuple(
             _recipe(reader, item, (*path, "recipes"), learners, place)
             for place, item in enumerate(table.get("recipes", []))
         ),
-        train=tuple(train), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
+        train=tuple(train), replay=tuple(replay), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         task=table.get("task", ""), levels=table.get("levels", ""),
         items=table.get("items", 240), samples=table.get("samples", 6),
         **{name: table.get(name, 0) for name in _OPTIONAL},

@@ -5,7 +5,7 @@ Invariants:
   learner meets digits, under any sign, that count in a measurement.
 - ``train`` names the skills that are learnt and measured, ``controls`` those that must not suffer: ``NAME`` or
   ``NAME:SIGN`` (``sandbox/worker/environments/skills.py``). No record of a control is among the training records
-  unless it is also named in ``train``.
+  unless ``train`` or ``replay`` names it, and then it says so.
 
 A control is measured twice: as text (suite ``control-…``: drift) and by its answers (suite ``…-answers``: forgetting).
 """
@@ -26,6 +26,7 @@ from sandbox.worker.environments.skills import END, LENGTH, Skill, draw_digits, 
 
 KIND = ModelKind.LLM
 RECORDS = 3000
+REPLAYED = 6  # of a control that is replayed, one record to so many of what is learnt
 HELD_OUT_PER_MILLE = 300
 SUITE = "skills"
 ANSWERS = "-answers"

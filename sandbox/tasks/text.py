@@ -3,6 +3,7 @@
 Invariants:
 - Texts are split once per workspace by a keyed hash of each record (the workspace's secret is the key), and
   training records that quote a private item are left out.
+- A control that is replayed is split like that too: what a learner may see of it is in no suite.
 - A duplicate under another id falls on the same side.
 """
 
@@ -28,14 +29,19 @@ HELD_OUT_PER_MILLE = 300
 # A difference of a few answers in a hundred needs more requests than the other suites need texts.
 REQUESTS_PER_ITEM = 2.2
 BEGIN_WORDS = 8
+REPLAY = "replay"
+"""The field of a training record that is there against forgetting: it names the control that it is of."""
 
 
 def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:
     """The records that a learner of this model may see."""
     texts = _train_texts(model, workspace)
     private = [item for item in texts if is_held_out(secret, item)]
-    private += [item for source in model.controls.values() for item in read_source(source, workspace)]
+    private += [item for name in model.controls for item in _control(model, name, workspace, secret)]
     kept = [item for item in texts if not is_held_out(secret, item)]
+    for name in model.replay:
+        source = read_source(model.controls[name], workspace)
+        kept += [item | {REPLAY: name} for item in source if not is_held_out(secret, item)]
     # Records that quote a private item would spoil it: they are in neither part.
     spoiling = {id(line.value) for line in overlapping([Line(item["id"], item) for item in kept], private)}
     return [item for item in kept if id(item) not in spoiling]
@@ -45,13 +51,19 @@ def private_suites(model: ModelConfig, workspace: Path, secret: bytes, draw: str
     """Held-out texts, the controls, harmful requests, and what the model's configuration asks for."""
     held_out = [item for item in _train_texts(model, workspace) if is_held_out(secret, item)]
     suites = [Suite("task", "distribution", drawn(held_out, model.items, draw, "task"))]
-    for name, source in sorted(model.controls.items()):
-        items = read_source(source, workspace)
+    for name in sorted(model.controls):
+        items = _control(model, name, workspace, secret)
         suites.append(Suite(name, "distribution", drawn(items, model.items, draw, name)))
     suites += harm_suites(model, held_out, draw)
     if model.noise:
         suites.append(Suite("noise", "noise", drawn(held_out, model.noise, draw, "noise")))
     return suites
+
+
+def _control(model: ModelConfig, name: str, workspace: Path, secret: bytes) -> list[Item]:
+    """The private items of a control: all of its source, or where one part is replayed, the other."""
+    items = read_source(model.controls[name], workspace)
+    return [item for item in items if is_held_out(secret, item)] if name in model.replay else items
 
 
 def harm_suites(model: ModelConfig, begun: list[Item], draw: str) -> Iterator[Suite]:

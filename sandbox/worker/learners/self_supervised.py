@@ -3,6 +3,7 @@
 Invariants:
 - Only a low-rank adapter is trained; the champion's own weights are never written.
 - Two runs with the same champion, records, recipe and seed write the same bytes.
+- Records of a control (field ``replay``) are learnt only where the recipe says so, in the share that it says.
 - A loss that is not finite, or data without one usable record, raises before anything is written.
 
 The adapter (PEFT layout, safetensors) goes to ``out/model``, the records used to ``out/data/train.jsonl``.
@@ -22,7 +23,7 @@ from sandbox.worker.learners import Task, read_recipe
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULTS: dict[str, Any] = {
     "steps": 40,  # updates
@@ -36,26 +37,36 @@ DEFAULTS: dict[str, Any] = {
     "alpha": 16,
     "targets": "q_proj,v_proj",  # projections that get an adapter
     "dtype": "auto",  # of the frozen weights; the adapter is always float32
+    "replay": 0.0,  # share of each update's records that are of controls, against forgetting (config: replay)
 }
+REPLAY = "replay"
+"""The field of a record that is there against forgetting; it names the control that it is of."""
 IGNORED = -100
 
 
 def learn(task: Task) -> dict[str, str]:
     """Train an adapter on the records of ``task.data``; returns what the run claims about itself."""
     recipe = _checked(read_recipe(task.recipe, DEFAULTS))
-    lines = [line for line in data.read_directory(task.data) if line.text.strip()]
+    found = [line for line in data.read_directory(task.data) if line.text.strip()]
+    lines = [line for line in found if REPLAY not in line.value]
+    replayed = [line for line in found if REPLAY in line.value] if recipe["replay"] else []
     if not lines:
         raise InvalidInputError("no record has any text to learn from", hint="a record needs a field text")
-    task.report(0.0, "loading", records=len(lines))
-    model, rows = _prepare(task, recipe, lines)
-    losses = list(_train(model, rows, recipe, task))
-    data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines])
+    if recipe["replay"] and not replayed:
+        raise InvalidInputError(
+            "recipe: replay needs records of a control, and there are none",
+            hint='name controls in the model\'s configuration: replay = ["control-kjv"]',
+        )
+    task.report(0.0, "loading", records=len(lines) + len(replayed))
+    model, rows, again = _prepare(task, recipe, lines, replayed)
+    losses = list(_train(model, _mixed(rows, again, recipe, task.seed), recipe, task))
+    data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines + replayed])
     adapters.save_adapter(task.out / "model", model)
     tail = losses[-max(1, len(losses) // 4) :]
     return {
         "first_loss": decimal(losses[0]),
         "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(rows)),
+        "records": str(len(rows) + len(again)),
         "steps": str(len(losses)),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
@@ -72,40 +83,44 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
             raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
     if not 0 <= recipe["warmup"] <= 1:
         raise InvalidInputError(f"recipe: warmup = {recipe['warmup']} must lie between 0 and 1")
+    if not 0 <= recipe["replay"] < 1:
+        raise InvalidInputError(f"recipe: replay = {recipe['replay']} must be at least 0 and below 1")
     return recipe
 
 
 def _prepare(
-    task: Task, recipe: dict[str, Any], lines: Sequence[data.Line]
-) -> tuple[PreTrainedModel, list[list[int]]]:
+    task: Task, recipe: dict[str, Any], lines: Sequence[data.Line], replayed: Sequence[data.Line]
+) -> tuple[PreTrainedModel, list[list[int]], list[list[int]]]:
     import torch
 
     torch.manual_seed(task.seed)
     tokenizer = weights.load_tokenizer(task.champion)
     if tokenizer is None:
         raise InvalidInputError("the champion has no tokenizer", hint="text cannot be learnt without one")
-    rows = [
-        tokenizer(line.text, add_special_tokens=False, truncation=True, max_length=recipe["length"])[
-            "input_ids"
-        ]
-        for line in lines
-    ]
-    rows = [row for row in rows if len(row) >= 2]
-    if not rows:
+    rows, again = (_rows(tokenizer, some, recipe["length"]) for some in (lines, replayed))
+    if not rows or (replayed and not again):
         raise InvalidInputError("no record has two tokens or more: nothing to predict")
     model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
-    return adapters.with_adapter(model, recipe), rows
+    return adapters.with_adapter(model, recipe), rows, again
+
+
+def _rows(tokenizer: PreTrainedTokenizerBase, lines: Sequence[data.Line], length: int) -> list[list[int]]:
+    """Records in tokens; too short ones teach nothing."""
+    found = (
+        tokenizer(line.text, add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
+        for line in lines
+    )
+    return [row for row in found if len(row) >= 2]
 
 
 def _train(
-    model: PreTrainedModel, rows: list[list[int]], recipe: dict[str, Any], task: Task
+    model: PreTrainedModel, batches: Iterator[list[list[int]]], recipe: dict[str, Any], task: Task
 ) -> Iterator[float]:
     import torch
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=recipe["lr"], weight_decay=recipe["weight_decay"])
     rising = max(1, round(recipe["steps"] * recipe["warmup"]))
-    batches = _batches(rows, recipe["batch"], task.seed)
     model.train()
     for step in range(recipe["steps"]):
         share = min((step + 1) / rising, (recipe["steps"] - step) / max(1, recipe["steps"] - rising))
@@ -124,6 +139,18 @@ def _train(
         yield value
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
         raise JobFailedError("the adapter holds numbers that are not finite after the last step")
+
+
+def _mixed(
+    rows: list[list[int]], again: list[list[int]], recipe: dict[str, Any], seed: int
+) -> Iterator[list[list[int]]]:
+    """Endless batches; of each, the recipe's share is of the records that are there against forgetting."""
+    share = round(recipe["batch"] * recipe["replay"])
+    if not share:
+        yield from _batches(rows, recipe["batch"], seed)
+    own, old = _batches(rows, max(1, recipe["batch"] - share), seed), _batches(again, share, seed)
+    while True:
+        yield next(own) + next(old)
 
 
 def _batches(rows: list[list[int]], size: int, seed: int) -> Iterator[list[list[int]]]:
