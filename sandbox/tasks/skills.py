@@ -37,9 +37,15 @@ def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list
     """``RECORDS`` puzzles with their answers, in equal shares of the skills that are learnt."""
     skills = _skills(model)
     share = -(-RECORDS // len(skills))
-    return [
+    found = [
         record for skill in skills for record in records(skill, share, secret, "training", held_out=False)
     ]
+    for name in model.replay:
+        again = records(
+            _skill(model, model.controls[name]), RECORDS // REPLAYED, secret, "replay", held_out=False
+        )
+        found += [record | {"replay": name} for record in again]
+    return found
 
 
 def private_suites(model: ModelConfig, workspace: Path, secret: bytes, draw: str) -> list[Suite]:

@@ -136,7 +136,8 @@ def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
 
 def _prompts(task: Task, known: set[str]) -> list[str]:
     """The distinct prompts that nobody was asked about."""
-    values = [line.value.get("prompt") for line in data.read_lines(task.data / "train.jsonl")]
+    lines = data.read_lines(task.data / "train.jsonl")
+    values = [line.value.get("prompt") for line in lines if "replay" not in line.value]
     usable = {
         text: None for text in values if isinstance(text, str) and text.strip() and len(text) <= MAX_PROMPT
     }
