@@ -6,8 +6,9 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 
 .PHONY: run test test-slow install install-dev lint bench fuzz fuzz-short clean
 
+# Ended by Ctrl-C (130) or SIGTERM (143) it has ended as it should; make would call that an error.
 run: install
-	$(BIN)/interlock up
+	@$(BIN)/interlock up || { status=$$?; [ $$status = 130 ] || [ $$status = 143 ] || exit $$status; }
 
 test: install-dev
 	$(BIN)/python -m pytest

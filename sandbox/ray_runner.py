@@ -19,9 +19,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -235,18 +237,19 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
     owns = not ray.is_initialized()
     if owns and not joining:
         _forget_earlier_settings()
-    if owns and joining:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    elif owns:
-        ray.init(
-            num_cpus=num_cpus,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    with _sigterm_is_ours():
+        if owns and joining:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        elif owns:
+            ray.init(
+                num_cpus=num_cpus,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     if owns and not joining:
         try:
             _refuse_open_ports(before)
@@ -254,6 +257,22 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
             ray.shutdown()
             raise
     return ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_task(folder)), owns
+
+
+@contextmanager
+def _sigterm_is_ours() -> Iterator[None]:
+    """Ray takes SIGTERM for itself as it starts, and prints a stack trace; give it back to whoever had it."""
+    before = signal.getsignal(signal.SIGTERM)
+    is_main = threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM and callable(before):
+            before(signal.SIGTERM, None)  # it came while Ray was starting
+        raise
+    finally:
+        if is_main and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_open_ports(before: set[Listener]) -> None:

@@ -349,3 +349,50 @@ def test_after_shutdown_the_runner_starts_again(tmp_path: Path, runner: RayRunne
     assert outcome is not None
     assert outcome.killed == "the runner shuts down"
     assert wait(runner.start(job(tmp_path, "0", "again"), "strict"), 90).ok
+
+
+TERMINATED = """
+import signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_ray_runner import job
+from sandbox.ray_runner import RayRunner
+
+class Ended(BaseException):
+    pass
+
+def end(number, frame):
+    raise Ended
+
+signal.signal(signal.SIGTERM, end)
+runner = RayRunner(num_cpus=2, announce=lambda text: print(text, flush=True))
+try:
+    handle = runner.start(job(Path({folder!r}), "print('x', flush=True)\\nimport time\\ntime.sleep(60)"), "none")
+    while not handle.lines():
+        time.sleep(0.02)
+    print("job runs", flush=True)
+    time.sleep(60)
+except Ended:
+    print("ended as it should", flush=True)
+    runner.shutdown()
+    sys.exit(143)
+"""
+
+
+@pytest.mark.parametrize("moment", [pytest.param("starting Ray", marks=pytest.mark.slow), "job runs"])
+def test_sigterm_stays_with_whoever_had_it(tmp_path: Path, moment: str):
+    """Ray takes it for itself, prints a stack trace and exits 15: while it starts, and while jobs run."""
+    script = TERMINATED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while moment not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    if moment == "starting Ray":
+        time.sleep(2)  # somewhere within its start
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, ""), out
+    assert "ended as it should" in out
+    assert gone_within(f"marker-{tmp_path.name}-job", 20)
