@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WEIGHTS_SHA256 = "0" * 64
+WEIGHTS_SHA256 = "63cecaaf6dcc21105ff07d983a9071fa07d561e4f35667541ad802eb240b9969"
 FILES = (
     "config.json",
     "generation_config.json",

@@ -31,7 +31,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import lava
 from sandbox.worker.environments.episodes import Episode, play, rate
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners import Task, read_recipe, self_play
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +71,12 @@ class Experience:
 
 
 def learn(task: Task) -> dict[str, str]:
-    """Improve the champion on the layouts of ``task.data``; returns what the run claims about itself."""
+    """Improve the champion on the layouts of ``task.data``; returns what the run claims about itself.
+
+    With ``method = self_play`` a player learns from games against itself instead.
+    """
+    if task.recipe.get("method") == self_play.METHOD:
+        return self_play.learn(task)
     recipe = _checked(read_recipe(task.recipe, DEFAULTS))
     lines = _read_layouts(task.data)
     tokenizer = weights.load_tokenizer(task.champion)

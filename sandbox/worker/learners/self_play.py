@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 METHOD = "self_play"
 DEFAULTS: dict[str, Any] = {
     "method": METHOD,
-    "iterations": 36,  # rounds of playing and updating
+    "iterations": 28,  # rounds of playing and updating
     "games": 128,  # games in one iteration
     "pool": 0.5,  # share of them against the pool; 0: only against oneself
     "keep_every": 6,  # iterations after which a copy of the learner joins the pool; 0: the champion alone is in it
     "epochs": 2,  # passes over one iteration's positions
     "batch": 256,  # positions in one update
-    "lr": 1e-3,  # highest learning rate; rises over the first tenth, then falls to zero in a line
+    "lr": 1.5e-3,  # highest learning rate; rises over the first tenth, then falls to zero in a line
     "clip": 0.2,  # how far a probability ratio may move in one iteration
     "entropy": 0.01,  # reward for keeping options open
     "trace": 0.9,  # lambda: 1 trusts the ends of games alone, 0 the next position's value alone
