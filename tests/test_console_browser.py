@@ -14,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from console_fixture import HOSTILE, OPERATOR, PASSPHRASE, Made, gallery, make, navigator
+from console_fixture import HOSTILE, OPERATOR, PASSPHRASE, SECOND, Made, gallery, make, navigator
 
-from guardrails.records import Action, State, Surface
+from guardrails.decision_log.envelope import format_time
+from guardrails.decision_log.keys import PersonKey
+from guardrails.decisions import Intention
+from guardrails.gate import utc_now
+from guardrails.policy import load_policy
+from guardrails.records import Action, Role, State, Surface
 from guardrails.view import view_of
-from ui.setup import make_setup_token
+from ui.pins import pinned
+from ui.setup import DEFAULT_POLICY, RECOVERY, make_setup_token
 from ui.wiring import create_workspace
 
 pytestmark = pytest.mark.browser
@@ -166,11 +172,14 @@ def test_set_up_with_the_token_of_the_terminal(tmp_path: Path, visit: Callable[.
     try:
         page = visit(running.url)
 
-        def attempt(given: str, again: str = PASSPHRASE) -> None:
+        spare = tmp_path / "stick" / "recovery.key"
+
+        def attempt(given: str, again: str = PASSPHRASE, recovery: Path | str = "") -> None:
             page.get_by_label("Set-up token").fill(given)
             page.get_by_label("Your name").fill(OPERATOR)
             page.get_by_label("Passphrase", exact=True).fill(PASSPHRASE)
             page.get_by_label("Passphrase, once more").fill(again)
+            page.get_by_role("textbox", name="Recovery key, written to this file").fill(str(recovery))
             page.get_by_role("button", name="Create key and set up").click()
 
         attempt("not-the-token")
@@ -179,13 +188,34 @@ def test_set_up_with_the_token_of_the_terminal(tmp_path: Path, visit: Callable[.
         page.get_by_text("two passphrases are not the same").wait_for()
         with workspace.log.read() as snapshot:
             assert snapshot.size == 0
-        attempt(token)
+        for place, refusal in (
+            ("recovery.key", "needs a whole path"), (spare, "is no folder that can be written to"),
+            (workspace.path / "keys" / "recovery.key", "belongs outside this workspace"),
+            (workspace.path / "interlock.toml", "exists already"),
+        ):  # fmt: skip
+            attempt(token, recovery=place)
+            page.get_by_text(refusal).wait_for()
+        with workspace.log.read() as snapshot:
+            assert snapshot.size == 0
+        assert not list(workspace.people_keys.iterdir()), "no key was made in vain"
+        spare.parent.mkdir()
+        page.screenshot(path=tmp_path / "setup-form.png", full_page=True)
+        attempt(token, recovery=spare)
+        page.get_by_text(f"The recovery key lies in {spare}.").wait_for()
+        page.screenshot(path=tmp_path / "setup-done.png", full_page=True)
         page.get_by_role("button", name="Open the queue").click()
         page.get_by_text("Nothing has been proposed yet.").wait_for()
     finally:
         running.stop()
     with view_of(workspace.log) as view:
-        assert [name for _, name in view.people()] == [OPERATOR]
+        assert [name for _, name in view.people()] == [OPERATOR, RECOVERY]
+        (_, own), (recovery, _) = view.people()
+        assert own == OPERATOR
+        assert recovery.roles == (Role.ROOT,)
+        assert PersonKey.load(spare, PASSPHRASE).public == recovery.keys[0].public
+    assert spare.stat().st_mode & 0o777 == 0o600
+    assert len(pinned(workspace.path)) == 2
+    with view_of(workspace.log) as view:
         assert [model.name for model in view.models()] == ["tiny"]
         assert [policy.name for policy in view.policies()] == ["default"]
     assert not (workspace.path / "keys" / "setup.token").exists()
@@ -316,6 +346,58 @@ def test_roll_back_names_digest_and_what_is_lost(made: Made, server: str, visit:
     with view_of(made.workspace.log) as view:
         assert view.model("navigator").champion == model.history[1].digest
     assert state(made, "P-0008") is State.ROLLED_BACK
+
+
+def somebody_asks(made: Made, reason: str) -> str:
+    """The safety reviewer asks for the policy to be taken out of force; more have to sign that."""
+    safety = next(path for path in made.workspace.people_keys.iterdir() if path.name != made.person)
+    key = PersonKey.load(safety, PASSPHRASE)
+    looser = load_policy(DEFAULT_POLICY).source
+    wish = Intention(Action.DEACTIVATE, looser.name, safety.name, Role.SAFETY, reason, Surface.CLI)
+    gate = made.workspace.gate
+    return gate.commit(gate.draft(wish), key).request
+
+
+def test_a_request_of_somebody_else_is_rejected_and_ones_own_withdrawn(
+    made: Made, server: str, visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    request = somebody_asks(made, "to see who says no")
+    page = visit(server)
+    act_as(page)
+    page.get_by_text(f"{request} · deactivate default").wait_for()
+    page.get_by_text("to see who says no").first.wait_for()
+    page.screenshot(path=tmp_path / "request.png")
+    page.get_by_role("button", name="Reject…").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text(f"Reject {request}").wait_for()
+    dialog.get_by_text("whoever wants it asks for it anew").wait_for()
+    dialog.get_by_text("deactivate default").wait_for()
+    page.screenshot(path=tmp_path / "request-reject.png")
+    before = log_size(made)
+    sign(page, "Sign and reject", "not this one", "not the passphrase")
+    dialog.get_by_text("The passphrase was not accepted. Nothing was signed.").wait_for()
+    assert log_size(made) == before
+    sign(page, "Sign and reject", None, PASSPHRASE)
+    page.get_by_text(f"Rejection of {request} recorded.").wait_for()
+    assert request_state(made, request) == "rejected"
+    mine = somebody_asks(made, "once more")
+    made.decide(Action.HALT, "workspace", "a control: halts do not wait")
+    made.decide(Action.RESUME, "workspace", "over")
+    act_as(page, SECOND)
+    page.get_by_text(f"{mine} · deactivate default").wait_for()
+    page.get_by_role("button", name="Withdraw…").first.click()
+    dialog.get_by_text(f"Withdraw your signature under {mine}").wait_for()
+    dialog.get_by_text("if it was the only one, the request ends").wait_for()
+    page.screenshot(path=tmp_path / "request-withdraw.png")
+    sign(page, "Sign and withdraw", "a mistake", PASSPHRASE)
+    page.get_by_text(f"Withdrawal of {mine} recorded.").wait_for()
+    page.get_by_text(f"{mine} · deactivate default").wait_for(state="detached")
+    assert request_state(made, mine) == "withdrawn"
+
+
+def request_state(made: Made, request: str) -> str:
+    with view_of(made.workspace.log) as view:
+        return view.request_state(view.request(request), format_time(utc_now())).value
 
 
 def test_halt_and_resume(made: Made, server: str, visit: Callable[..., Any]) -> None:

@@ -70,7 +70,7 @@ def ask_to_close(view: View, row: RequestRow, action: Action) -> signing.Ask:
         then = "Your signature counts no more; if it was the only one, the request ends."
         title, roles = f"Withdraw your signature under {row.id}", tuple(Role)
     return signing.Ask(
-        action=action, target=row.id, title=title, verb="Sign", consequence=then, roles=roles,
+        action=action, target=row.id, title=title, verb=f"Sign and {action}", consequence=then, roles=roles,
         bound=(("request", row.id), ("asks for", f"{row.action.value} {row.target}")), hint="Why?",
     )  # fmt: skip
 

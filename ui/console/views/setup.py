@@ -7,9 +7,11 @@ unlocks is held until the set-up has ended.
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 import streamlit as st
 
@@ -110,6 +112,12 @@ def _form(workspace: Workspace) -> None:
         again = st.text_input(
             "Passphrase, once more", type="password", key="setup-again", autocomplete="new-password"
         )
+        spare = st.text_input(
+            "Recovery key, written to this file (optional)", key="setup-recovery", max_chars=1000, autocomplete="off",
+            placeholder="/media/stick/interlock-recovery.key",
+            help="A second root that can only change the roster, behind the same passphrase: the way back if your own "
+            "key is lost. Name a file on another medium, and take that away from this machine.",
+        )  # fmt: skip
         if not st.form_submit_button("Create key and set up", type="primary"):
             return
     try:
@@ -117,14 +125,40 @@ def _form(workspace: Workspace) -> None:
             raise UsageError("the two passphrases are not the same")
         with _lock:
             check_setup_token(workspace, token or "")
-            key = found(workspace, name or "", first or "")
+            recovery = _recovery_file(workspace, spare or "")
+            key = found(workspace, name or "", first or "", recovery=recovery)
             drop_setup_token(workspace)
     except InterlockError as error:
         markup.show(markup.notice("bad", one_line(error.message[:1].upper() + error.message[1:]), error.hint))
         return
     st.session_state["founding"] = True
+    st.session_state["recovery"] = "" if recovery is None else str(recovery)
     start(workspace, key)
     st.rerun()
+
+
+def _recovery_file(workspace: Workspace, given: str) -> Path | None:
+    """Where the recovery key goes; None where none is wanted.
+
+    Raises:
+        UsageError: it cannot be written there, or it would lie where the other key lies.
+    """
+    if not given.strip():
+        return None
+    file = Path(given.strip()).expanduser()
+    if not file.is_absolute():
+        raise UsageError(
+            "the recovery key needs a whole path", hint="like /media/stick/interlock-recovery.key"
+        )
+    if file.exists() or file.is_symlink():
+        raise UsageError(f"{file} exists already; a private key is never overwritten")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise UsageError(f"{file.parent} is no folder that can be written to")
+    if file.parent.resolve().is_relative_to(workspace.path.resolve()):
+        raise UsageError(
+            "the recovery key belongs outside this workspace", hint="on a medium that is kept elsewhere"
+        )
+    return file
 
 
 def start(workspace: Workspace, key: PersonKey) -> None:
@@ -168,10 +202,18 @@ def _progress() -> None:
         st.progress(min(max(job.share, 0.0), 1.0))
         markup.show(el("p", one_line(f"{job.stage[:1].upper()}{job.stage[1:]} …", 200), cls="soft"))
         return
+    spare = st.session_state.get("recovery", "")
+    if spare:
+        markup.show(markup.notice(
+            "caution", f"The recovery key lies in {one_line(spare, 300)}.",
+            "Take it away from this machine now. Whoever has it and its passphrase is a root.",
+        ))  # fmt: skip
     then = (
+        "Keep these root keys outside this workspace: `interlock log verify --root-key` checks the log against them."
+        if spare else
         "Keep this root key outside this workspace: `interlock log verify --root-key` checks the log against it. Add "
         "a second root (interlock operator add NAME --role root), so that one lost key does not end it."
-    )
+    )  # fmt: skip
     markup.show(markup.notice("good", "Set up.", then))
     for key in pins.pinned(session.console().workspace.path):
         markup.show(el("p", key, cls="mono"))
@@ -182,6 +224,7 @@ def _progress() -> None:
 def _leave() -> None:
     _job.clear()
     st.session_state.pop("founding", None)
+    st.session_state.pop("recovery", None)
     st.rerun(scope="app")
 
 
