@@ -1,17 +1,17 @@
 """Trials: one proposal and its measurement, as the loop makes them, but without isolation and without a log.
 
-The worker's own programs run as plain processes: ``propose``, ``merge`` where an adapter came of it, ``measure``. What a
-suite shows is read by the checks that judge (``guardrails.checks``), at the confidence of the first attempt.
+The worker's own programs run in this process, one after the other (imports cost more than many a training): ``propose``,
+``merge`` where an adapter came of it, ``measure``. What a suite shows is read by the checks that judge
+(``guardrails.checks``). Of the training records only one is examined: these are trials of learners, not of records.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from guardrails.records import Measurements
 from guardrails.statistics import Estimate
 from sandbox import tasks
 from sandbox.config import ModelConfig
+from sandbox.worker import measure as worker_measure
+from sandbox.worker import merge as worker_merge
+from sandbox.worker import propose as worker_propose
 
 SECRET = b"trial" * 7
-ROOT = Path(__file__).parent.parent
 MODEL_FILES = (".json", ".safetensors", ".txt", ".jinja")
 CONFIDENCE = 0.95
 
@@ -86,7 +88,7 @@ def propose(
     given = [dict(answer) for answer in answers]
     if given:
         tasks.write_items(given, folder / "data" / "answers.jsonl")
-    cpu_s = _run("propose", folder, {
+    cpu_s = _run(worker_propose.propose, folder, {
         "kind": model.kind.value, "technique": technique, "recipe": {k: str(v) for k, v in recipe.items()}, "seed": seed,
         "champion": str(champion), "data": str(folder / "data"), "out": str(out),
         "base": "sha256:" + "0" * 64, "intent": "a trial",
@@ -98,7 +100,7 @@ def propose(
     if (out / "model" / "adapter_config.json").exists():
         (out / "model").rename(out / "adapter")
         request = {"champion": str(champion), "adapter": str(out / "adapter"), "out": str(out)}
-        _run("merge", folder, request)
+        _run(worker_merge.merge, folder, request)
     return Trial(folder, claims, cpu_s, asked)
 
 
@@ -107,13 +109,16 @@ def measure(trial: Trial, champion: Path, model: ModelConfig, nonce: str) -> Tri
     folder = trial.folder
     request: dict[str, Any] = {
         "kind": model.kind.value, "candidate": str(trial.model), "champion": str(champion), "original": str(champion),
-        "suites": {}, "data": str(folder / "data"), "samples": 0, "seed": 1, "out": str(folder / "measured"),
+        "suites": {}, "data": str(folder / "one"), "samples": 0, "seed": 1, "out": str(folder / "measured"),
     }  # fmt: skip
+    first = (folder / "data" / "train.jsonl").read_bytes().split(b"\n", 1)[0]
+    (folder / "one").mkdir()
+    (folder / "one" / "train.jsonl").write_bytes(first + b"\n")
     for suite in tasks.private_suites(model, folder, SECRET, nonce):
         path = folder / "items" / f"{suite.name}.jsonl"
         tasks.write_items(suite.items, path)
         request["suites"][suite.name] = {"probe": suite.probe, "path": str(path)}
-    _run("measure", folder, request)
+    _run(worker_measure.measure, folder, request)
     trial.measurements = decode_record(
         Measurements, parse((folder / "measured" / "measurements.json").read_bytes())
     )
@@ -137,17 +142,9 @@ def table(rows: Iterable[tuple[str, int, Estimate, float]]) -> str:
     )
 
 
-def _run(program: str, folder: Path, request: Mapping[str, Any]) -> float:
-    """One worker program to its end; returns the CPU seconds that it took."""
-    file = folder / f"{program}.json"
-    file.write_text(json.dumps(request), encoding="utf-8")
-    before = os.times()
-    done = subprocess.run(
-        [sys.executable, "-m", f"sandbox.worker.{program}", str(file)],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-    )  # fmt: skip
-    after = os.times()
-    if done.returncode:
-        raise AssertionError(f"{program} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
-    return after.children_user + after.children_system - before.children_user - before.children_system
+def _run(program: Callable[[Mapping[str, Any]], None], folder: Path, request: Mapping[str, Any]) -> float:
+    """One worker program to its end, with its progress in a file; returns the CPU seconds that it took."""
+    before = time.process_time()
+    with (folder / f"{program.__name__}.log").open("w") as log, contextlib.redirect_stdout(log):
+        program(request)
+    return time.process_time() - before

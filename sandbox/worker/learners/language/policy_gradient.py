@@ -40,8 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "group": 8,  # answers to each of them
     "answer_tokens": 8,  # how long an answer may be
     "temperature": 0.6,  # of sampling and of the loss
-    "kl": 0.02,  # price of a nat away from the champion, per token
-    "lr": 3e-4,  # highest learning rate
+    "kl": 0.05,  # price of a nat away from the champion, per token
+    "lr": 2e-4,  # highest learning rate
     "warmup": 0.15,  # share of the steps in which the rate rises; then it falls to zero in a line
     "weight_decay": 0.0,
     "clip": 1.0,  # highest norm of a gradient
