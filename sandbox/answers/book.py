@@ -30,6 +30,9 @@ from sandbox.worker.questions import PERSON, Question
 SCHEMA = "interlock/answers/v1"
 PAYLOAD_TYPE = "application/vnd.interlock.answers+json"
 """What people sign when they hand in: a DSSE payload of a type of its own, so that it can be no decision."""
+LETTERS = tuple("ABDEFGHIJKLMOPQT")
+"""Labels of options; left out are letters that are commands where questions are answered."""
+NUMBERS = tuple(str(number) for number in range(1, 17))
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class Asked:
     def shown(self) -> dict[str, str]:
         """Label → option, in the order of showing. An option's own text is never a label of another."""
         texts = [self.question.options[place] for place in self.order]
-        letters = not any(len(text.strip()) == 1 and text.strip().isalpha() for text in texts)
-        labels = "ABCDEFGHIJKLMNOP" if letters else [str(number) for number in range(1, len(texts) + 1)]
+        single = {text.strip().upper() for text in texts if len(text.strip()) <= 2}
+        wanted = (LETTERS, NUMBERS) if self.question.kind == "choice" else (NUMBERS, LETTERS)
+        labels = next((kind for kind in wanted if not single & set(kind)), wanted[0])
         return dict(zip(labels, texts, strict=False))
 
 

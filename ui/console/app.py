@@ -8,7 +8,7 @@ import streamlit as st
 
 from guardrails.errors import InterlockError
 from ui.console import markup, session
-from ui.console.views import champions, log, policies, proposal, queue, setup, sidebar
+from ui.console.views import champions, label, log, policies, proposal, queue, setup, sidebar
 from ui.setup import is_founded
 
 HERE = Path(__file__).parent
@@ -31,6 +31,7 @@ def main() -> None:
         "queue": st.Page(queue.page, title="Queue", url_path="queue", default=True),
         "champions": st.Page(champions.page, title="Champions", url_path="champions"),
         "policies": st.Page(policies.page, title="Policies", url_path="policies"),
+        "label": st.Page(label.page, title="Label", url_path="label"),
         "log": st.Page(log.page, title="Decision log", url_path="log"),
         "proposal": st.Page(proposal.page, title="Proposal", url_path="proposal", visibility="hidden"),
     }

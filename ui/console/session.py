@@ -220,9 +220,14 @@ def sign(
         PassphraseError: The passphrase is wrong or the key is not here.
         StaleError: Something changed since the page was shown.
     """
-    workspace = console().workspace
+    key = unlock(wish.person, passphrase)
+    return console().workspace.gate.commit(prepare(wish, shown=shown, champion=champion), key)
+
+
+def unlock(person: str, passphrase: str) -> PersonKey:
+    """A person's key, for one signature; raises PassphraseError where it stays locked."""
     try:
-        key = PersonKey.load(workspace.people_keys / wish.person, passphrase)
+        return PersonKey.load(console().workspace.people_keys / person, passphrase)
     except DeniedError:
         raise PassphraseError("The passphrase was not accepted. Nothing was signed.") from None
     except InvalidInputError:
@@ -230,7 +235,6 @@ def sign(
             "Your private key is not on this machine, or cannot be read. Nothing was signed.",
             hint="sign where the key is, or offline with ssh-keygen",
         ) from None
-    return workspace.gate.commit(prepare(wish, shown=shown, champion=champion), key)
 
 
 def prepare(wish: Intention, *, shown: Binding | None, champion: Digest | None = None) -> Draft:

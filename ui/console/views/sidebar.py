@@ -37,6 +37,7 @@ def show(pages: Mapping[str, Any]) -> None:
             st.page_link(pages["queue"], icon=":material/inbox:", width="stretch")
             st.page_link(pages["champions"], icon=":material/trophy:", width="stretch")
             st.page_link(pages["policies"], icon=":material/rule:", width="stretch")
+            st.page_link(pages["label"], icon=":material/edit_note:", width="stretch")
             st.page_link(pages["log"], icon=":material/history:", width="stretch")
         st.session_state["shown_size"] = session.log_size()
         _live()
@@ -64,7 +65,7 @@ def _live() -> None:
     except InterlockError as error:
         markup.show(el("div", _item("bad", "Log not readable", error.message), cls="state"))
         return
-    markup.show(el("div", _loop(halted=halted), _log(size), cls="state"))
+    markup.show(el("div", _loop(halted=halted), _questions(), _log(size), cls="state"))
     fresh = size - int(st.session_state.get("shown_size", size))
     if fresh > 0:
         word = counted(fresh, "new record")
@@ -90,6 +91,18 @@ def _loop(*, halted: bool) -> Html:
         return _item(tone, title)
     meter = el("div", el("i", style=f"width:{state.share:.0%}"), cls="meter", title=f"{state.share:.0%}")
     return _item(tone, title, one_line(f"{state.model} · {state.stage}", 90), meter, live=True)
+
+
+def _questions() -> Html | None:
+    """How many questions wait for people, where any do."""
+    workspace = session.console().workspace
+    try:
+        counts = {name: len(workspace.desk(name).book().open()) for name in workspace.models_asked_about()}
+    except InterlockError as error:
+        return _item("bad", "Answers not readable", error.message)
+    waiting = {name: count for name, count in counts.items() if count}
+    title = f"{counted(sum(waiting.values()), 'question')} for people"
+    return _item("caution", title, one_line("about " + ", ".join(waiting), 90)) if waiting else None
 
 
 def _log(size: int) -> Html:

@@ -3,7 +3,8 @@
 Invariants:
 - Of the training data only prompts are read: an answer that happens to stand beside one is not looked at.
 - Without an answer that is new it asks, and proposes nothing; with one it trains on all answers so far.
-- Only a low-rank adapter is trained, and only on what comes after a prompt.
+- Only a low-rank adapter is trained, and only on what comes after a prompt. Beside it the champion's own words after
+  prompts in which one token was exchanged are kept as they are, so that what nobody asked about is not forgotten.
 - Two runs with the same champion, records, answers, recipe and seed write the same bytes.
 """
 
@@ -42,7 +43,9 @@ DEFAULTS: dict[str, Any] = {
     "answer_tokens": 24,  # how much of the model's own answer is looked at
     "steps": 60,  # updates
     "batch": 32,  # answers in one update
-    "lr": 5e-3,  # highest learning rate
+    "rehearsed": 32,  # rows in one update on which it is kept as it was; 0: none
+    "keep": 1.0,  # weight of keeping it as it was
+    "lr": 2e-3,  # highest learning rate
     "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
     "weight_decay": 0.0,
     "clip": 1.0,  # highest norm of a gradient
@@ -54,6 +57,10 @@ DEFAULTS: dict[str, Any] = {
 QUERIES = ("uncertainty", "random")
 SHOWN = 60
 _ROWS = 128
+_REHEARSALS = 64
+
+Row = tuple[list[int], list[int]]
+"""Tokens, and the labels of those that are learnt."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,9 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
             raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be at least 1")
     if recipe["ask"] > MAX_QUESTIONS:
         raise InvalidInputError(f"recipe: ask = {recipe['ask']}; people are asked {MAX_QUESTIONS} at most")
+    for name in ("rehearsed", "keep"):
+        if not (math.isfinite(recipe[name]) and recipe[name] >= 0):
+            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must not be below zero")
     for name in ("lr", "clip", "alpha"):
         if not (math.isfinite(recipe[name]) and recipe[name] > 0):
             raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
@@ -113,7 +123,7 @@ def _pool(task: Task, known: set[str]) -> list[str]:
     """The distinct prompts that nobody was asked about."""
     found = {}
     for line in data.read_lines(task.data / "train.jsonl"):
-        prompt = line.value.get("prompt")
+        prompt = None if "replay" in line.value else line.value.get("prompt")
         if isinstance(prompt, str) and prompt.strip() and len(prompt) <= MAX_PROMPT:
             found[question_id(prompt)] = prompt
     if not found:
@@ -202,8 +212,9 @@ def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dic
     task.report(0.0, "loading", answers=len(answers))
     rows = [_row(tokenizer, answer) for answer in answers]
     model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
+    kept = _rehearsal(model, tokenizer, rows, recipe, task.seed) if recipe["rehearsed"] else []
     model = adapters.with_adapter(model, recipe)
-    losses = _fit(model, rows, recipe, task)
+    losses = _fit(model, rows, kept, recipe, task)
     lines = [
         {"id": a.id, "prompt": a.prompt, "answer": a.answer, "text": a.prompt + a.answer, "origin": PERSON}
         for a in answers
@@ -220,7 +231,7 @@ def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dic
     }
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> tuple[list[int], list[int]]:
+def _row(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Row:
     """Tokens of prompt, answer and end, and labels for what comes after the prompt."""
     prompt = tokenizer(answer.prompt, add_special_tokens=False)["input_ids"]
     said = tokenizer(answer.answer, add_special_tokens=False)["input_ids"]
@@ -228,8 +239,49 @@ def _row(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> tuple[list[int],
     return prompt + said + end, [IGNORED] * len(prompt) + said + end
 
 
+def _rehearsal(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: dict[str, Any], seed: int
+) -> list[Row]:  # fmt: skip
+    """What the champion says after the asked prompts with one token exchanged, every other time the last one."""
+    import torch
+
+    draw = random.Random(f"{seed}/rehearsal")  # noqa: S311 - a draw to be repeated, not a secret
+    longest = max(sum(label != IGNORED for label in labels) for _, labels in rows)
+    special = set(tokenizer.all_special_ids)
+    tokens = [token for token in range(len(tokenizer)) if token not in special]
+    made: dict[int, list[list[int]]] = {}
+    for number in range(recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)):
+        ids, labels = rows[draw.randrange(len(rows))]
+        prompt = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED]
+        prompt[-1 if number % 2 else draw.randrange(len(prompt))] = draw.choice(tokens)
+        made.setdefault(len(prompt), []).append(prompt)
+    kept = []
+    model.eval()
+    for _, prompts in sorted(made.items()):
+        for at in range(0, len(prompts), _ROWS):
+            group = prompts[at : at + _ROWS]
+            written, _ = _greedy(model, torch.tensor(group), longest, tokenizer.eos_token_id)
+            for prompt, said in zip(group, written, strict=True):
+                whole = said + ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
+                kept.append((prompt + whole, [IGNORED] * len(prompt) + whole))
+    draw.shuffle(kept)
+    return kept
+
+
+def _distance(model: PreTrainedModel, batch: Sequence[Row]) -> torch.Tensor:
+    """How far the adapter moves what is said after these prompts: the mean divergence from the champion, in nats."""
+    import torch
+
+    ids, labels, mask = _tensors(batch)
+    where = labels[:, 1:] != IGNORED
+    with torch.no_grad(), model.disable_adapter():
+        before = model(input_ids=ids, attention_mask=mask).logits[:, :-1][where].float().log_softmax(-1)
+    now = model(input_ids=ids, attention_mask=mask).logits[:, :-1][where].float().log_softmax(-1)
+    return (before.exp() * (before - now)).sum(-1).mean()
+
+
 def _fit(
-    model: PreTrainedModel, rows: list[tuple[list[int], list[int]]], recipe: dict[str, Any], task: Task
+    model: PreTrainedModel, rows: list[Row], kept: list[Row], recipe: dict[str, Any], task: Task
 ) -> list[float]:
     import torch
 
@@ -237,7 +289,7 @@ def _fit(
     optimizer = torch.optim.AdamW(trainable, lr=recipe["lr"], weight_decay=recipe["weight_decay"])
     rising = max(1, round(recipe["steps"] * recipe["warmup"]))
     draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
-    left: list[tuple[list[int], list[int]]] = []
+    left: list[Row] = []
     losses = []
     model.train()
     for step in range(recipe["steps"]):
@@ -250,6 +302,9 @@ def _fit(
         ids, labels, mask = _tensors(batch)
         loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
         value = loss.item()
+        if kept:
+            at = step * recipe["rehearsed"] % len(kept)
+            loss = loss + recipe["keep"] * _distance(model, kept[at : at + recipe["rehearsed"]])
         if not math.isfinite(value):
             raise JobFailedError(f"the loss became {value} in step {step + 1} of {recipe['steps']}")
         loss.backward()
@@ -263,7 +318,7 @@ def _fit(
     return losses
 
 
-def _tensors(batch: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tensors(batch: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     import torch
 
     width = max(len(ids) for ids, _ in batch)
