@@ -1,43 +1,64 @@
-"""Text sources: ``shipped:NAME``, or a file of the user's.
+"""Text sources: ``shipped:NAME``, ``hub:OWNER/NAME``, or files and folders of the user's.
 
 Invariants:
-- A source is read whole or refused with file and line; nothing in it is skipped silently but records that are
-  too short to measure.
-- Every record has ``id``, ``text`` and ``source``; all fields are text.
+- A source is read whole or refused with file and line (or row); nothing in it is skipped silently but records that are
+  too short to measure, and hidden files of a folder.
+- Every record has ``id``, ``text`` and ``source``; all fields are text, and no id stands twice.
+- Size is limited before anything is read: files, bytes, records. Nothing of a source is run.
+- The network is asked only where a source says ``hub:``, and only for data files.
+
+Formats: ``.txt`` and ``.md`` (cut at blank lines), ``.jsonl`` and ``.parquet`` (``text``, optional ``id``), a folder of
+these, a dataset that the library ``datasets`` saved on disk (``save_to_disk``). Of the fields of ``.jsonl`` and of tables
+those in ``KEPT_FIELDS`` are kept where they are text, and ``source`` says the file's name where it does not say another.
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from guardrails.errors import ConfigError
 from sandbox import texts
 from sandbox.tasks import Item
+from sandbox.tasks.tables import read_parquet, read_saved_dataset
 
 SHIPPED_TEXTS = Path(texts.__file__).parent
 MIN_ITEM_CHARS = 40
+MAX_FILES = 10_000
+MAX_BYTES = 1 << 30
+MAX_RECORDS = 1_000_000
 KEPT_FIELDS = ("source", "license", "licence", "url", "origin", "label")
+SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+HUB = re.compile(
+    r"hub:([A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})(?:@([A-Za-z0-9._-]{1,64}))?"
+)
+SAVED, SPLITS = "dataset_info.json", "dataset_dict.json"
+
+Rows = Iterator[tuple[str, Mapping[str, Any]]]
+"""Where a record stands (``file:line``), and its fields."""
 
 
 def read_source(source: str, workspace: Path) -> list[Item]:
-    """The records of ``shipped:NAME``, a ``.jsonl`` file (``text``, optional ``id``) or a ``.txt`` file.
+    """The records of a source; those shorter than 40 characters are left out, for they carry too little to measure.
 
-    Of a ``.jsonl`` file's other fields those in ``KEPT_FIELDS`` are kept where they are text, and ``source`` says
-    the file's name where it does not say another. Text files are cut at blank lines. Records shorter than 40
-    characters are left out: they carry too little to measure.
+    Raises:
+        ConfigError: what cannot be read, with file and line; or nothing in it is long enough.
     """
     if source.startswith("shipped:"):
-        file = SHIPPED_TEXTS / f"{source.removeprefix('shipped:').replace('-', '_')}.jsonl"
+        path = SHIPPED_TEXTS / f"{source.removeprefix('shipped:').replace('-', '_')}.jsonl"
+    elif source.startswith("hub:"):
+        path = _from_hub(source)
     else:
-        file = workspace / source
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"text source {source!r} cannot be read: {error}") from None
-    records = _parse_jsonl(text, file) if file.suffix == ".jsonl" else _paragraphs(text, file)
+        path = workspace / Path(source).expanduser()
+    if not source or not path.exists():
+        raise ConfigError(f"text source {source!r} cannot be read: there is no {path}")
+    records = _records(path, source)
     if source.startswith("shipped:"):
-        licence = texts.sources()[file.stem]["licence"]
+        licence = texts.sources()[path.stem]["licence"]
         records = [{**record, "licence": licence} for record in records]
     long_enough = [record for record in records if len(record["text"]) >= MIN_ITEM_CHARS]
     if not long_enough:
@@ -45,31 +66,131 @@ def read_source(source: str, workspace: Path) -> list[Item]:
     return long_enough
 
 
-def _parse_jsonl(text: str, file: Path) -> list[Item]:
-    records = []
+def _records(path: Path, source: str) -> list[Item]:
+    found: list[Item] = []
+    seen: dict[str, str] = {}
+    for file, name in _files(path, source):
+        for place, fields in _rows(file):
+            number = place.rpartition(":")[2]
+            own = {key: field for key in KEPT_FIELDS if isinstance(field := fields.get(key), str) and field}
+            record = _record(str(fields.get("id", f"{name}-{number}")), fields["text"], name) | own
+            if record["id"] in seen:
+                raise ConfigError(
+                    f"{place}: the id {record['id']!r:.60} stands in {seen[record['id']]} already"
+                )
+            seen[record["id"]] = place
+            found.append(record)
+            if len(found) > MAX_RECORDS:
+                raise ConfigError(f"text source {source!r}: more than {MAX_RECORDS} records", hint="split it")
+    return found
+
+
+def _files(path: Path, source: str) -> list[tuple[Path, str]]:
+    """The files of a source, and what their records are named after; raises ConfigError where they are too much."""
+    if path.is_file() or (path / SAVED).is_file():
+        files = [(path, path.stem if path.is_file() else path.name)]
+    elif (path / SPLITS).is_file():
+        splits = ", ".join(sorted(part.name for part in path.iterdir() if (part / SAVED).is_file()))
+        raise ConfigError(
+            f"text source {source!r} has several splits", hint=f"name one: {source}/… of {splits}"
+        )
+    else:
+        files = [(file, file.relative_to(path).with_suffix("").as_posix()) for file in _inside(path)]
+    if len(files) > MAX_FILES:
+        raise ConfigError(f"text source {source!r}: more than {MAX_FILES} files", hint="split it")
+    size = sum(_size(file) for file, _ in files)
+    if size > MAX_BYTES:
+        raise ConfigError(f"text source {source!r}: {size} bytes, more than {MAX_BYTES}", hint="split it")
+    twice = {name for name, count in Counter(name for _, name in files).items() if count > 1}
+    return [(file, f"{name}{file.suffix}" if name in twice else name) for file, name in files]
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and the folders in it, but hidden ones; raises ConfigError for what is no source."""
+    for file in sorted(folder.rglob("*")):
+        if any(part.startswith(".") for part in file.relative_to(folder).parts) or file.is_dir():
+            continue
+        if file.suffix not in SUFFIXES or not file.is_file():
+            raise ConfigError(f"{file}: not a text source", hint=f"a folder holds only {', '.join(SUFFIXES)}")
+        yield file
+
+
+def _size(path: Path) -> int:
+    try:
+        inside = path.rglob("*") if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in inside if file.is_file())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _rows(path: Path) -> Rows:
+    if path.is_dir():
+        return _with_text(read_saved_dataset(path))
+    if path.suffix == ".parquet":
+        return _with_text(read_parquet(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return _with_text(_parse_jsonl(text, path)) if path.suffix == ".jsonl" else _paragraphs(text, path)
+
+
+def _with_text(rows: Rows) -> Rows:
+    for place, fields in rows:
+        if not isinstance(fields.get("text"), str):
+            what = "there is no text" if "text" not in fields else "text is not a string"
+            raise ConfigError(f"{place}: {what}", hint="each record needs a field `text`")
+        yield place, fields
+
+
+def _parse_jsonl(text: str, file: Path) -> Rows:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-            body = value["text"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ConfigError(f"{file}:{number}: a JSON object with a text is needed") from None
-        if not isinstance(body, str):
-            raise ConfigError(f"{file}:{number}: text is not a string")
-        own = {name: field for name in KEPT_FIELDS if isinstance(field := value.get(name), str) and field}
-        records.append(_record(str(value.get("id", f"{file.stem}-{number}")), body, file.stem) | own)
-    return records
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ConfigError(f"{file}:{number}: a JSON object with a text is needed")
+        yield f"{file}:{number}", value
 
 
-def _paragraphs(text: str, file: Path) -> list[Item]:
+def _paragraphs(text: str, file: Path) -> Rows:
     blocks = [" ".join(block.split()) for block in text.split("\n\n")]
-    return [
-        _record(f"{file.stem}-{number}", block, file.stem) for number, block in enumerate(blocks, 1) if block
-    ]
+    for number, block in enumerate(blocks, 1):
+        if block:
+            yield f"{file}:{number}", {"text": block}
 
 
 def _record(name: str, text: str, source: str) -> Item:
     # Lone surrogates cannot be encoded, and no honest text has them.
-    clean = text.encode("utf-8", "replace").decode("utf-8")
+    name, clean = (value.encode("utf-8", "replace").decode("utf-8") for value in (name, text))
     return {"id": name, "text": clean, "source": source}
+
+
+def _from_hub(source: str) -> Path:
+    """A dataset by its hub id: from the local cache, else downloaded, because somebody named it in the configuration."""
+    found = HUB.fullmatch(source)
+    if found is None:
+        raise ConfigError(
+            f"text source {source!r:.120} is no hub id", hint="hub:OWNER/NAME or hub:OWNER/NAME@REVISION"
+        )
+    name, revision = found.groups()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    asked: dict[str, Any] = {
+        "repo_type": "dataset", "revision": revision, "allow_patterns": [f"*{suffix}" for suffix in SUFFIXES],
+        "ignore_patterns": ["README.md", "*/README.md"],
+    }  # fmt: skip
+    try:
+        return Path(snapshot_download(name, local_files_only=True, **asked))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, **asked))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"text source {source!r}: {error!s:.200}", hint="download it and give its folder"
+        ) from None
