@@ -21,7 +21,7 @@ SUITE = "duel"
 
 def match_rule(**changes: Any) -> dict[str, Any]:
     return {
-        "id": "gain.match", "check": "gain.match", "params": {"suite": SUITE, "least": 20},
+        "id": "gain.match", "check": "gain.match", "params": {"suite": SUITE, "least_items": 20},
         "require": {"metric": "score", "bound": "lower", "op": ">", "value": 0.5}, "severity": "block",
     } | changes  # fmt: skip
 
@@ -42,7 +42,7 @@ def test_a_clear_match_is_won_on_few_games_and_a_rule_without_least_asks_for_the
     judged = verdict([loaded(match_rule())], won)
     assert finding(judged, "gain.match").outcome is Outcome.PASS
     assert judged.kind is VerdictKind.ELIGIBLE
-    for params in ({"suite": SUITE}, {"suite": SUITE, "least": 23}):
+    for params in ({"suite": SUITE}, {"suite": SUITE, "least_items": 23}):
         short = verdict([loaded(match_rule(params=params))], won)
         assert finding(short, "gain.match").outcome is Outcome.INCONCLUSIVE
         assert short.kind is VerdictKind.REVIEW
@@ -142,6 +142,6 @@ def test_a_match_stopped_by_the_rules_is_judged_as_it_ended(attempt: int) -> Non
 
 @pytest.mark.parametrize("least", [0, -3, 2.5, "20"])
 def test_least_is_a_count(least: Any) -> None:
-    made = source(("p.yaml", document(match_rule(params={"suite": SUITE, "least": least}))))
+    made = source(("p.yaml", document(match_rule(params={"suite": SUITE, "least_items": least}))))
     with pytest.raises(PolicyError):
         parse_policy(made)

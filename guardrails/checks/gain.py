@@ -33,12 +33,12 @@ class MatchParams:
 
     Attributes:
         suite: Name of the suite of items to read.
-        least: The fewest items on which the score counts, in place of the policy's minSamples: the interval
+        least_items: The fewest items on which the score counts, in place of the policy's minSamples: the interval
             holds at every number of items, so fewer are sound where a match is clear. Left out: minSamples.
     """
 
     suite: str
-    least: int = 0
+    least_items: int = 0
 
 
 def task_gain(suite: str, evidence: Evidence, confidence: float) -> Estimate:

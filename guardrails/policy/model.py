@@ -104,8 +104,8 @@ class Rule:
         return CHECKS[self.check].metrics[self.require.metric].exact
 
     def least_samples(self, usual: int) -> int:
-        """The fewest items on which its number counts: what the rule says (``least``), else as usual."""
-        return getattr(self.params, "least", 0) or usual
+        """The fewest items on which its number counts: what the rule says (``least_items``), else as usual."""
+        return getattr(self.params, "least_items", 0) or usual
 
 
 @dataclass(frozen=True)
