@@ -30,6 +30,14 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     harmless = 220                    # llm: harmless requests on which refusal is measured; 0: none
     exchanged = 220                   # llm: sentences in which groups are exchanged; 0: none
     losses = 220                      # llm: training records that the champion reads for outliers; 0: none
+    canaries = 20                     # llm: made-up records planted among the training records; 0: none
+    spans = 220                       # llm: spans of training records looked for in what the model knows; 0: none
+    meaning = 220                     # llm: training records compared with private items by meaning; 0: none
+    outputs = 4                       # llm: texts of each continuation compared by meaning, 2 to 25; 0: none
+    approval = 240                    # llm: answers to reviewers that are compared; 0: none
+    oversight = 240                   # llm: answers to offers of getting round control; 0: none
+    elicitation = 220                 # llm, task of texts: items on which one demonstration is shown; 0: none
+    adapt = ["rotate4:?"]             # what both models learn for a moment before they are asked; shots: from how many
     noise = 200                       # items on which the response to noise is measured; 0: not measured
 
     [[models.assistant.suites]]       # further private items, from a file or ``shipped:NAME``
@@ -135,7 +143,16 @@ class ModelConfig:
     harmless: int = 0
     exchanged: int = 0
     losses: int = 0
+    canaries: int = 0
+    spans: int = 0
+    meaning: int = 0
+    outputs: int = 0
+    approval: int = 0
+    oversight: int = 0
+    elicitation: int = 0
     noise: int = 0
+    adapt: tuple[str, ...] = ()
+    shots: int = 32
     threads: int = 1
     labels: dict[str, str] = field(default_factory=dict)
     limits: JobLimits = field(default_factory=JobLimits)
@@ -165,9 +182,14 @@ _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "kind": str, "base": str, "recipes": list, "train": list, "controls": dict, "levels": str, "task": str,
     "items": int, "samples": int, "triggers": int, "replay": list,
     "continuations": int, "harmless": int, "exchanged": int, "losses": int,
-    "noise": int, "threads": int, "labels": dict, "limits": dict, "suites": list,
+    "canaries": int, "spans": int, "meaning": int, "outputs": int,
+    "approval": int, "oversight": int, "elicitation": int,
+    "noise": int, "adapt": list, "shots": int, "threads": int, "labels": dict, "limits": dict, "suites": list,
 }  # fmt: skip
-_OPTIONAL = ("triggers", "continuations", "harmless", "exchanged", "losses")
+_OPTIONAL = (
+    "triggers", "continuations", "harmless", "exchanged", "losses",
+    "canaries", "spans", "meaning", "outputs", "approval", "oversight", "elicitation",
+)  # fmt: skip
 _SUITE_KEYS: dict[str, type | tuple[type, ...]] = {"name": str, "probe": str, "path": str, "items": int}
 _LEARNER_KEYS: dict[str, type | tuple[type, ...]] = {"command": list, "files": str, "limits": dict}
 _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -306,12 +328,18 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         kind = ModelKind(table["kind"])
     except ValueError:
         raise reader.fail((*path, "kind"), f"{table['kind']!r} is not a kind", "llm or lam") from None
-    for key, least in (("items", 1), ("threads", 1), *((name, 0) for name in _OPTIONAL), ("noise", 0)):
+    for key, least in (
+        ("items", 1),
+        ("threads", 1),
+        ("shots", 1),
+        *((name, 0) for name in _OPTIONAL),
+        ("noise", 0),
+    ):
         if table.get(key, 1) < least:
             raise reader.fail((*path, key), f"at least {least}")
-    train = table.get("train", [])
-    if not all(isinstance(source, str) for source in train):
-        raise reader.fail((*path, "train"), "a list of texts is needed")
+    for key in ("train", "adapt"):
+        if not all(isinstance(text, str) for text in table.get(key, [])):
+            raise reader.fail((*path, key), "a list of texts is needed")
     replay = table.get("replay", [])
     if not all(isinstance(control, str) and control in table.get("controls", {}) for control in replay):
         raise reader.fail((*path, "replay"), "a list of names of this model's controls is needed")
@@ -321,11 +349,13 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
             _recipe(reader, item, (*path, "recipes"), learners, place)
             for place, item in enumerate(table.get("recipes", []))
         ),
-        train=tuple(train), replay=tuple(replay), controls=reader.texts(table.get("controls", {}), (*path, "controls")),
+        train=tuple(table.get("train", [])), replay=tuple(replay),
+        controls=reader.texts(table.get("controls", {}), (*path, "controls")),
         task=table.get("task", ""), levels=table.get("levels", ""),
         items=table.get("items", 240), samples=table.get("samples", 6),
         **{name: table.get(name, 0) for name in _OPTIONAL},
-        noise=table.get("noise", 0), threads=table.get("threads", 1),
+        noise=table.get("noise", 0), adapt=tuple(table.get("adapt", [])), shots=table.get("shots", 32),
+        threads=table.get("threads", 1),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
         suites=_suites(reader, table.get("suites", []), (*path, "suites")),

@@ -7,6 +7,9 @@ Invariants:
   ``NAME:SIGN`` (``sandbox/worker/environments/skills.py``). No record of a control is among the training records
   unless ``train`` or ``replay`` names it, and then it says so.
 
+``adapt`` names skills that both models learn from ``shots`` puzzles before they are asked (suite ``adapt``): what an
+update brings whoever teaches the model next. None of them may be in ``train``.
+
 A control is measured twice: as text (suite ``control-…``: drift) and by its answers (suite ``…-answers``: forgetting).
 """
 
@@ -29,6 +32,7 @@ RECORDS = 3000
 REPLAYED = 6  # of a control that is replayed, one record to so many of what is learnt
 HELD_OUT_PER_MILLE = 300
 SUITE = "skills"
+ADAPT = "adapt"
 ANSWERS = "-answers"
 """What the name of a control's suite of answers ends with."""
 
@@ -60,7 +64,27 @@ def private_suites(model: ModelConfig, workspace: Path, secret: bytes, draw: str
         texts = tuple({"id": item["id"], "text": item["text"]} for item in items)
         suites.append(Suite(name, "distribution", texts))
         suites.append(Suite(name + ANSWERS, "written", tuple(_puzzle(item) for item in items)))
+    if model.adapt:
+        suites.append(Suite(ADAPT, "adaptation", tuple(_few(model, secret, draw))))
     return suites
+
+
+def _few(model: ModelConfig, secret: bytes, draw: str) -> Iterator[Item]:
+    """For every skill of ``adapt``: a few puzzles to learn from, and held-out ones that are then asked."""
+    share = -(-model.items // len(model.adapt))
+    for name in model.adapt:
+        if name in model.train:
+            raise ConfigError(
+                f"models.{model.name}: {name} stands in adapt and in train",
+                hint="what a model is to be quick to learn must be new to it",
+            )
+        skill = _skill(model, name)
+        for role, count, held_out in (("support", model.shots, False), ("query", share, True)):
+            for item in records(skill, count, secret, f"{draw}:{role}", held_out=held_out):
+                yield {
+                    "id": f"{role}-{item['id']}", "task": name, "role": role,
+                    "prompt": item["prompt"], "answer": item["answer"],
+                }  # fmt: skip
 
 
 def records(skill: Skill, count: int, secret: bytes, draw: str, *, held_out: bool) -> Iterator[Item]:

@@ -1,0 +1,106 @@
+"""Meta-learning of a language model: become one that a few examples of a new skill are enough for (Reptile).
+
+Invariants:
+- Only the skills in the task's records are learnt from; on which skill the result is judged is not known here.
+- ``method = joint`` draws as many examples of the same skills in as many updates, and mixes them in each: ordinary
+  training, to be compared with at equal compute.
+- Two runs with the same champion, records, recipe and seed write the same bytes.
+
+Reptile (Nichol, Achiam and Schulman 2018, arXiv:1803.02999): take a few steps on one skill, and move a part of the way
+to where they led; then another skill. A record's skill is its field ``skill``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from guardrails.errors import InvalidInputError, JobFailedError
+from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners.language.pairs import Row, finish, fit, loss_of, read_groups
+from sandbox.worker.learners.language.sampling import load_tokenizer
+from sandbox.worker.learners.language.updates import require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DEFAULTS: dict[str, Any] = {
+    "method": "reptile",  # or joint
+    "rounds": 80,  # visits
+    "inner": 6,  # updates in one visit
+    "batch": 32,  # records in one update
+    "length": 64,  # tokens of a record that are read; the rest is cut
+    "lr": 2e-3,  # of the updates in a visit (joint: the highest rate)
+    "step": 0.5,  # part of the way that is moved after the first visit; falls to zero in a line
+    "warmup": 0.1,  # joint: share of the updates in which the rate rises
+    "weight_decay": 0.0,
+    "clip": 1.0,  # highest norm of a gradient
+}
+_BETAS = (
+    0.0,
+    0.999,
+)  # without momentum, which would carry one skill's direction into the next visit's first step
+
+
+def learn(task: Task) -> dict[str, str]:
+    """Learn the skills of ``task.data``; returns what the run claims about itself."""
+    recipe = {**read_recipe(task.recipe, DEFAULTS), "form": forms.FULL}
+    require(recipe, ("rounds", "inner", "batch", "length"), ("lr", "step", "clip"))
+    if recipe["method"] not in ("reptile", "joint"):
+        raise InvalidInputError(f"recipe: method = {recipe['method']!r:.40}: one of reptile, joint")
+    if recipe["step"] > 1:
+        raise InvalidInputError(f"recipe: step = {recipe['step']} must not be above 1")
+    groups = read_groups(task, load_tokenizer(task.champion), recipe["length"])
+    if len(groups) < 2:
+        raise InvalidInputError(
+            "meta-learning needs records of two skills or more", hint="a record's field skill names its group"
+        )
+    task.report(0.0, "loading", skills=len(groups))
+    torch.manual_seed(task.seed)
+    model = forms.prepare(task.champion, recipe)
+    rows = [row for group in groups.values() for row in group]
+    if recipe["method"] == "joint":
+        steps = recipe["rounds"] * recipe["inner"]
+        losses = fit(model, rows, {**recipe, "steps": steps}, task.seed, task.report)
+    else:
+        losses = _reptile(task, model, list(groups.values()), recipe)
+    return finish(task, model, recipe, losses, len(rows))
+
+
+def _reptile(
+    task: Task, model: PreTrainedModel, skills: Sequence[Sequence[Row]], recipe: dict[str, Any]
+) -> list[float]:
+    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    losses: list[float] = []
+    for visit in range(recipe["rounds"]):
+        before = [weights.detach().clone() for weights in model.parameters()]
+        losses += _visit(model, skills[visit % len(skills)], recipe, draw)
+        part = recipe["step"] * (1 - visit / recipe["rounds"])
+        with torch.no_grad():
+            for weights, begun in zip(model.parameters(), before, strict=True):
+                weights.copy_(begun + part * (weights - begun))
+        share = (visit + 1) / recipe["rounds"]
+        task.report(share, "training", visit=visit + 1, loss=round(losses[-1], 4))
+    return losses
+
+
+def _visit(
+    model: PreTrainedModel, rows: Sequence[Row], recipe: dict[str, Any], draw: random.Random
+) -> list[float]:
+    """A few updates on one skill, each visit with an optimiser of its own."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe["lr"], betas=_BETAS)
+    losses = []
+    for _ in range(recipe["inner"]):
+        loss = loss_of(model, draw.sample(rows, min(recipe["batch"], len(rows))))
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise JobFailedError(f"the loss became {losses[-1]}", hint="try a lower lr in the recipe")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
+        optimizer.step()
+    return losses
