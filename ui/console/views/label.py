@@ -23,7 +23,8 @@ from ui.console import markup, session
 from ui.console.markup import el
 from ui.presenters import ago, counted, labelling, one_line
 
-_PROBLEM, _DONE, _SHOWN, _LATER = "label-problem", "label-done", "label-shown", "label-later"
+_PROBLEM, _UNSIGNED, _DONE = "label-problem", "label-unsigned", "label-done"
+_SHOWN, _LATER = "label-shown", "label-later"
 
 
 def page() -> None:
@@ -204,6 +205,8 @@ def _hand_in(desk: Desk, book: Book, person: Person) -> None:
             "Passphrase of your key", type="password", key=f"label-passphrase-{attempt}", autocomplete="off"
         )
         pressed = st.form_submit_button(f"Sign and hand in {counted(len(drafts), 'answer')}", type="primary")
+    if problem := st.session_state.pop(_UNSIGNED, None):
+        markup.show(markup.notice("bad", *problem))
     if pressed:
         st.session_state["label-attempt"] = attempt + 1
         _sign(desk, person, listed, passphrase or "")
@@ -216,5 +219,5 @@ def _sign(desk: Desk, person: Person, listed: bytes | None, passphrase: str) -> 
         handed = desk.hand_in(listed, session.unlock(person.id, passphrase).sign)
         st.session_state[_DONE] = f"{counted(handed.answers, 'answer')} handed in."
     except InterlockError as error:
-        st.session_state[_PROBLEM] = (error.message, error.hint)
+        st.session_state[_UNSIGNED] = (error.message, error.hint)
     st.rerun()

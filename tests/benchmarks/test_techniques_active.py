@@ -1,0 +1,80 @@
+"""Active learning on ``pupil``: an oracle answers what it asks; five seeds, and beside them random questions.
+
+``python -m pytest -m slow -s tests/benchmarks/test_techniques_active.py`` prints the table of docs/techniques.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trials
+
+from guardrails.records import ModelKind
+from guardrails.statistics import Estimate
+from sandbox.config import ModelConfig
+from sandbox.models import pupil
+from sandbox.worker.environments.skills import parse_skill
+
+pytestmark = pytest.mark.slow
+
+SEEDS = (1, 2, 3, 4, 5)
+ROUNDS, ASK = 2, 64
+MODEL = ModelConfig(
+    name="pupil", kind=ModelKind.LLM, base="shipped:pupil", recipes=(), task="skills", train=("sort",),
+    controls={"control-copy": "copy"}, items=600,
+)  # fmt: skip
+
+
+def oracle(asked: list[dict[str, Any]], *, fresh: bool) -> list[dict[str, Any]]:
+    """What somebody who can sort would answer, as a round mounts it."""
+    skill = parse_skill("sort")
+    return [
+        {
+            "id": one["id"], "kind": one["kind"], "prompt": one["prompt"], "options": [], "chosen": -1,
+            "answer": skill.answer(one["prompt"].removesuffix(skill.sign)), "skipped": False, "fresh": fresh,
+            "origin": "person", "text": one["prompt"],
+        }
+        for one in asked
+    ]  # fmt: skip
+
+
+def taught(folder: Path, champion: Path, query: str, seed: int) -> tuple[trials.Trial, float]:
+    """Asked ``ROUNDS`` times by the same champion, then trained on all answers; and the CPU seconds of it all."""
+    recipe = {"query": query, "ask": ASK}
+    asked: list[dict[str, Any]] = []
+    spent = 0.0
+    for number in range(ROUNDS):
+        found = trials.propose(
+            folder / f"ask-{number}", champion, MODEL, "active", recipe, 100 * seed + number,
+            answers=oracle(asked, fresh=False),
+        )  # fmt: skip
+        assert not found.claims, "it proposed where it should have asked"
+        asked += found.asked
+        spent += found.cpu_s
+    assert len({one["id"] for one in asked}) == ROUNDS * ASK
+    done = trials.trial(
+        folder / "train", champion, MODEL, "active", recipe, seed, answers=oracle(asked, fresh=True)
+    )
+    return done, spent + done.cpu_s
+
+
+def test_questions_that_people_answer_make_the_pupil_better(tmp_path):
+    champion = trials.model_files(pupil.locate(), tmp_path / "champion")
+    rows: list[tuple[str, int, Estimate, float]] = []
+    kept: list[tuple[str, int, Estimate, float]] = []
+    for seed in SEEDS:
+        for query in ("uncertainty", "random"):
+            done, cpu_s = taught(tmp_path / f"{query}-{seed}", champion, query, seed)
+            rows.append((query, seed, done.gain("skills"), cpu_s))
+            kept.append((f"{query}, copy", seed, done.gain("control-copy-answers"), cpu_s))
+            print(trials.table([rows[-1], kept[-1]]), flush=True)
+    better = [
+        row for row in rows if row[0] == "uncertainty" and row[2].lower is not None and row[2].lower > 0
+    ]
+    assert len(better) >= 4, json.dumps([str(row) for row in rows])
+    means = {name: sum(row[2].value or 0 for row in rows if row[0] == name) / len(SEEDS) for name, *_ in rows}
+    print({name: round(value, 4) for name, value in means.items()})
+    assert all(row[2].value > -0.05 for row in kept), "what nobody asked about is not forgotten"
