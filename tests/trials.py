@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sandbox.config import ModelConfig
 from sandbox.worker import measure as worker_measure
 from sandbox.worker import merge as worker_merge
 from sandbox.worker import propose as worker_propose
+from sandbox.worker.data import write_records
 
 SECRET = b"trial" * 7
 MODEL_FILES = (".json", ".safetensors", ".txt", ".jinja")
@@ -87,7 +88,7 @@ def propose(
     tasks.write_items(own, folder / "data" / "train.jsonl")
     given = [dict(answer) for answer in answers]
     if given:
-        tasks.write_items(given, folder / "data" / "answers.jsonl")
+        write_records(folder / "data" / "answers.jsonl", given)
     cpu_s = _run(worker_propose.propose, folder, {
         "kind": model.kind.value, "technique": technique, "recipe": {k: str(v) for k, v in recipe.items()}, "seed": seed,
         "champion": str(champion), "data": str(folder / "data"), "out": str(out),
@@ -104,8 +105,10 @@ def propose(
     return Trial(folder, claims, cpu_s, asked)
 
 
-def measure(trial: Trial, champion: Path, model: ModelConfig, nonce: str) -> Trial:
-    """Measure the candidate against the champion on private items that ``nonce`` draws."""
+def measure(
+    trial: Trial, champion: Path, model: ModelConfig, nonce: str, suites: Collection[str] = ()
+) -> Trial:
+    """Measure the candidate against the champion on private items that ``nonce`` draws; all suites where none is named."""
     folder = trial.folder
     request: dict[str, Any] = {
         "kind": model.kind.value, "candidate": str(trial.model), "champion": str(champion), "original": str(champion),
@@ -115,6 +118,8 @@ def measure(trial: Trial, champion: Path, model: ModelConfig, nonce: str) -> Tri
     (folder / "one").mkdir()
     (folder / "one" / "train.jsonl").write_bytes(first + b"\n")
     for suite in tasks.private_suites(model, folder, SECRET, nonce):
+        if suites and suite.name not in suites:
+            continue
         path = folder / "items" / f"{suite.name}.jsonl"
         tasks.write_items(suite.items, path)
         request["suites"][suite.name] = {"probe": suite.probe, "path": str(path)}
@@ -126,12 +131,12 @@ def measure(trial: Trial, champion: Path, model: ModelConfig, nonce: str) -> Tri
 
 
 def trial(
-    folder: Path, champion: Path, model: ModelConfig, technique: str, recipe: Mapping[str, Any], seed: int, **given: Any
+    folder: Path, champion: Path, model: ModelConfig, technique: str, recipe: Mapping[str, Any], seed: int,
+    suites: Collection[str] = (), **given: Any,
 ) -> Trial:  # fmt: skip
     """Propose, and measure with the seed for a nonce."""
-    return measure(
-        propose(folder, champion, model, technique, recipe, seed, **given), champion, model, str(seed)
-    )
+    made = propose(folder, champion, model, technique, recipe, seed, **given)
+    return measure(made, champion, model, str(seed), suites)
 
 
 def table(rows: Iterable[tuple[str, int, Estimate, float]]) -> str:
