@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from sandbox.config import ModelConfig
+
 model = group("model", "Add, list and show models.")
 
 _TECHNIQUE = {ModelKind.LLM: "self_supervised", ModelKind.LAM: "reinforcement"}
 _TEXTS = ("shipped:devils-dictionary",)
 _CONTROLS = ("control-kjv=shipped:kjv", "control-austen=shipped:austen")
+_TASK = {ModelKind.LLM: "text", ModelKind.LAM: "lava"}
 _ITEMS = 220
 
 
@@ -128,9 +131,19 @@ def _reign_mark(reigns: bool, quarantined: bool) -> presenters.Mark:
     "--kind", type=click.Choice([kind.value for kind in ModelKind]), default="llm", show_default=True
 )
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="A label for policies to select by.")
-@click.option("--train", multiple=True, metavar="SOURCE", help=f"What an llm learns from [{_TEXTS[0]}].")
+@click.option("--task", default="", metavar="T", help="What it is for: text, skills … [by its kind].")
 @click.option(
-    "--control", "controls", multiple=True, metavar="SUITE=SOURCE", help="Texts that drift is measured on."
+    "--train",
+    multiple=True,
+    metavar="SOURCE",
+    help=f"What an llm learns from, or which skills [{_TEXTS[0]}].",
+)
+@click.option(
+    "--control",
+    "controls",
+    multiple=True,
+    metavar="SUITE=SOURCE",
+    help="Texts or skills that drift is measured on.",
 )
 @click.option("--technique", default="", metavar="T", help="How it learns [by its kind].")
 @click.option(
@@ -141,11 +154,12 @@ def _reign_mark(reigns: bool, quarantined: bool) -> presenters.Mark:
     help="Private items per suite.",
 )
 def add_(
-    session: Session, name: str, base: str, kind: str, labels: tuple[str, ...], train: tuple[str, ...],
-    controls: tuple[str, ...], technique: str, items: int,
+    session: Session, name: str, base: str, kind: str, labels: tuple[str, ...], task: str,
+    train: tuple[str, ...], controls: tuple[str, ...], technique: str, items: int,
 ) -> None:  # fmt: skip
     """Add a model."""
     from sandbox.config import NAME
+    from sandbox.tasks import labels_of
     from ui.setup import adopt
 
     workspace = session.workspace
@@ -164,30 +178,43 @@ def add_(
             raise DeniedError(f"model {name} has a champion already; only a promotion can move it")
     if Role.ROOT not in person.roles:
         raise DeniedError(f"only a root can adopt a base model; {signer} is none")
+    task = task or _TASK[ModelKind(kind)]
+    if task == _TASK[ModelKind.LLM]:
+        train, controls = tuple(map(_located, train or _TEXTS)), controls or _CONTROLS
+    suites = {
+        suite: _located(source) if task == _TASK[ModelKind.LLM] else source
+        for suite, source in _pairs(controls, "--control").items()
+    }
     table_text = _table(
-        name, ModelKind(kind), _base(base), _pairs(labels, "--label"), train or _TEXTS,
-        _pairs(controls or _CONTROLS, "--control"), technique, items,
+        name, ModelKind(kind), _base(base), _pairs(labels, "--label"), task, train, suites, technique, items,
     )  # fmt: skip
-    _require_usable(kind, train or _TEXTS, _pairs(controls or _CONTROLS, "--control"), technique)
+    if technique and not technique.startswith("command:"):  # those are looked up when the table is read
+        require_learner(technique)
     with _extended_config(workspace.path, table_text) as config, runner_of(session, local=True) as runner:
+        _require_usable(config.models[name], workspace.path)
         key = session.unlock(person, signer)
         with session.output.progress() as report:
             digest = adopt(workspace, config.models[name], person.id, key, runner, Surface.CLI, report)
-    data = {"name": name, "kind": kind, "champion_digest": str(digest), "labels": _pairs(labels, "--label")}
+        own = labels_of(config.models[name])
+    data = {"name": name, "kind": kind, "champion_digest": str(digest), "labels": own}
     told = line(presenters.Mark("✓", f"{name} adopted: {digest}", "good"))
     session.output.result(
         "model add", data, lambda console: show(console, told, line(f"next: interlock propose {name}"))
     )
 
 
-def _require_usable(kind: str, train: Sequence[str], controls: dict[str, str], technique: str) -> None:
-    """Find out now, not in the first round, that a text cannot be read or nothing learns like that."""
+def _require_usable(model: ModelConfig, workspace: Path) -> None:
+    """Find out now, not in the first round, that a text cannot be read or a skill is not known."""
+    from sandbox import tasks
     from sandbox.tasks.sources import read_source
 
-    if technique and not technique.startswith("command:"):  # those are looked up when the table is read
-        require_learner(technique)
-    for source in (*train, *controls.values()) if kind == ModelKind.LLM else ():
-        read_source(_located(source), Path())
+    tasks.load_task(model)
+    if tasks.name_of(model) == _TASK[ModelKind.LLM]:
+        for source in (*model.train, *model.controls.values()):
+            read_source(source, workspace)
+    elif model.kind is ModelKind.LLM:
+        tasks.training_records(model, workspace, b"")
+        tasks.private_suites(model, workspace, b"", "")
 
 
 class _extended_config:  # noqa: N801 - used as a with-statement word
@@ -222,18 +249,21 @@ class _extended_config:  # noqa: N801 - used as a with-statement word
 
 
 def _table(
-    name: str, kind: ModelKind, base: str, labels: dict[str, str], train: Sequence[str],
+    name: str, kind: ModelKind, base: str, labels: dict[str, str], task: str, train: Sequence[str],
     controls: dict[str, str], technique: str, items: int,
 ) -> str:  # fmt: skip
     """A model's table in TOML."""
     key = _toml(name)
     lines = [f"[models.{key}]", f"kind = {_toml(kind.value)}", f"base = {_toml(base)}"]
-    if kind is ModelKind.LLM:
-        lines.append(f"train = [{', '.join(_toml(_located(source)) for source in train)}]")
-        inner = ", ".join(f"{_toml(suite)} = {_toml(_located(source))}" for suite, source in controls.items())
+    if kind is ModelKind.LAM:
+        lines.append(f"levels = {_toml(task)}")
+    elif task != _TASK[kind]:
+        lines.append(f"task = {_toml(task)}")
+    if kind is ModelKind.LLM or train:
+        lines.append(f"train = [{', '.join(map(_toml, train))}]")
+    if kind is ModelKind.LLM or controls:
+        inner = ", ".join(f"{_toml(suite)} = {_toml(source)}" for suite, source in controls.items())
         lines.append(f"controls = {{{inner}}}")
-    else:
-        lines.append('levels = "lava"')
     lines.append(f"items = {items}")
     if labels:
         lines.append("labels = {" + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in labels.items()) + "}")
