@@ -93,15 +93,17 @@ def main(path: Path, turn: str) -> None:
 FULL, FAILING = 3, 4
 
 
-def meet(path: Path, turn: str, at: int, mode: int) -> None:
+def meet(path: Path, turn: str, at: int, mode: int, journal: str = "") -> None:
     """Walk once and back, while the ``at``-th change to the workspace's disk meets a fault (see ``faults.c``).
 
     Killed, that is all. Where the disk fails, the error must be one of ours, and once the disk is well again the
-    same process goes on. At the end, the number of changes.
+    same process goes on. At the end, the number of changes. ``journal``: where every change is kept (``power``).
     """
     faults = ctypes.CDLL(None)
     walker = Walker(path, turn)
     print("ready", flush=True)
+    if journal:
+        assert faults.fault_journal(os.fsencode(journal)) >= 0
     faults.fault_arm(ctypes.c_long(at), mode, os.fsencode(path) + b"/")
     try:
         walker.walk(back=True)
@@ -115,7 +117,7 @@ def meet(path: Path, turn: str, at: int, mode: int) -> None:
 
 
 def serve() -> None:
-    """Commands on standard input: ``start PATH TURN FILE [AT MODE]`` answers a process id, ``bury PID`` its status."""
+    """Commands on standard input: ``start PATH TURN FILE [AT MODE [JOURNAL]]`` answers a process id, ``bury PID`` a status."""
     for line in sys.stdin:
         command, *words = line.split()
         if command == "bury":
@@ -126,7 +128,7 @@ def serve() -> None:
             os.dup2(os.open(words[2], os.O_WRONLY | os.O_CREAT, 0o600), sys.stdout.fileno())
             try:
                 if words[3:]:
-                    meet(Path(words[0]), words[1], int(words[3]), int(words[4]))
+                    meet(Path(words[0]), words[1], int(words[3]), int(words[4]), *words[5:])
                     os._exit(0)
                 main(Path(words[0]), words[1])
             except BaseException:

@@ -27,7 +27,7 @@ from guardrails.decisions import Intention
 from guardrails.records import Action, ModelKind, Role, Surface
 from guardrails.view import view_of
 from ui import setup
-from ui.wiring import create_workspace, open_workspace
+from ui.wiring import DATABASE, create_workspace, open_workspace
 
 KILLS = 55
 
@@ -35,6 +35,10 @@ KILLS = 55
 @pytest.fixture
 def workspace(folder):
     """A real workspace with one person, a policy without budgets, and one small model."""
+    return set_up(folder)
+
+
+def set_up(folder):
     made = create_workspace(folder / "workspace")
     key = setup.found(made, "Ada", crash_child.PASSPHRASE, rounds=1)
     with view_of(made.log) as view:
@@ -118,6 +122,21 @@ def test_sigkill_at_many_points_loses_nothing(workspace, folder, starter):
 def test_sigkill_at_500_points_loses_nothing(workspace, folder, starter, seed):
     """With the one above, on another workspace each, as the log grows with every turn: 550 kills."""
     kill_often(workspace, folder, starter, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [100, 101])
+def test_sigkill_at_110_points_on_postgresql_loses_nothing(postgresql_server, folder, monkeypatch, seed):
+    """The clients are killed; the server finds their transactions cut off, and a lock that its holder left."""
+    monkeypatch.setenv(DATABASE, postgresql_server.fresh())
+    made, starter = set_up(folder), Starter()
+    try:
+        kill_often(made, folder, starter, seed)
+    finally:
+        starter.close()
+    assert made.database_url.startswith("postgresql")
+    assert not (made.path / "log.db").exists()
 
 
 def kill_often(workspace, folder, starter, seed):

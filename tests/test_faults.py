@@ -4,7 +4,7 @@ A small library, loaded before libc in the process under test (``faults.c``), co
 the workspace: SQLite's and the artifact store's alike. One run without a fault says how many there are; then each
 is met, one process each. In the default suite a sample of them; with ``-m slow`` every one.
 
-What this does not show: a loss of power, where also what the system had cached is gone.
+A loss of power, where also what the system had cached is gone: ``test_power_loss``.
 """
 
 from __future__ import annotations
