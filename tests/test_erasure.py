@@ -223,3 +223,26 @@ def test_a_reviewer_cannot_erase(cli: Cli, monkeypatch):
     assert ran.status == 6
     assert "does not hold the role root" in ran.err
     assert cli.ok("log", "verify")["texts"]["erased"] == 0
+
+
+def relations(server) -> bytes:
+    """Every file of the server's tables, once it has written what it had in memory and dropped what is replaced."""
+    server.ask("postgres", "CHECKPOINT")
+    files = (server.folder / "data" / "base").rglob("*")
+    return b"".join(path.read_bytes() for path in files if path.is_file())
+
+
+def test_on_postgresql_the_tables_hold_it_no_more(postgresql_server, folder):
+    site = Site(folder / "site", url=postgresql_server.fresh())
+    secret = f"{SECRET} of PostgreSQL"
+    site.decide("di", Action.HALT, "workspace", reason=f"{secret} called")
+    chosen = texts_of(site, "decision", "halt")
+    site.decide("ada", Action.RESUME, "workspace")
+    assert secret.encode() in relations(postgresql_server), "the control"
+    erase(site, chosen)
+    site.log.scrub()
+    assert secret.encode() not in relations(postgresql_server)
+    found = site.verify()
+    assert found.ok, found
+    assert (found.texts.erased, found.texts.missing) == (1, 0)
+    site.close()
