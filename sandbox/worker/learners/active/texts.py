@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {
     "query": "uncertainty",  # which prompts are asked about: uncertainty | random
-    "ask": 32,  # questions in one round
+    "ask": 64,  # questions in one round
     "pool": 1000,  # prompts that are looked at for them
     "answer_tokens": 24,  # how much of the model's own answer is looked at
     "steps": 60,  # updates
