@@ -22,8 +22,8 @@ from guardrails.errors import InvalidInputError
 
 CHECKS, PROBES, LEARNERS = "interlock.checks", "interlock.probes", "interlock.learners"
 GROUPS = (CHECKS, PROBES, LEARNERS)
-REFERENCE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}:[a-z0-9][a-z0-9_.-]{0,63}")
-"""``DISTRIBUTION:NAME``, the distribution as normalised by PEP 503."""
+REFERENCE = re.compile(r"(?!command:)[a-z0-9][a-z0-9-]{0,63}:[a-z0-9][a-z0-9_.-]{0,63}")
+"""``DISTRIBUTION:NAME``, the distribution as normalised by PEP 503. ``command:NAME`` means a program of the workspace's."""
 
 
 @dataclass(frozen=True)

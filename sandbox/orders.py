@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from guardrails import third_party
 from guardrails.canonical import Digest, digest, digest_file, encode
 from guardrails.checks.control import CLAIM, COMPARED, LEARNER, ORDERED
 from guardrails.records import ModelKind
@@ -34,8 +35,16 @@ _COUNTED = ("steps", "batch", "length")
 def ordered(recipe: Recipe, kind: ModelKind) -> dict[str, str]:
     """The learner's code by digest, the objective, and what steps and tokens the recipe comes to, where known.
 
-    A program of others has its command and files on record instead (``command_learner``).
+    A program of others has its command and files on record instead (``command_learner``). Of a learner that another
+    distribution brings, the digest is of all that it installed, and its recipe's defaults are not known here.
     """
+    if third_party.is_reference(recipe.technique):
+        brought = third_party.find(third_party.LEARNERS, recipe.technique)
+        return {
+            f"{LEARNER}code": str(brought.code),
+            f"{LEARNER}distribution": brought.provenance()["distribution"],
+            f"{ORDERED}objective": str(stated_objective({"text": str(_objective(recipe, kind))})),
+        }
     if kind not in LEARNERS.get(recipe.technique, {}):
         return {}
     lines = {

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("guardrails", "sandbox", "ui")
 HEAVY = {"ray", "torch", "transformers", "streamlit", "peft", "tokenizers", "safetensors"}
-WORKER_MAY_USE = {"records", "codec", "canonical", "errors", "statistics"}
+WORKER_MAY_USE = {"records", "codec", "canonical", "errors", "statistics", "sequential", "third_party"}
 
 
 def modules():

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from guardrails import third_party
 from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind
 
@@ -48,13 +49,26 @@ class Learner(Protocol):
 
 
 LEARNERS: dict[str, dict[ModelKind, str]] = {
-    "active": {ModelKind.LLM: "sandbox.worker.learners.active.texts"},
-    "self_supervised": {ModelKind.LLM: "sandbox.worker.learners.self_supervised"},
+    "active": {
+        ModelKind.LLM: "sandbox.worker.learners.active.texts",
+        ModelKind.LAM: "sandbox.worker.learners.active.states",
+    },
+    "meta": {
+        ModelKind.LLM: "sandbox.worker.learners.language.meta",
+        ModelKind.LAM: "sandbox.worker.learners.levels.meta",
+    },
+    "self_supervised": {
+        ModelKind.LLM: "sandbox.worker.learners.self_supervised",
+        ModelKind.LAM: "sandbox.worker.learners.levels.self_supervised",
+    },
     "reinforcement": {
         ModelKind.LLM: "sandbox.worker.learners.language.reinforcement",
         ModelKind.LAM: "sandbox.worker.learners.reinforcement",
     },
-    "transfer": {ModelKind.LLM: "sandbox.worker.learners.texts.transfer"},
+    "transfer": {
+        ModelKind.LLM: "sandbox.worker.learners.language.transfer",
+        ModelKind.LAM: "sandbox.worker.learners.levels.transfer",
+    },
 }
 """Technique → kind of model → module whose ``learn`` does it."""
 
@@ -74,7 +88,15 @@ def learner_module(technique: str, kind: ModelKind) -> str:
 
 
 def load_learner(technique: str, kind: ModelKind) -> Learner:
-    """The learner of a technique for a kind of model; raises InvalidInputError where there is none."""
+    """The learner of a technique for a kind of model; raises InvalidInputError where there is none.
+
+    A technique ``DISTRIBUTION:NAME`` is an entry point of the group ``interlock.learners``.
+    """
+    if third_party.is_reference(technique):
+        brought: Learner = third_party.find(third_party.LEARNERS, technique).load()
+        if not callable(brought):
+            raise InvalidInputError(f"{technique}: a learner is a function that takes a Task")
+        return brought
     learner: Learner = importlib.import_module(learner_module(technique, kind)).learn
     return learner
 

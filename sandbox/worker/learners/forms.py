@@ -6,7 +6,8 @@ Invariants:
 - Weights that are not finite are not written.
 
 A recipe names its form by ``form``: ``adapter`` (LoRA by ``rank``, ``alpha`` and ``targets``; the rest is frozen, in
-``dtype``) or ``full`` (every weight).
+``dtype``), ``full`` (every weight) or ``average``: every weight is trained, and what is written lies ``SHARE`` of the way
+from the champion to what came of it (Wortsman et al. 2022, arXiv:2109.01903): less is gained, and less is forgotten.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
     from transformers import PreTrainedModel
 
-ADAPTER, FULL = "adapter", "full"
-FORMS = (ADAPTER, FULL)
+ADAPTER, FULL, AVERAGE = "adapter", "full", "average"
+FORMS = (ADAPTER, FULL, AVERAGE)
+SHARE = 0.5
 
 
 def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
@@ -33,7 +35,7 @@ def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
 
     if recipe["form"] not in FORMS:
         raise InvalidInputError(f"recipe: form = {recipe['form']!r:.40}: one of {', '.join(FORMS)}")
-    if recipe["form"] == FULL:
+    if recipe["form"] in (FULL, AVERAGE):
         return weights.load_model(champion, torch.float32).requires_grad_(True).train()
     model = weights.load_model(champion, weights.compute_dtype(recipe["dtype"]))
     return adapters.with_adapter(model, recipe).train()
@@ -57,6 +59,8 @@ def save(model: PreTrainedModel, recipe: Mapping[str, Any], champion: Path, targ
     if recipe["form"] == ADAPTER:
         adapters.save_adapter(target, model)
         return
+    if recipe["form"] == AVERAGE:
+        _approach(champion, model)
     stored = weights.read_config(champion).get("dtype", "float32")
     model.to(getattr(torch, str(stored))).save_pretrained(target, safe_serialization=True)
     for path in sorted(champion.iterdir()):
@@ -64,3 +68,13 @@ def save(model: PreTrainedModel, recipe: Mapping[str, Any], champion: Path, targ
             shutil.copyfile(path, target / path.name)
     for path in target.iterdir():
         path.chmod(0o644)
+
+
+def _approach(champion: Path, model: PreTrainedModel) -> None:
+    """Go back to the champion but for ``SHARE`` of the way."""
+    import torch
+
+    before = weights.load_model(champion, torch.float32)
+    with torch.no_grad():
+        for own, begun in zip(model.parameters(), before.parameters(), strict=True):
+            own.lerp_(begun, 1 - SHARE)
