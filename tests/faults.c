@@ -37,7 +37,11 @@ int fault_journal(const char *file) { return journal = open(file, O_WRONLY | O_C
 
 long fault_count(void) { return count; }
 
-static int below(const char *path) { return at && path && !strncmp(path, folder, strlen(folder)); }
+/* The folder itself, and what lies in it; `folder` ends with a slash. */
+static int below(const char *path) {
+    size_t n = strlen(folder);
+    return at && path && (!strncmp(path, folder, n) || (strlen(path) + 1 == n && !strncmp(path, folder, n - 1)));
+}
 
 static int path_of(int fd, char path[PATH_MAX]) {
     char link[64];
