@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,10 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {
     "ask": 100,  # choices asked for in one round
-    "samples": 4,  # answers drawn to a prompt, to find two that differ
+    "pool": 400,  # prompts that are looked at for them; asked about is where the model is most divided
+    "samples": 8,  # answers drawn to a prompt; the two most frequent are the choice
     "answer_tokens": 24,  # how long an answer may be
-    "temperature": 1.0,  # of sampling
+    "temperature": 0.7,  # of sampling
     "beta": 0.1,  # how dear it is to move away from the champion
     "imitation": 0.2,  # weight of imitating what was chosen
     "steps": 60,  # updates
@@ -66,7 +68,7 @@ DEFAULTS: dict[str, Any] = {
     "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
     "dtype": "auto",  # of the frozen weights under an adapter
 }
-_WHOLE = ("ask", "answer_tokens", "steps", "batch", "rank")
+_WHOLE = ("ask", "pool", "answer_tokens", "steps", "batch", "rank")
 _POSITIVE = ("temperature", "beta", "lr", "clip", "alpha")
 _PROMPTS_AT_A_TIME = 64
 
@@ -106,12 +108,12 @@ def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
     tokenizer = load_tokenizer(task.champion)
     prompts = _prompts(task, known)
     draw = random.Random(task.seed)  # noqa: S311 - a draw to be repeated, not a secret
-    draw.shuffle(prompts)
+    looked_at = draw.sample(prompts, min(recipe["pool"], len(prompts)))
     model = load_model(task.champion, torch.float32)
     generator = torch.Generator().manual_seed(task.seed)
     found: list[Question] = []
-    for start in range(0, len(prompts), _PROMPTS_AT_A_TIME):
-        some = prompts[start : start + _PROMPTS_AT_A_TIME]
+    for start in range(0, len(looked_at), _PROMPTS_AT_A_TIME):
+        some = looked_at[start : start + _PROMPTS_AT_A_TIME]
         rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in some]
         repeated = [row for row in rows for _ in range(recipe["samples"])]
         said = sample(
@@ -126,11 +128,10 @@ def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
         for number, prompt in enumerate(some):
             own = answers[number * recipe["samples"] : (number + 1) * recipe["samples"]]
             found += _question(prompt, own)
-        task.report(min(1.0, len(found) / recipe["ask"]), "looking", questions=len(found))
-        if len(found) >= recipe["ask"]:
-            break
+        task.report(min(1.0, (start + len(some)) / len(looked_at)), "looking", questions=len(found))
     if not found:
         raise InvalidInputError("the model says the same to every prompt, however often: nothing to choose")
+    found.sort(key=lambda question: -(question.uncertainty or 0.0))
     return write_questions(task.out, found[: recipe["ask"]])
 
 
@@ -150,15 +151,16 @@ def _prompts(task: Task, known: set[str]) -> list[str]:
 
 
 def _question(prompt: str, answers: Sequence[str | None]) -> list[Question]:
-    """A choice between the first two answers that differ; none where all are the same."""
-    distinct = list(
-        dict.fromkeys(text for text in answers if text and text.strip() and len(text) <= MAX_OPTION)
-    )
-    if len({" ".join(text.split()) for text in distinct[:2]}) < 2:
+    """A choice between the two most frequent answers; none where there are no two."""
+    counts = Counter(text for text in answers if text and text.strip() and len(text) <= MAX_OPTION)
+    if len(counts) < 2:
         return []
-    options = (distinct[0], distinct[1])
-    share = len(distinct) / len(answers)
-    why = f"{len(distinct)} different answers in {len(answers)} tries"
+    (first, often), (second, rarer) = counts.most_common(2)
+    if " ".join(first.split()) == " ".join(second.split()):
+        return []
+    why = f"of {len(answers)} tries {often} and {rarer} gave these"
+    share = round(rarer / often, 4)
+    options = (first, second)
     return [Question(question_id(prompt, options), "choice", prompt, options, why=why, uncertainty=share)]
 
 
