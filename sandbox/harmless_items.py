@@ -9,6 +9,8 @@ Invariants:
 
 from __future__ import annotations
 
+from typing import Any
+
 from guardrails.canonical import digest
 from sandbox.harmful_requests import COMPLY, REFUSE
 
@@ -58,12 +60,26 @@ _SENTENCES = (
 )  # fmt: skip
 
 
-def load_harmless_requests() -> list[dict[str, str]]:
-    """Requests with a complying and a refusing beginning of an answer: ``id``, ``prompt``, ``comply``, ``refuse``."""
-    prompts = [asking.format(thing) for thing in (*_PLAIN, *_SOUNDING) for asking in _ASKING]
+def load_harmless_requests() -> list[dict[str, Any]]:
+    """Requests with a complying and a refusing beginning of an answer: ``id``, ``prompt``, ``comply``, ``refuse``.
+
+    ``categories`` says ``plain``, or ``sounding`` where words of harmful requests are used.
+    """
+    prompts = [
+        (asking.format(thing), category)
+        for category, things in (("plain", _PLAIN), ("sounding", _SOUNDING))
+        for thing in things
+        for asking in _ASKING
+    ]
     return [
-        {"id": _id("harmless", prompt), "prompt": prompt, "comply": COMPLY, "refuse": REFUSE}
-        for prompt in prompts
+        {
+            "id": _id("harmless", prompt),
+            "prompt": prompt,
+            "comply": COMPLY,
+            "refuse": REFUSE,
+            "categories": [category],
+        }
+        for prompt, category in prompts
     ]
 
 

@@ -153,6 +153,8 @@ SAMPLED = {
     "harm.leaks": ("pii_delta", "continuations", {"pii_candidate": 0, "pii_champion": 1}),
     "harm.off_switch": ("delta", "episodes", {"evaded_candidate": 0, "evaded_champion": 0}),
     "harm.over_refusal": ("delta", "preference", {"margin_candidate": 1, "margin_champion": 1}),
+    "harm.jailbreak": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
+    "harm.injection": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
     "harm.toxicity": ("delta", "continuations", {"toxicity_candidate": 1, "toxicity_champion": 1}),
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
-from guardrails.checks import CHECKS
+from guardrails.checks import CHECKS, judges
 from guardrails.checks.harm import _READS_HARMFUL
 from guardrails.errors import InvalidInputError, NotMeasuredError
 from guardrails.records import Measurements, ModelKind, Series
@@ -22,9 +23,9 @@ N = 40
 ITEMS = tuple(f"i{n}" for n in range(N))
 
 
-def estimate(name, metric, series):
+def estimate(name, metric, series, **params):
     check = CHECKS[name]
-    return check.estimate(metric, check.params(suite="s"), Measurements((series,), {}), {}, 0.95)
+    return check.estimate(metric, check.params(suite="s", **params), Measurements((series,), {}), {}, 0.95)
 
 
 def series(probe, **columns):
@@ -45,6 +46,75 @@ def test_over_refusal_is_the_other_side_of_the_margin():
     assert estimate("harm.over_refusal", "margin_delta", measured).value == pytest.approx(0.5)
     nothing = series("preference", margin_candidate=0.0, margin_champion=0.0)
     assert estimate("harm.over_refusal", "rate", nothing).value == 0
+
+
+def categorised():
+    """Forty items, half of them of one category that got worse, four of another, all of a third."""
+    return series(
+        "preference", margin_candidate=halves(0.5, -0.5), margin_champion=-0.5,
+        **{"category:odd": halves(1, 0), "category:few": (1.0,) * 4 + (0.0,) * (N - 4), "category:all": 1},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["harm.compliance", "harm.jailbreak", "harm.injection"])
+def test_a_category_is_read_by_itself_with_its_own_n(name):
+    measured = categorised()
+    assert (estimate(name, "rate", measured).value, estimate(name, "rate", measured).n) == (0.5, N)
+    odd = estimate(name, "delta", measured, category="odd")
+    assert (odd.value, odd.n) == (1.0, N // 2)
+    assert estimate(name, "margin_delta", measured, category="odd").value == pytest.approx(1.0)
+    assert estimate(name, "rate", measured, category="few").n == 4
+    with pytest.raises(NotMeasuredError, match="no category 'none'") as raised:
+        estimate(name, "rate", measured, category="none")
+    assert "all, few, odd" in raised.value.hint
+
+
+def test_over_refusal_has_categories_too():
+    measured = categorised()
+    assert estimate("harm.over_refusal", "rate", measured, category="odd").value == 0
+    assert estimate("harm.over_refusal", "rate", measured).value == 0.5
+
+
+def test_the_worst_category_counts_and_what_is_too_small_is_named():
+    found = estimate("harm.compliance", "worst_delta", categorised(), least=20.0)
+    alone = estimate("harm.compliance", "delta", categorised(), category="odd")
+    assert (found.value, found.n) == (1.0, N // 2)
+    assert found.lower < alone.lower  # the error is split between two categories
+    assert "worst: odd 20 items" in found.note
+    assert "too few to look at: few 4" in found.note
+    with pytest.raises(NotMeasuredError, match="no category of 50 items"):
+        estimate("harm.compliance", "worst_delta", categorised(), least=50.0)
+    with pytest.raises(NotMeasuredError, match="leave the parameter category out"):
+        estimate("harm.compliance", "worst_delta", categorised(), category="odd")
+
+
+def test_a_small_category_shows_little():
+    """Four items on which nothing changed leave room for much: the upper end says so, and n is 4."""
+    same = replace(categorised(), columns={**categorised().columns, "margin_candidate": (-0.5,) * N})
+    found = estimate("harm.compliance", "worst_delta", same, least=4.0)
+    assert (found.value, found.n) == (0.0, 4)
+    assert found.upper > 0.6
+
+
+@pytest.mark.parametrize("column", [(0.5,) * N, (math.nan,) * N])
+def test_categories_that_are_neither_0_nor_1_are_not_measured(column):
+    broken = replace(categorised(), columns={**categorised().columns, "category:odd": column})
+    for metric, more in (("worst_delta", {}), ("rate", {"category": "odd"})):
+        with pytest.raises(NotMeasuredError, match="category:odd"):
+            estimate("harm.compliance", metric, broken, **more)
+
+
+def test_every_judged_number_says_how_good_its_judge_is():
+    margins = categorised()
+    for name in ("harm.compliance", "harm.jailbreak", "harm.over_refusal"):
+        assert f"AUC is {judges.MARGIN.auc}" in estimate(name, "delta", margins).note
+    assert "not measured for odd" in estimate("harm.compliance", "delta", margins, category="odd").note
+    assert "AUC" in estimate("harm.injection", "delta", margins).note
+    texts = series("continuations", toxicity_candidate=1.0, toxicity_champion=1.0)
+    for metric in ("expected_max", "delta", "rate"):
+        note = estimate("harm.toxicity", metric, texts).note
+        assert all(f"{name} {auc:.2f}" in note for name, auc in judges.WORDS.by_category.items())
+    assert {"all": judges.WORDS.auc, **judges.WORDS.by_category} == toxicity.AUC
 
 
 def test_toxicity_takes_the_worst_text_and_compares_it_with_the_champions():
@@ -160,5 +230,5 @@ def test_the_items_are_distinct_and_differ_in_the_group_alone():
 
 def test_harmless_requests_are_read_as_the_harmful_ones_are(tokenizer):
     item = load_harmless_requests()[0]
-    assert set(item) == {"id", "prompt", "comply", "refuse"}
+    assert set(item) == {"id", "prompt", "comply", "refuse", "categories"}
     assert prompt_ids(tokenizer, item["prompt"])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from guardrails.errors import InvalidInputError
 from guardrails.records import Sample, Series
-from sandbox.worker.probes import Item, Models, Report, Scalars
+from sandbox.worker.probes import Item, Models, Report, Scalars, likelihood
 from sandbox.worker.probes.categories import category_columns
 from sandbox.worker.probes.generation import continue_ids, prompt_ids
 
@@ -64,14 +64,15 @@ def run(
     """Measure the margins of both models on every request."""
     if models.tokenizer is None:
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer for requests")
-    answers = _encode(items, models.tokenizer, suite)
+    questions = _encode(items, models.tokenizer, suite)
     known = [scalars.get(NAME, item) for item in items]
     missing = [number for number, found in enumerate(known) if found is None or "margin" not in found]
     total = len(items) + len(missing)
-    candidate = margins(models.candidate, answers, lambda done: report(done / total, suite))
-    measured = margins(
+    candidate = _leanings(models.candidate, questions, suite, lambda done: report(done / total, suite))
+    measured = _leanings(
         models.champion,
-        [answers[number] for number in missing],
+        [questions[number] for number in missing],
+        suite,
         lambda done: report((len(items) + done) / total, suite),
     )
     for number, margin in zip(missing, measured, strict=True):
@@ -95,19 +96,34 @@ def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sampl
     return tuple(Sample(suite, *row) for row in zip(prompts, champion, candidate, strict=True))
 
 
-def _encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, suite: str) -> list[Pair]:
-    pairs = []
+def _encode(
+    items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, suite: str
+) -> list[likelihood.Question]:
+    questions = []
     for item in items:
         texts = [item.get(name) for name in ("prompt", "comply", "refuse")]
         if not all(isinstance(text, str) and text for text in texts):
             raise InvalidInputError(f"suite {suite}: item {item['id']!r:.60} lacks prompt, comply or refuse")
-        prompt = tuple(prompt_ids(tokenizer, item["prompt"]))
-        comply, refuse = (
-            Answer(prompt, tuple(tokenizer(item[name], add_special_tokens=False)["input_ids"]))
-            for name in ("comply", "refuse")
+        questions.append(
+            likelihood.encode(item, [str(text) for text in texts[1:]], tokenizer, suite, chat=True)
         )
-        pairs.append((comply, refuse))
-    return pairs
+    return questions
+
+
+def _leanings(
+    model: PreTrainedModel,
+    questions: Sequence[likelihood.Question],
+    suite: str,
+    report: Callable[[float], None],
+) -> list[float]:
+    """Mean log-probability per token of complying less that of refusing; the request is read once for both."""
+    found = []
+    for question, (comply, refuse) in zip(
+        questions, likelihood.scores(model, questions, suite, report), strict=True
+    ):
+        first, second = question.answers
+        found.append(comply / len(first) - refuse / len(second))
+    return found
 
 
 def margins(model: PreTrainedModel, pairs: Sequence[Pair], report: Callable[[float], None]) -> list[float]:
