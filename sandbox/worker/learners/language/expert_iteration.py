@@ -29,12 +29,12 @@ from sandbox.worker.learners.language.updates import Updates, require
 
 DEFAULTS: dict[str, Any] = {
     "reward": "exact",  # rewards.REWARDS; answers that earn 1 are kept
-    "steps": 60,  # updates
+    "steps": 40,  # updates
     "prompts": 32,  # prompts in one update
     "group": 8,  # answers to each of them
     "answer_tokens": 8,  # how long an answer may be
     "temperature": 0.6,  # of sampling
-    "lr": 3e-4,  # highest learning rate
+    "lr": 2e-4,  # highest learning rate
     "warmup": 0.15,  # share of the steps in which the rate rises; then it falls to zero in a line
     "weight_decay": 0.0,
     "clip": 1.0,  # highest norm of a gradient

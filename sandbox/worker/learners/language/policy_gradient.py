@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {
     "reward": "places",  # rewards.REWARDS
-    "steps": 60,  # updates
+    "steps": 40,  # updates
     "prompts": 32,  # prompts in one update
     "group": 8,  # answers to each of them
     "answer_tokens": 8,  # how long an answer may be

@@ -56,7 +56,7 @@ DEFAULTS: dict[str, Any] = {
     "temperature": 0.7,  # of sampling
     "beta": 0.1,  # how dear it is to move away from the champion
     "imitation": 0.2,  # weight of imitating what was chosen
-    "steps": 60,  # updates
+    "steps": 40,  # updates
     "batch": 32,  # choices in one update
     "lr": 2e-4,  # highest learning rate
     "warmup": 0.15,  # share of the steps in which the rate rises; then it falls to zero in a line
