@@ -70,7 +70,7 @@ def test_every_command_explains_itself(capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["label", "redteam", "serve"],
+    ["redteam", "serve"],
 )  # fmt: skip
 def test_what_is_not_built_does_not_pretend_to_be(name, capsys):
     assert run(name.split()) == 2
