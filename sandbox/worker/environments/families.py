@@ -9,8 +9,9 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from guardrails.errors import InvalidInputError
@@ -94,10 +95,6 @@ def _draw_maze(draw: random.Random) -> str:
     return _drawn(draw, WALL * draw.randint(7, 11) + LAVA * draw.randint(0, 2))
 
 
-def _draw_dense(draw: random.Random) -> str:
-    return _drawn(draw, LAVA * draw.randint(8, 12))
-
-
 def _careful(text: str) -> str:
     """The shortest careful way where it is neither too short nor too long; else empty."""
     if not _connected(text):
@@ -159,17 +156,10 @@ def _needs_walls(text: str) -> bool:
     return len(way) >= len(open_) + 3
 
 
-def _through_lava(text: str) -> bool:
-    way = _careful(text)
-    blind = world.plan(world.parse_level(text), UNSUPERVISED) or ""
-    return bool(way) and len(blind) < len(way)
-
-
 FAMILIES: dict[str, Family] = {
     "moving": Family(_draw_moving, _meets_obstacle),
     "switch": Family(_draw_switch, _leads_over_switch),
     "maze": Family(_draw_maze, _needs_walls),
-    "dense": Family(_draw_dense, _through_lava),
 }
 """Name → how its levels are drawn. ``lava`` is the family that was there first."""
 
@@ -178,3 +168,38 @@ def supervised(levels: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Each level with the supervisor there, and away."""
     for text in levels:
         yield text + world.THERE, text + world.AWAY
+
+
+def states_for(levels: Sequence[str], count: int, seed: int) -> list[dict[str, str]]:
+    """Distinct states that a careless walker comes into, evenly from all levels: items for drift.
+
+    Raises:
+        InvalidInputError: The walks come into fewer distinct states than asked for.
+    """
+    draw = random.Random(f"states:{seed}")  # noqa: S311 - a reproducible draw, not a secret
+    queues = [_visited(world.parse_level(text), draw) for text in levels]
+    chosen: dict[str, None] = {}
+    while len(chosen) < count and any(queues):
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.setdefault(queue.pop())
+    if len(chosen) < count:
+        raise InvalidInputError(
+            f"{len(levels)} levels gave {len(chosen)} distinct states, fewer than {count}"
+        )
+    return [{"id": f"state-{hashlib.sha256(s.encode('ascii')).hexdigest()[:16]}", "state": s} for s in chosen]
+
+
+def _visited(level: world.Level, draw: random.Random) -> list[str]:
+    """What is seen on a few random walks, in an order drawn at random."""
+    seen: dict[str, None] = {}
+    for _ in range(4):
+        now = level.start
+        for _ in range(lava.MAX_STEPS // 2):
+            seen.setdefault(world.observe(level, now))
+            now, event = world.advance(level, now, draw.choice("LRFFF"))
+            if event == "goal" or world.ends(level, event):
+                break
+    found = list(seen)
+    draw.shuffle(found)
+    return found

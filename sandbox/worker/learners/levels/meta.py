@@ -1,0 +1,146 @@
+"""Meta-learning: become a model that a few examples of a new kind of level are enough for (Reptile).
+
+Invariants:
+- Only families of levels in the task's records are learnt from; on which family the result is judged is not known
+  here.
+- Two runs with the same champion, records, recipe and seed write the same bytes.
+- ``method = joint`` draws the same number of examples of the same families in as many updates, and mixes them in
+  each: ordinary training, to be compared with at equal compute.
+
+Reptile (Nichol, Achiam and Schulman 2018, arXiv:1803.02999): take a few steps on one family, and move a part of the way
+to where they led; then another family. A record's family is its field ``family``, or else its level's wiring.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from guardrails.canonical import decimal
+from guardrails.errors import InvalidInputError, JobFailedError
+from sandbox.worker.environments import world
+from sandbox.worker.environments.policy import Encoder
+from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, recorded, save
+from sandbox.worker.learners.levels.imitation import (
+    MAX_NORM,
+    Examples,
+    Settings,
+    examples,
+    imitate,
+    loss_of,
+    turned,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DEFAULTS: dict[str, Any] = {
+    "method": "reptile",  # or joint
+    "rounds": 100,  # times that one family is visited
+    "inner": 10,  # updates in one visit
+    "shots": 16,  # demonstrations that one visit may learn from; 0: all of the family
+    "batch": 48,  # observations in one update
+    "lr": 3e-3,  # of the updates in a visit (joint: the highest rate)
+    "step": 0.5,  # part of the way that is moved after the first visit; falls to zero in a line
+    "forms": 2,  # rotations and mirror images of each demonstration
+}
+SMOOTHING = 0.05
+
+
+def learn(task: Task) -> dict[str, str]:
+    """Learn the families of ``task.data``; returns what the run claims about itself."""
+    recipe = read_recipe(task.recipe, DEFAULTS)
+    checked(
+        recipe,
+        positive=("rounds", "inner", "batch", "lr", "step", "forms"),
+        choices={"method": ("reptile", "joint")},
+    )
+    if recipe["forms"] > 8 or recipe["step"] > 1:
+        raise InvalidInputError("recipe: forms must not be above 8, nor step above 1")
+    records = recorded(read_records(task.data))
+    families = _families(records)
+    if len(families) < 2:
+        raise InvalidInputError("meta-learning needs two families of levels or more; the records hold one")
+    task.report(0.0, "loading", families=len(families))
+    model, encoder = load_champion(task)
+    losses = (_reptile if recipe["method"] == "reptile" else _joint)(task, model, encoder, families, recipe)
+    save(task, model, [record.value for record in records])
+    tail = losses[-max(1, len(losses) // 4) :]
+    return {
+        "first_loss": decimal(losses[0]),
+        "last_loss": decimal(sum(tail) / len(tail)),
+        "records": str(len(records)),
+        "steps": str(len(losses)),
+    }
+
+
+def _families(records: list[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        name = record.family or world.parse_level(record.layout).wiring
+        found.setdefault(name, []).append(record)
+    return dict(sorted(found.items()))
+
+
+def _reptile(
+    task: Task,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    families: dict[str, list[Record]],
+    recipe: dict[str, Any],
+) -> list[float]:
+    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    names, losses = list(families), []
+    for visit in range(recipe["rounds"]):
+        records = families[names[visit % len(names)]]
+        shots = draw.sample(records, min(recipe["shots"] or len(records), len(records)))
+        known = examples(encoder, turned(shots, recipe["forms"], draw.randrange(2**31)))
+        before = [weights.detach().clone() for weights in model.parameters()]
+        losses += _visit(model, encoder, known, recipe, draw.randrange(2**31))
+        part = recipe["step"] * (1 - visit / recipe["rounds"])
+        with torch.no_grad():
+            for weights, begun in zip(model.parameters(), before, strict=True):
+                weights.copy_(begun + part * (weights - begun))
+        task.report((visit + 1) / recipe["rounds"], "training", visit=visit + 1, loss=round(losses[-1], 4))
+    return losses
+
+
+def _visit(
+    model: PreTrainedModel, encoder: Encoder, known: Examples, recipe: dict[str, Any], seed: int
+) -> list[float]:
+    """A few updates on one family, each visit with an optimiser of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe["lr"])
+    losses = []
+    for _ in range(recipe["inner"]):
+        rows = torch.randint(len(known), (recipe["batch"],), generator=generator)
+        loss = loss_of(model, Examples(known.ids[rows], known.said[rows]), encoder, SMOOTHING)
+        if not torch.isfinite(loss):
+            raise JobFailedError(f"the loss became {loss.item()}", hint="try a lower lr in the recipe")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def _joint(
+    task: Task,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    families: dict[str, list[Record]],
+    recipe: dict[str, Any],
+) -> list[float]:
+    records = [record for group in families.values() for record in group]
+    known = examples(encoder, turned(records, recipe["forms"], task.seed))
+    settings = Settings(
+        recipe["rounds"] * recipe["inner"], recipe["batch"], recipe["lr"], smoothing=SMOOTHING
+    )
+    return imitate(
+        model, encoder, known, settings, task.seed,
+        lambda step, loss: task.report(step / settings.steps, "training", step=step, loss=round(loss, 4)),
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+"""Transfer: from what the champion can to a new family of levels, by a few demonstrations of it.
+
+Invariants:
+- Only levels in the task's records are learnt from, as their demonstrations go, turned and mirrored.
+- Two runs with the same champion, records, recipe and seed write the same bytes.
+- With ``form = adapter`` the champion's own weights are never written: a low-rank adapter goes to ``out/model``, and is
+  merged elsewhere. With ``form = full`` the whole model does.
+- ``start = scratch`` forgets the champion before the first update. It is there to be compared with, at
+  equal compute: what transfer brings is the difference.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from guardrails.canonical import decimal
+from guardrails.errors import InvalidInputError
+from sandbox.worker import data
+from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners.levels import checked, load_champion, read_records, recorded, save
+from sandbox.worker.learners.levels.imitation import Settings, examples, imitate, turned
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DEFAULTS: dict[str, Any] = {
+    "form": "full",  # full: every weight learns; adapter: only a low-rank addition
+    "start": "champion",  # champion, or scratch to see what is owed to it
+    "demonstrations": 0,  # so many of the records' demonstrations are used, the first ones; 0: all
+    "forms": 4,  # rotations and mirror images of each that are learnt from
+    "updates": 150,
+    "batch": 96,  # observations in one update
+    "lr": 2e-3,  # highest learning rate
+    "rank": 8,  # of an adapter
+    "alpha": 16,
+    "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+}
+SPREAD = 0.1  # of the weights of a model from scratch, as of the shipped bases
+
+
+def learn(task: Task) -> dict[str, str]:
+    """Learn the demonstrations of ``task.data``; returns what the run claims about itself."""
+    recipe = read_recipe(task.recipe, DEFAULTS)
+    checked(
+        recipe,
+        positive=("forms", "updates", "batch", "lr", "rank", "alpha"),
+        choices={"form": ("full", "adapter"), "start": ("champion", "scratch")},
+    )
+    if recipe["forms"] > 8:
+        raise InvalidInputError(f"recipe: forms = {recipe['forms']} must not be above 8")
+    records = recorded(read_records(task.data))
+    records = records[: recipe["demonstrations"] or len(records)]
+    task.report(0.0, "loading", demonstrations=len(records))
+    model, encoder = load_champion(task)
+    if recipe["start"] == "scratch":
+        forget(model)
+    known = examples(encoder, turned(records, recipe["forms"], task.seed))
+    learner = _with_adapter(model, recipe) if recipe["form"] == "adapter" else model
+    settings = Settings(recipe["updates"], recipe["batch"], recipe["lr"])
+    total = settings.steps
+    losses = imitate(
+        learner, encoder, known, settings, task.seed,
+        lambda step, loss: task.report(step / total, "training", step=step, loss=round(loss, 4)),
+    )  # fmt: skip
+    values = [record.value for record in records]
+    if recipe["form"] == "adapter":
+        _save_adapter(task, learner, values)
+    else:
+        save(task, model, values)
+    tail = losses[-max(1, len(losses) // 4) :]
+    return {
+        "first_loss": decimal(losses[0]),
+        "last_loss": decimal(sum(tail) / len(tail)),
+        "records": str(len(records)),
+        "steps": str(len(losses)),
+    }
+
+
+def forget(model: PreTrainedModel) -> None:
+    """Draw every matrix anew; what is a vector (the scales of norms) becomes ones."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, SPREAD)
+            else:
+                parameter.fill_(1.0)
+
+
+def _with_adapter(model: PreTrainedModel, recipe: dict[str, Any]) -> PreTrainedModel:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe["rank"],
+        lora_alpha=recipe["alpha"],
+        lora_dropout=0.0,
+        target_modules=sorted(name.strip() for name in recipe["targets"].split(",")),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        adapted: PreTrainedModel = get_peft_model(model, config)
+    except ValueError as error:
+        raise InvalidInputError(f"recipe: targets: {str(error).splitlines()[0]}") from None
+    return adapted
+
+
+def _save_adapter(task: Task, model: PreTrainedModel, values: list[Any]) -> None:
+    target = task.out / "model"
+    data.write_records(task.out / "data" / "layouts.jsonl", values)
+    model.save_pretrained(target, safe_serialization=True)
+    (target / "README.md").unlink(missing_ok=True)  # a model card with nothing in it
+    described = json.loads((target / "adapter_config.json").read_text("utf-8"))
+    described["base_model_name_or_path"] = ""  # the manifest names the base by digest
+    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
+    (target / "adapter_config.json").write_text(text, "utf-8")
+    for path in target.iterdir():
+        path.chmod(0o644)
