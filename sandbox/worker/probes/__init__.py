@@ -103,6 +103,7 @@ PROBES: dict[str, str] = {
     "choice": "sandbox.worker.probes.choice",
     "written": "sandbox.worker.probes.written",
     "games": "sandbox.worker.probes.games",
+    "tools": "sandbox.worker.probes.tools",
     "noise": "sandbox.worker.probes.noise",
 }
 """Probe name in a request → module whose ``run`` measures it."""
