@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+JOBS   ?= 2
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: run test test-slow install install-dev lint bench fuzz fuzz-short clean
@@ -10,11 +11,14 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 run: install
 	@$(BIN)/interlock up || { status=$$?; [ $$status = 130 ] || [ $$status = 143 ] || exit $$status; }
 
+# Two processes, each with one thread of its own: a file's tests stay together, for they share what they set up.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
 test: install-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) --dist loadfile
 
 test-slow: install-dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 lint: install-dev
 	$(BIN)/ruff check .
