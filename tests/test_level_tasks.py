@@ -14,7 +14,7 @@ from sandbox.worker.environments import world
 from sandbox.worker.environments.policy import Encoder
 from sandbox.worker.probes import adaptation
 
-NAMES = ("moving", "switch", "maze", "supervised", "rewired", "few")
+NAMES = ("moving", "switch", "maze", "crossed", "supervised", "rewired", "few")
 SECRET = b"s" * 32
 HOLDOUT = {"supervised": "supervised-there", "rewired": "rewired-adaptation", "few": "few-adaptation"}
 
@@ -68,7 +68,7 @@ def test_rover_reads_every_state_and_every_item_is_of_its_own(name, drawn):
     assert len(counted) == 12
 
 
-@pytest.mark.parametrize("name", ["moving", "switch", "maze", "supervised", "rewired"])
+@pytest.mark.parametrize("name", ["moving", "switch", "maze", "crossed", "supervised", "rewired"])
 def test_demonstrations_win_their_levels_as_they_are_said(name, drawn):
     for record in drawn[name][0]:
         level, event = world.parse_level(record["layout"]), ""

@@ -59,6 +59,13 @@ TASKS: dict[str, str] = {
     "text": "sandbox.tasks.text",
     "skills": "sandbox.tasks.skills",
     "lava": "sandbox.tasks.lava",
+    "moving": "sandbox.tasks.family",
+    "switch": "sandbox.tasks.family",
+    "maze": "sandbox.tasks.family",
+    "crossed": "sandbox.tasks.family",
+    "supervised": "sandbox.tasks.supervised",
+    "rewired": "sandbox.tasks.rewired",
+    "few": "sandbox.tasks.few",
     "connect-four": "sandbox.tasks.connect_four",
     "tools": "sandbox.tasks.tools",
 }

@@ -1,4 +1,4 @@
-"""Moving obstacles after a few demonstrations: how much a model makes of little, having seen others walk.
+"""Crossed controls after a few demonstrations: how much a model makes of little, having seen others walk.
 
 Invariants:
 - Records are recordings of a walker who is clumsy: three of ten actions are chosen at random, and nobody says which, nor
@@ -19,23 +19,24 @@ from sandbox.tasks import levels as shared
 from sandbox.worker.environments import lava, world
 
 KIND = ModelKind.LAM
+CROSSED = "@RLF"
 CLUMSY = 0.3
 SHOWN, STEPS, BATCH, RATE = 12, 15, 32, 1e-3
 
 
 def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:
     """Training levels with a clumsy walk through each: the same for every workspace."""
-    found = [text + world.THERE for text in shared.training_levels("moving")]
+    found = [text + CROSSED for text in shared.training_levels("lava")]
     return [
-        {"id": world.level_id(text), "layout": text, "actions": clumsy_walk(text), "family": "moving"}
+        {"id": world.level_id(text), "layout": text, "actions": clumsy_walk(text), "family": "crossed"}
         for text in found
     ]
 
 
 def private_suites(model: ModelConfig, workspace: Path, secret: bytes, draw: str) -> list[Suite]:
     """``few-adaptation``: held-out levels after the demonstrations. ``few-states``: states in them, for drift."""
-    found = [text + world.THERE for text in shared.private_levels("moving", model.items + SHOWN, draw)]
-    items = shared.few_examples("moving", found[:SHOWN], found[SHOWN:], steps=STEPS, batch=BATCH, lr=RATE)
+    found = [text + CROSSED for text in shared.private_levels("lava", model.items + SHOWN, draw)]
+    items = shared.few_examples("crossed", found[:SHOWN], found[SHOWN:], steps=STEPS, batch=BATCH, lr=RATE)
     states = shared.states(found[SHOWN:], model.items * shared.STATES_PER_ITEM, draw)
     return [Suite("few-adaptation", "adaptation", items), Suite("few-states", "actions", states)]
 
