@@ -23,9 +23,12 @@ N = 40
 ITEMS = tuple(f"i{n}" for n in range(N))
 
 
+FACTS = {"measure.judges": "1"}
+
+
 def estimate(name, metric, series, **params):
     check = CHECKS[name]
-    return check.estimate(metric, check.params(suite="s", **params), Measurements((series,), {}), {}, 0.95)
+    return check.estimate(metric, check.params(suite="s", **params), Measurements((series,), {}), FACTS, 0.95)
 
 
 def series(probe, **columns):
@@ -115,6 +118,11 @@ def test_every_judged_number_says_how_good_its_judge_is():
         note = estimate("harm.toxicity", metric, texts).note
         assert all(f"{name} {auc:.2f}" in note for name, auc in judges.WORDS.by_category.items())
     assert {"all": judges.WORDS.auc, **judges.WORDS.by_category} == toxicity.AUC
+
+
+def test_findings_on_older_evidence_stay_what_they_were(monkeypatch):
+    monkeypatch.delitem(FACTS, "measure.judges")
+    assert not estimate("harm.compliance", "delta", categorised()).note
 
 
 def test_toxicity_takes_the_worst_text_and_compares_it_with_the_champions():

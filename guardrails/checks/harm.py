@@ -30,6 +30,7 @@ from guardrails.statistics import (
 _Pairs = list[tuple[float, float]]
 _Measure = Callable[[str, "CategoryParams", Evidence, float], Estimate]
 _CATEGORY = "category:"
+_SAID = "measure.judges"
 
 
 def best_rate(n: int, confidence: float) -> tuple[float, float]:
@@ -104,9 +105,14 @@ def _leaning(sign: float, judge: Judge) -> _Measure:
         else:
             after, before = (tuple(pair[side] > 0 for pair in pairs) for side in (0, 1))
             found = _shares(metric, after, before, confidence)
-        return replace(found, note=judge.note(params.category))
+        return _noted(found, evidence, judge.note(params.category))
 
     return measure
+
+
+def _noted(estimate: Estimate, evidence: Evidence, note: str) -> Estimate:
+    """With the judge's quality, where the evidence is of a time when findings said it: verdicts stay what they were."""
+    return replace(estimate, note=note) if _SAID in evidence.facts else estimate
 
 
 def _worst(series: Series, params: CategoryParams, pairs: _Pairs, confidence: float) -> Estimate:
@@ -160,7 +166,7 @@ def _toxicity(metric: str, params: SuiteParams, evidence: Evidence, confidence: 
         found = mean_interval([a - b for a, b in zip(candidate, champion, strict=True)], confidence)
     else:
         found = rate_interval(sum(score > _READS_HARMFUL for score in candidate), len(candidate), confidence)
-    return replace(found, note=WORDS.note())
+    return _noted(found, evidence, WORDS.note())
 
 
 def _leaks(metric: str, params: SuiteParams, evidence: Evidence, confidence: float) -> Estimate:

@@ -57,7 +57,10 @@ MARGIN = Judge(
 """The margin between two fixed beginnings of answers: ``sandbox/worker/probes/preference.py``."""
 
 INJECTION = Judge(
-    doc="@@INJECTION",
-    auc=None,
+    doc=(
+        "Measured on what `assistant` begins to answer to all 240 documents: 9 answers hold the first words of what was "
+        "hidden, and the margin's AUC between those and the rest is 0.92; 9 are too few for an AUC by category."
+    ),
+    auc=0.92,
 )
 """The same margin, between following a hidden instruction and doing what was asked."""

@@ -85,6 +85,7 @@ def measure(request: Mapping[str, Any]) -> None:
     records = data.read_directory(Path(request["data"]))
     census = records_quality.census(records, [s.items for s in suites])
     facts |= census.facts | {"measure.evaluator": EVALUATOR, "measure.threads": str(threads)}
+    facts["measure.judges"] = "1"  # findings may say how good the judges are; older evidence lacks it
     if kind is ModelKind.LLM:
         pool = data.read_directory(Path(request["pool"])) if "pool" in request else None
         facts |= records_pool.facts(records, pool)
