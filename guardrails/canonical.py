@@ -100,7 +100,7 @@ def encode(value: Any) -> bytes:
 def parse(data: bytes) -> Any:
     """The value of canonical bytes; raises RecordError if the bytes are not exactly canonical."""
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        value = _decode(data.decode("utf-8"))
         if not _is_plain(data):
             _check(value, 0)
         canonical = _ENCODER.encode(value).encode("utf-8")
@@ -111,6 +111,15 @@ def parse(data: bytes) -> Any:
     if canonical != data:
         raise RecordError("not canonical JSON: keys unsorted or repeated, spaces, or escapes")
     return value
+
+
+def _decode(text: str) -> Any:
+    """The value of JSON text without white space around it, which the decoder would look for."""
+    try:
+        value, end = _SCAN(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)
 
 
 def _is_plain(data: bytes) -> bool:
@@ -174,6 +183,12 @@ def _check_text(text: str) -> None:
             raise RecordError("text holds a lone surrogate") from None
 
 
-# Made once: a codec made anew for each record costs as much as a small record itself.
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-_DECODER = json.JSONDecoder(parse_float=_refuse_number, parse_constant=_refuse_number, parse_int=_integer)
+# Made once: a codec made anew for each record costs as much as a small record itself. What is encoded was parsed,
+# or found to be of limited depth, so there is no cycle to look for.
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)
+_DECODER: Any = json.JSONDecoder(
+    parse_float=_refuse_number, parse_constant=_refuse_number, parse_int=_integer
+)
+_SCAN = _DECODER.scan_once

@@ -54,12 +54,41 @@ def decode_record(cls: type[R], data: Any) -> R:
     for name, item in data.items():
         if name not in readers:
             raise RecordError(f"{cls.__name__}: unknown field {min(set(data) - set(readers))!r:.80}")
-        read, where = readers[name]
-        values[name] = read(item, where)
+        plain, read, where = readers[name]
+        # Most fields are plain text, which needs no function to be read.
+        values[name] = item if type(item) is plain else read(item, where)
+    if not hasattr(cls, "__post_init__") and _required(typing.cast("Any", cls)) <= values.keys():
+        return _made(cls, values)
     try:
         return cls(**values)
     except TypeError as error:
         raise RecordError(f"{cls.__name__}: {error}") from None
+
+
+def _made(cls: type[R], values: dict[str, Any]) -> R:
+    """What the constructor of a plain record makes of these values, without its call for every field."""
+    for name, default, factory in _optional(typing.cast("Any", cls)):
+        if name not in values:
+            values[name] = default if factory is None else factory()
+    made = object.__new__(cls)
+    made.__dict__.update(values)
+    return made
+
+
+@cache
+def _required(cls: Any) -> frozenset[str]:
+    return frozenset(item.name for item in dataclasses.fields(cls)) - {name for name, _, _ in _optional(cls)}
+
+
+@cache
+def _optional(cls: Any) -> tuple[tuple[str, Any, Callable[[], Any] | None], ...]:
+    """The names of the fields that have a default, with it or with what makes it."""
+    missing = dataclasses.MISSING
+    return tuple(
+        (item.name, item.default, None if item.default_factory is missing else item.default_factory)
+        for item in dataclasses.fields(cls)
+        if item.default is not missing or item.default_factory is not missing
+    )
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
@@ -89,10 +118,17 @@ Read = Callable[[Any, str], Any]
 """The value of a field from its JSON; the text says where it stands, for the error."""
 
 
+_PLAIN = (str, int, bool)
+
+
 @cache
-def _readers(cls: Any) -> dict[str, tuple[Read, str]]:
+def _readers(cls: Any) -> dict[str, tuple[type | None, Read, str]]:
+    """For each field: the type that is itself in JSON (None: there is none), its function, and where it stands."""
     hints = typing.get_type_hints(cls)
-    return {name: (_reader(hint), f"{cls.__name__}.{name}") for name, hint in hints.items()}
+    return {
+        name: (hint if hint in _PLAIN else None, _reader(hint), f"{cls.__name__}.{name}")
+        for name, hint in hints.items()
+    }
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -113,6 +114,25 @@ def test_statement_round_trip(value: Statement):
     again = env.parse_statement(payload)
     assert again == value
     assert again.encode() == payload
+    assert env.body_of(payload) == canonical.encode(dict(value.body)), (
+        "the body stands in the payload as it is"
+    )
+
+
+@settings(deadline=None)
+@given(statements, st.text(min_size=1, max_size=8), st.booleans())
+def test_an_envelope_means_the_same_to_the_parser_and_to_the_pattern(
+    value: Statement, keyid: str, both: bool
+):
+    """Most envelopes are read by a pattern alone: never otherwise than the parser of JSON would read them."""
+    made = [Signature(keyid, b"1" * 64), *([Signature(keyid + "x", b"2" * 64)] if both else [])]
+    data = Envelope(value.encode(), tuple(made)).encode()
+    assert bool(env._SIGNED_ONCE.fullmatch(data)) is (not both and keyid.isascii() and keyid.isprintable()
+                                                     and not set(keyid) & {'"', "\\"})  # fmt: skip
+    found = env.open_envelope(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(env, "_SIGNED_ONCE", re.compile(b"never"))
+        assert env.open_envelope(data) == found == Envelope(value.encode(), tuple(made))
 
 
 @settings(deadline=None)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from log_samples import KEY, ORIGIN, add, check, project, record, tamper
 
 from guardrails.decision_log import checkpoint, merkle
+from guardrails.decision_log.database import Prepared
 from guardrails.decision_log.envelope import Reference
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.store import Entry, Log
@@ -101,11 +102,17 @@ def test_a_snapshot_does_not_move_and_does_not_block(log: Log):
 
 def test_appending_stays_cheap_as_the_log_grows(log: Log):
     statements: list[str] = []
+    made_into_sql = Prepared._sql
 
     @sa.event.listens_for(sa.Engine, "before_cursor_execute")
     def count(_conn: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         statements.append(statement)
 
+    def counted(prepared: Prepared, connection: Any) -> Any:
+        statements.append(made_into_sql(prepared, connection)[0])
+        return made_into_sql(prepared, connection)
+
+    Prepared._sql = counted
     try:
         costs = []
         for size in (3, 1023):  # the worst positions: every peak stands, and the append completes them all
@@ -116,6 +123,7 @@ def test_appending_stays_cheap_as_the_log_grows(log: Log):
             add(log)
             costs.append(len(statements))
     finally:
+        Prepared._sql = made_into_sql
         sa.event.remove(sa.Engine, "before_cursor_execute", count)
     assert costs[0] == costs[1] > 0, costs  # 8 more levels cost no statement more: peaks are read in one
 

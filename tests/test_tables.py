@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails.decision_log import database
+from guardrails.decision_log.scratch import ReplayTables, Scratch
 from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
-from guardrails.errors import LogVerificationError, RecordError
+from guardrails.errors import LogVerificationError, RecordError, StorageError
+from guardrails.ledger.rows import Workspace, read, read_all, write
 
 names = st.sampled_from(["proposals", "champions", "Champions", "é"])
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
@@ -50,6 +52,51 @@ def test_both_kinds_of_tables_agree(engine: Any, actions: list[Any]):
         for found in everything(stored).values():
             assert [key for key, _ in found] == sorted(key for key, _ in found)
         connection.execute(database.projection.delete())
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps, st.integers(1, 4))
+def test_tables_of_a_replay_agree_however_few_rows_they_hold(actions: list[Any], held: int):
+    """Whatever was written out to the scratch file, and read again, is what it was."""
+    memory, scratch = MemoryTables(), Scratch()
+    replayed = ReplayTables(scratch, held)
+    for action, table, key, *row in actions:
+        before, reading = list(memory.scan(table)), replayed.scan(table)
+        for tables in (memory, replayed):
+            getattr(tables, action)(table, key, *row)
+        assert list(reading) == before, "a reading that began before a change does not see it"
+        assert memory.get(table, key) == replayed.get(table, key) == (row[0] if row else None)
+    assert everything(memory) == everything(replayed)
+    scratch.close()
+
+
+def test_rows_that_are_held_as_records_are_the_rows_that_others_write():
+    vote = Workspace("interlock/x", "2026-01-01T00:00:00.000000Z", 3, counters={"P": 2})
+    scratch, memory = Scratch(), MemoryTables()
+    replayed = ReplayTables(scratch, held=1)
+    for tables in (memory, replayed):
+        for key in ("a", "b", "c"):  # by now the first one is on disk
+            write(tables, vote, key)
+    assert list(memory.bodies("workspace")) == list(replayed.bodies("workspace"))
+    assert scratch.ask("SELECT count(*) FROM rows").fetchone() == (1,)
+    assert replayed._count == 1
+    assert read(replayed, Workspace, "a") == read(replayed, Workspace, "c") == vote
+    assert list(read_all(replayed, Workspace)) == [vote] * 3
+    with pytest.raises(RecordError, match="cannot be called"):
+        write(replayed, vote, "a\0")
+    scratch.close()
+
+
+def test_a_scratch_file_that_cannot_grow_says_so():
+    scratch = Scratch()
+    pages = scratch.ask("PRAGMA page_count").fetchone()[0]
+    scratch.ask(f"PRAGMA max_page_count = {pages}")
+    tables = ReplayTables(scratch, held=1)
+    for number in range(2):
+        tables.put("t", f"{number}", {"a": "x" * 9000})
+    with pytest.raises(StorageError, match="no room for its own notes"):
+        tables.put("t", "2", {})
+    scratch.close()
 
 
 def test_what_is_read_is_a_copy_and_a_scan_does_not_move():

@@ -17,7 +17,7 @@ from fakes import BLOCKED, BROKEN, MODEL, REVIEWABLE, Human, Site, measurements,
 
 from guardrails import canonical
 from guardrails.canonical import Digest
-from guardrails.decision_log import succession
+from guardrails.decision_log import checkpoint, succession
 from guardrails.decision_log.envelope import format_time, open_envelope, parse_statement, seal
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.merkle import leaf_hash
@@ -305,6 +305,24 @@ def test_no_checkpoint_for_the_newest_records(copy):
     refused(copy.verify(), "covered by no checkpoint")
 
 
+def test_a_checkpoint_that_is_stored_for_another_size(copy):
+    """Whoever asks for the checkpoint of a size must get that one."""
+    copy.sql("delete from checkpoints where size = 1")
+    assert copy.verify().ok, "one that is not there says nothing false"
+    copy.sql("insert into checkpoints select 1, note from checkpoints where size = 2")
+    refused(copy.verify(), "the checkpoint that is stored for 1 records covers 2")
+
+
+def test_a_checkpoint_of_more_records_than_there_are(copy):
+    with Log.open(copy.url) as log, log.read() as snapshot:
+        size = snapshot.size
+    more = checkpoint.sign(
+        checkpoint.Checkpoint(copy.site.log.origin, size + 1, "00" * 32), copy.site.services["log"]
+    )
+    copy.sql("insert into checkpoints values (?, ?)", size + 1, more)
+    refused(copy.verify(), f"a checkpoint covers {size + 1} records, the log has {size}")
+
+
 def test_a_record_twice(copy):
     """The database refuses it; with a database that does not, the verifier does."""
     seq, size = copy.find("decision", action="approve"), len(copy.envelopes())
@@ -382,6 +400,26 @@ def test_changed_artifacts(copy):
         refused(copy.verify(recompute=None), "cannot be read")
         path.write_bytes(whole)
         assert copy.verify().ok
+
+
+def test_evidence_that_was_measured_anew_since_must_be_there_too(folder):
+    """Numbers are never removed, so those of every measurement are looked for, not only of the newest."""
+    site = Site(folder / "site")
+    proposal = site.judged(BLOCKED)
+    former = site.row(proposal).evidence.measurements
+    site.measure(proposal, measurements(saved=0.07))
+    assert site.row(proposal).evidence.measurements != former
+    assert site.verify(recompute=None).ok
+    first = site.kinds().index("evidence")
+    path = site.store.path_of(former)
+    whole = path.read_bytes()
+    path.unlink()
+    refused(site.verify(recompute=None), f"evidence {former}: ", first)
+    path.write_bytes(whole[:-1] + b"?")
+    refused(site.verify(recompute=None), "damaged", first)
+    path.write_bytes(whole)
+    assert site.verify(recompute=None).ok
+    site.close()
 
 
 def test_changed_measurements_are_not_recomputed_and_not_passed_over(copy):

@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from guardrails.canonical import Digest
 from guardrails.decision_log import keys
@@ -25,6 +26,8 @@ ED25519 = b"\x01"
 MAX_NOTE_CHARACTERS = 100_000
 
 _SIGNATURE_LINE = re.compile("\u2014 ([^ ]+) ([A-Za-z0-9+/]+={0,2})")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NAME = re.compile(r"[^\s+]+")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
@@ -67,13 +70,14 @@ def sign(checkpoint: Checkpoint, key: ServiceKey) -> str:
     return f"{text}\n\u2014 {checkpoint.origin} {base64.b64encode(blob).decode('ascii')}\n"
 
 
+@lru_cache(maxsize=64)
 def parse(note: str) -> tuple[Checkpoint, tuple[NoteSignature, ...]]:
     """The tree head and the signature lines of a note. Verifies no signature.
 
     Raises:
         RecordError: the text is not exactly such a note.
     """
-    if len(note) > MAX_NOTE_CHARACTERS or any(ord(letter) < 32 and letter != "\n" for letter in note):
+    if len(note) > MAX_NOTE_CHARACTERS or _CONTROL.search(note):
         raise RecordError("not a checkpoint: too long, or control characters in it")
     head, separator, tail = note.rpartition("\n\n")
     lines = head.split("\n")
@@ -129,4 +133,4 @@ def _decode(text: str, length: int | None) -> bytes:
 
 def is_name(text: str) -> bool:
     """Whether a note can carry this name of a key: not empty, no white space, no ``+``."""
-    return bool(text) and "+" not in text and not any(letter.isspace() for letter in text)
+    return _NAME.fullmatch(text) is not None

@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -125,6 +125,60 @@ def connect(url: str, *, writable: bool, create: bool = False) -> Engine:
     raise UsageError(f"database '{backend}' is not supported", hint="sqlite:// or postgresql+psycopg://")
 
 
+class Prepared:
+    """A statement that is made into SQL once for each kind of database, and then handed to the driver as it is.
+
+    What every append and every record read needs goes this way: result objects cost more than SQLite takes to answer.
+    Types of what comes back are not looked at: see ``expect``. Errors are the driver's; ``guarded`` knows them.
+    """
+
+    def __init__(self, statement: sa.sql.ClauseElement) -> None:
+        self._statement = statement
+        self._compiled: dict[str, tuple[str, tuple[str, ...] | None]] = {}
+
+    def __call__(self, connection: Connection, **values: Any) -> Any:
+        """The driver's cursor, after the statement has run with these values."""
+        sql, order = self._sql(connection)
+        return _driver(connection).execute(sql, values if order is None else [values[name] for name in order])
+
+    def many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Run it for each of these."""
+        sql, order = self._sql(connection)
+        _driver(connection).cursor().executemany(
+            sql, list(rows) if order is None else [[row[name] for name in order] for row in rows]
+        )
+
+    def _sql(self, connection: Connection) -> tuple[str, tuple[str, ...] | None]:
+        name = connection.dialect.name
+        if name not in self._compiled:
+            made = self._statement.compile(dialect=connection.dialect)
+            order = tuple(made.positiontup or ()) if made.positional else None  # type: ignore[attr-defined]
+            self._compiled[name] = str(made), order
+        return self._compiled[name]
+
+
+class Savepoint:
+    """A place to go back to within a transaction, without undoing what came before it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._raw = _driver(connection)
+        self._raw.execute("SAVEPOINT interlock")
+
+    def release(self) -> None:
+        """Keep what was done since."""
+        self._raw.execute("RELEASE SAVEPOINT interlock")
+
+    def rollback(self) -> None:
+        """Undo what was done since."""
+        self._raw.execute("ROLLBACK TO SAVEPOINT interlock")
+        self.release()
+
+
+def _driver(connection: Connection) -> Any:
+    """The connection of ``sqlite3`` or ``psycopg``, which both run statements by themselves."""
+    return connection.connection.driver_connection
+
+
 @contextmanager
 def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
     """One transaction: committed at the end of the block, rolled back on any exception."""
@@ -146,6 +200,8 @@ def guarded(engine: Engine) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         raise explain(place(engine), error.orig) from error
+    except engine.dialect.loaded_dbapi.Error as error:  # of what went to the driver as it is
+        raise explain(place(engine), error) from error
     except sa.exc.TimeoutError as error:
         raise StorageError(f"{place(engine)}: too many connections at once") from error
 

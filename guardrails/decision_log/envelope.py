@@ -34,7 +34,16 @@ PREDICATE_VERSION = ":v1"
 SCHEMA = "interlock/v1"
 NAMESPACE = "interlock-decision"
 MAX_ENVELOPE_BYTES = 65_535
+_BEFORE_BODY = b'{"_type":"%b","predicate":{"body":' % STATEMENT_TYPE.encode()
+_AFTER_BODY = b'},"log":"'
 
+# The bytes of every envelope with one signature and a key id without escapes. What matches is canonical JSON.
+_SIGNED_ONCE = re.compile(
+    rb'\{"payload":"([A-Za-z0-9+/]+={0,2})","payloadType":"application/vnd\.in-toto\+json",'
+    rb'"signatures":\[\{"keyid":"([ !#-\[\]-~]+)","sig":"([A-Za-z0-9+/]+={0,2})"\}\]\}'
+)
+_STATEMENT = {"_type", "predicate", "predicateType", "subject"}
+_PREDICATE = {"body", "log", "references", "schema", "time"}
 _PAE = re.compile(rb"DSSEv1 ([1-9][0-9]{0,3}) ")
 _RECORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
@@ -88,7 +97,7 @@ def parse_time(text: str) -> datetime:
     """The moment that ``format_time`` wrote; raises RecordError on any other spelling."""
     if isinstance(text, str) and _TIME.fullmatch(text):
         with contextlib.suppress(ValueError):  # the thirtieth of February
-            return datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC)
+            return datetime.fromisoformat(text)
     raise RecordError(f"not a time like 2026-01-31T23:59:59.000000Z: {text!r:.80}")
 
 
@@ -131,7 +140,7 @@ class Statement:
         if not (isinstance(self.log, str) and self.log):
             raise RecordError(f"{self.record}: the statement does not name its log")
         parse_time(self.time)
-        if len({reference.seq for reference in self.references}) != len(self.references):
+        if self.references and len({one.seq for one in self.references}) != len(self.references):
             raise RecordError(f"{self.record}: a record is referenced twice")
 
     def encode(self) -> bytes:
@@ -162,8 +171,8 @@ def parse_statement(payload: bytes) -> Statement:
     Raises:
         RecordError: the payload is anything else than what ``encode`` would have written.
     """
-    outer = _fields(canonical.parse(payload), "statement", {"_type", "predicate", "predicateType", "subject"})
-    inner = _fields(outer["predicate"], "predicate", {"body", "log", "references", "schema", "time"})
+    outer = _fields(canonical.parse(payload), "statement", _STATEMENT)
+    inner = _fields(outer["predicate"], "predicate", _PREDICATE)
     if outer["_type"] != STATEMENT_TYPE:
         raise RecordError(f"not an in-toto Statement v1: {outer['_type']!r:.80}")
     if inner["schema"] != SCHEMA:
@@ -183,6 +192,13 @@ def parse_statement(payload: bytes) -> Statement:
         time=inner["time"],
         references=tuple(_reference(item) for item in _list(inner["references"], "references")),
     )
+
+
+def body_of(payload: bytes) -> bytes:
+    """The canonical bytes of a statement's body: those in a payload that ``parse_statement`` has taken."""
+    # What stands around the body is known; after it, nothing else is followed by a key "log", and in texts quotes
+    # are escaped.
+    return payload[len(_BEFORE_BODY) : payload.rindex(_AFTER_BODY) + 1]
 
 
 def _record_kind(predicate_type: Any) -> str:
@@ -254,6 +270,10 @@ def open_envelope(data: bytes) -> Envelope:
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise RecordError(f"the envelope has {len(data)} bytes, more than {MAX_ENVELOPE_BYTES}")
+    if plain := _SIGNED_ONCE.fullmatch(data):  # most are so, and need no parser
+        payload, keyid, signature = (part.decode("ascii") for part in plain.groups())
+        sole = Signature(keyid, _from_base64(signature, "sig"))
+        return Envelope(_from_base64(payload, "payload"), (sole,))
     fields = _fields(canonical.parse(data), "envelope", {"payload", "payloadType", "signatures"})
     if fields["payloadType"] != PAYLOAD_TYPE:
         raise RecordError(f"payload type {fields['payloadType']!r:.80} is not {PAYLOAD_TYPE}")
@@ -296,7 +316,7 @@ def _from_base64(value: Any, where: str) -> bytes:
 
 
 def _fields(value: Any, where: str, names: set[str]) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != names:
+    if not isinstance(value, dict) or value.keys() != names:
         raise RecordError(f"{where} is not an object with exactly {', '.join(sorted(names))}")
     return value
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, delete, insert, select
 
 from guardrails.decision_log import merkle
-from guardrails.decision_log.database import projection
+from guardrails.decision_log.database import Prepared, projection
 from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
 from guardrails.errors import InterlockError, LogVerificationError, StorageError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 30
 """How long one thread waits for another one of the same process."""
 
-_ROWS = select(projection.c.table, projection.c.key, projection.c.body)
+_ROWS = Prepared(select(projection.c.table, projection.c.key, projection.c.body))
 _REBUILD = "`interlock log rebuild` makes the tables anew; find out who changed them"
 
 
@@ -134,7 +134,7 @@ class Proven:
     def require_same(self, connection: Connection) -> None:
         """Refuse a database whose tables say anything else than the records, be it in one byte."""
         found = 0
-        for table, key, body in connection.execute(_ROWS):
+        for table, key, body in _ROWS(connection):
             expected = self.tables.body(table, key)
             if body != expected:
                 raise _differs(table, key, "is not in the log" if expected is None else "differs")
@@ -142,7 +142,7 @@ class Proven:
         if found == sum(1 for _ in self._rows()):
             return
         # Bodies were equal wherever there was one, so what is left is missing.
-        there = {(table, key) for table, key, _ in connection.execute(_ROWS)}
+        there = {(table, key) for table, key, _ in _ROWS(connection)}
         table, key = min((table, key) for table, key, _ in self._rows() if (table, key) not in there)
         raise _differs(table, key, "is missing")
 

@@ -10,65 +10,52 @@ Signatures are not verified here; see ``verify``.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, tuple_
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
 from guardrails.decision_log import cosigned, database, merkle
 from guardrails.decision_log.checkpoint import parse
-from guardrails.decision_log.envelope import (
-    Reference,
-    Signature,
-    Statement,
-    open_envelope,
-    parse_statement,
-)
+from guardrails.decision_log.database import Prepared, expect
+from guardrails.decision_log.entry import Entry
 from guardrails.decision_log.tables import Reader, SqlReader
 from guardrails.errors import LogVerificationError, RecordError, UnknownNameError
 from guardrails.records import Commitment, Opening
 
+__all__ = ["Entry", "Row", "Snapshot", "commit_to"]
+
 _BATCH = 500
+_PAGED = {"yield_per": _BATCH}
 
-# Statements that every append makes are built once: building one costs more than running it.
-_nodes = database.nodes.c
-_NODE = select(_nodes.hash).where(
-    _nodes.level == bindparam("level"), _nodes.position == bindparam("position")
+Row = tuple[int, str, bytes, str]
+"""A record as it is stored: position, leaf hash, envelope, time."""
+
+_entries, _nodes, _openings = database.entries.c, database.nodes.c, database.openings.c
+_ROWS = Prepared(
+    select(_entries.seq, _entries.leaf, _entries.envelope, _entries.time)
+    .where(_entries.seq >= bindparam("low"), _entries.seq < bindparam("high"))
+    .order_by(_entries.seq)
 )
-_NODES = select(database.nodes).where(
-    tuple_(_nodes.level, _nodes.position).in_(bindparam("keys", expanding=True))
+_NODE = Prepared(
+    select(_nodes.hash).where(_nodes.level == bindparam("at"), _nodes.position == bindparam("beside"))
 )
-_NEWEST = select(database.checkpoints.c.note).order_by(database.checkpoints.c.size.desc()).limit(1)
-_LAST = select(func.max(database.entries.c.seq))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One record in its place. ``leaf`` is its hash in the tree; no signature has been verified.
-
-    ``payload`` is what was signed: the bytes that ``statement`` was read from.
-    """
-
-    seq: int
-    leaf: str
-    envelope: bytes
-    payload: bytes
-    statement: Statement
-    signatures: tuple[Signature, ...]
-
-    @classmethod
-    def parse(cls, seq: int, envelope: bytes) -> Entry:
-        """The entry that these bytes are at this position; raises RecordError if they are no record."""
-        opened = open_envelope(envelope)
-        statement = parse_statement(opened.payload)
-        return cls(
-            seq, merkle.leaf_hash(envelope).hex(), envelope, opened.payload, statement, opened.signatures
-        )
-
-    @property
-    def reference(self) -> Reference:
-        """What a later record cites."""
-        return Reference(self.seq, self.leaf)
+_SPAN = Prepared(
+    select(_nodes.position, _nodes.hash)
+    .where(
+        _nodes.level == bindparam("at"),
+        _nodes.position >= bindparam("low"),
+        _nodes.position < bindparam("high"),
+    )
+    .order_by(_nodes.position)
+)
+_notes = database.checkpoints.c
+_NEWEST = Prepared(select(_notes.note).where(_notes.size == select(func.max(_notes.size)).scalar_subquery()))
+_NOTE = Prepared(select(_notes.note).where(_notes.size == bindparam("of")))
+_LAST = Prepared(select(func.max(_entries.seq)))
+_OPENING = Prepared(select(_openings.salt, _openings.text).where(_openings.sha256 == bindparam("of")))
 
 
 class Snapshot:
@@ -77,16 +64,19 @@ class Snapshot:
     def __init__(self, connection: Connection, origin: str) -> None:
         self._connection = connection
         self._nodes: dict[tuple[int, int], bytes] = {}
+        self._rooted = -1, ""
         self.origin = origin
         self.tables: Reader = SqlReader(connection)
-        last = connection.execute(_LAST).scalar()
-        self.size: int = 0 if last is None else database.expect(int, last) + 1
+        last = _LAST(connection).fetchone()[0]
+        self.size: int = 0 if last is None else expect(int, last) + 1
 
     @property
     def root(self) -> str:
         """The root of the tree over all records, in hexadecimal."""
-        self._fetch(merkle.peaks(self.size))
-        return merkle.root(self.node, self.size).hex()
+        if self._rooted[0] != self.size:
+            self._fetch(merkle.peaks(self.size))
+            self._rooted = self.size, merkle.root(self.node, self.size).hex()
+        return self._rooted[1]
 
     def entry(self, seq: int) -> Entry:
         """One record; raises UnknownNameError if the log is not that long."""
@@ -100,21 +90,31 @@ class Snapshot:
         Raises:
             LogVerificationError: a record is missing, unreadable, or not what its leaf hash says.
         """
+        for rows in self.rows(start, stop):
+            for row in rows:
+                yield Entry.stored(*row)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[list[Row]]:
+        """The records ``start:stop`` in order, some hundred at a time, as they are stored and not looked at.
+
+        Raises:
+            LogVerificationError: a record is missing, after those before it; or is not of bytes and texts.
+        """
         end = self.size if stop is None else min(stop, self.size)
-        table = database.entries
         for low in range(start, end, _BATCH):
             high = min(low + _BATCH, end)
-            query = select(table).where(table.c.seq >= low, table.c.seq < high).order_by(table.c.seq)
-            rows = {row.seq: row for row in self._connection.execute(query)}
-            for seq in range(low, high):
-                if seq not in rows:
-                    raise LogVerificationError("it is missing", index=seq)
-                yield _stored(seq, rows[seq].leaf, rows[seq].envelope, rows[seq].time)
+            found = {row[0]: row for row in _ROWS(self._connection, low=low, high=high).fetchall()}
+            rows = [_typed(found[seq]) for seq in itertools.takewhile(found.__contains__, range(low, high))]
+            if rows:
+                yield rows
+            if len(rows) < high - low:
+                raise LogVerificationError("it is missing", index=low + len(rows))
 
     def checkpoint(self, size: int | None = None) -> str:
         """The newest signed checkpoint, or the one of a size; raises UnknownNameError if that has none."""
-        query = _NEWEST if size is None else _NEWEST.where(database.checkpoints.c.size == size)
-        note = self._connection.execute(query).scalar()
+        asked = _NEWEST(self._connection) if size is None else _NOTE(self._connection, of=size)
+        found = asked.fetchone()
+        note: str | None = None if found is None else expect(str, found[0])
         if note is None and size is not None:
             raise UnknownNameError(
                 f"the log has no checkpoint of size {size}: it signs one after each transaction",
@@ -122,7 +122,7 @@ class Snapshot:
             )
         if note is None:
             raise LogVerificationError("the log has no checkpoint")
-        return str(note)
+        return note
 
     def cosigned(self, size: int | None = None) -> str:
         """A checkpoint with what witnesses said of it: a note that others can verify by itself."""
@@ -141,16 +141,28 @@ class Snapshot:
 
     def checkpoints(self) -> Iterator[str]:
         """Every signed checkpoint, oldest first."""
+        return (note for _, note in self.heads())
+
+    def heads(self) -> Iterator[tuple[int, str]]:
+        """Every signed checkpoint with the size that it is stored under, by that size; some hundred in memory."""
         table = database.checkpoints
-        yield from self._connection.execute(select(table.c.note).order_by(table.c.size)).scalars()
+        query = select(table.c.size, table.c.note).order_by(table.c.size)
+        for row in self._connection.execute(query, execution_options=_PAGED):
+            yield expect(int, row.size), row.note
+
+    def projected(self, table: str) -> Iterator[tuple[str, bytes]]:
+        """Every stored row of a table of the projection, by key; some hundred in memory."""
+        kept = database.projection.c
+        query = select(kept.key, kept.body).where(kept.table == table).order_by(kept.key)
+        for row in self._connection.execute(query, execution_options=_PAGED):
+            yield row.key, row.body
 
     def opening(self, commitment: Commitment) -> Opening | None:
         """What opens a commitment, or None where it was erased or never there."""
-        table = database.openings
-        row = self._connection.execute(select(table).where(table.c.sha256 == commitment.sha256)).first()
+        row = _OPENING(self._connection, of=commitment.sha256).fetchone()
         if row is None:
             return None
-        opening = Opening(row.salt, row.text)
+        opening = Opening(expect(str, row[0]), expect(str, row[1]))
         if commit_to(opening) != commitment:
             raise LogVerificationError(f"the text kept for {commitment.sha256} is not what that binds")
         return opening
@@ -177,38 +189,40 @@ class Snapshot:
         """Read nodes in one statement; what is missing is noticed when it is used."""
         absent = [key for key in wanted if key not in self._nodes]
         if absent:
-            for row in self._connection.execute(_NODES, {"keys": absent}):
-                self._nodes[row.level, row.position] = row.hash
+            for level, position, value in _some_nodes(len(absent))(
+                self._connection, **{f"part{at}": part for at, part in enumerate(itertools.chain(*absent))}
+            ):
+                self._nodes[level, position] = expect(bytes, value)
 
-    def level(self, level: int) -> Iterator[tuple[int, bytes]]:
-        """Every stored node of one level of the tree: position and hash, in order."""
-        table = database.nodes
-        query = (
-            select(table.c.position, table.c.hash).where(table.c.level == level).order_by(table.c.position)
-        )
-        for row in self._connection.execution_options(yield_per=_BATCH).execute(query):
-            yield row.position, row.hash
+    def span(self, level: int, low: int, high: int) -> list[tuple[int, bytes]]:
+        """The stored nodes ``low:high`` of one level of the tree, with their positions, in order."""
+        found = _SPAN(self._connection, at=level, low=low, high=high).fetchall()
+        return [(position, expect(bytes, value)) for position, value in found]
 
     def node(self, level: int, position: int) -> bytes:
         """The stored hash of one complete subtree; raises LogVerificationError if it is missing."""
         if (level, position) not in self._nodes:
-            found = self._connection.execute(_NODE, {"level": level, "position": position}).scalar()
+            found = _NODE(self._connection, at=level, beside=position).fetchone()
             if found is None:
                 raise LogVerificationError(f"tree node {level}/{position} is missing")
-            self._nodes[level, position] = found
+            self._nodes[level, position] = expect(bytes, found[0])
         return self._nodes[level, position]
 
 
-def _stored(seq: int, leaf: str, envelope: bytes, time: str) -> Entry:
-    try:
-        entry = Entry.parse(seq, envelope)
-    except RecordError as error:
-        raise LogVerificationError(error.message, index=seq) from None
-    if entry.leaf != leaf:
-        raise LogVerificationError("its bytes are not those that its leaf hash was made of", index=seq)
-    if entry.statement.time != time:
-        raise LogVerificationError("the time stored beside it is not the one that it states", index=seq)
-    return entry
+@cache
+def _some_nodes(count: int) -> Prepared:
+    """The statement that reads so many nodes; a tree has no more peaks than its size has digits."""
+    either = [
+        and_(_nodes.level == bindparam(f"part{2 * at}"), _nodes.position == bindparam(f"part{2 * at + 1}"))
+        for at in range(count)
+    ]
+    return Prepared(select(_nodes.level, _nodes.position, _nodes.hash).where(or_(*either)))
+
+
+def _typed(row: tuple[Any, ...]) -> Row:
+    """A row whose columns hold what belongs there: a SQLite column holds whatever somebody has put into it."""
+    seq, leaf, envelope, time = row
+    return expect(int, seq), expect(str, leaf), expect(bytes, envelope), expect(str, time)
 
 
 def _size_of(note: str) -> int:

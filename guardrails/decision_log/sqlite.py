@@ -97,7 +97,8 @@ def _ask(connection: Any, statement: str) -> Any:
 
 def _begin(connection: Connection) -> None:
     write = connection.get_execution_options().get(WRITER)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    raw: Any = connection.connection.driver_connection
+    raw.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def describe(connection: Connection) -> tuple[str, list[str]]:

@@ -18,6 +18,7 @@ import hashlib
 import struct
 import textwrap
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -26,6 +27,7 @@ from guardrails.errors import DeniedError, RecordError
 
 ED25519 = "ssh-ed25519"
 SK_ED25519 = "sk-ssh-ed25519@openssh.com"
+FINGERPRINT = "SHA256:"
 
 _MAGIC = b"SSHSIG"
 _VERSION = 1
@@ -47,6 +49,10 @@ class PublicKey:
     @classmethod
     def parse(cls, text: str) -> PublicKey:
         """Read ``type base64 [comment]`` on one line; raises RecordError on anything else."""
+        return _parsed(text)
+
+    @classmethod
+    def _read(cls, text: str) -> PublicKey:
         words = text.strip().split(None, 2)
         if len(words) < 2 or "\n" in text.strip():
             raise RecordError(f"not an OpenSSH public key on one line: {text.strip()!r:.80}")
@@ -68,7 +74,7 @@ class PublicKey:
             raise RecordError(f"damaged OpenSSH public key: {text.strip()!r:.80}")
         return key
 
-    @property
+    @cached_property
     def blob(self) -> bytes:
         """The key in the SSH wire format."""
         tail = _string(self.application) if self.kind == SK_ED25519 else b""
@@ -79,10 +85,21 @@ class PublicKey:
         """``type base64``, without a comment: one key has one text."""
         return f"{self.kind} {base64.b64encode(self.blob).decode('ascii')}"
 
-    @property
+    @cached_property
     def keyid(self) -> str:
         """The fingerprint as ``ssh-keygen -l`` prints it."""
-        return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode("ascii").rstrip("=")
+        return FINGERPRINT + base64.b64encode(hashlib.sha256(self.blob).digest()).decode("ascii").rstrip("=")
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> PublicKey:
+    # The keys of a roster are asked for record after record.
+    return PublicKey._read(text)
+
+
+@lru_cache(maxsize=256)
+def _verifier(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)
 
 
 def public_of(key: Ed25519PrivateKey) -> PublicKey:
@@ -125,7 +142,7 @@ def verify(public: PublicKey, message: bytes, signature: bytes, namespace: str) 
     except (ValueError, struct.error):
         raise DeniedError(f"signature by {public.keyid}: damaged SSHSIG") from None
     try:
-        Ed25519PublicKey.from_public_bytes(public.raw).verify(proof, signed)
+        _verifier(public.raw).verify(proof, signed)
     except (InvalidSignature, ValueError):
         raise DeniedError(f"signature by {public.keyid} does not fit what it should sign") from None
 

@@ -24,22 +24,23 @@ from sqlalchemy import Connection, Engine, bindparam, delete, insert, inspect, s
 from guardrails.decision_log import checkpoint as notes
 from guardrails.decision_log import cosigned, database, merkle, postgresql, sqlite, succession
 from guardrails.decision_log.checkpoint import Checkpoint
+from guardrails.decision_log.database import Prepared
+from guardrails.decision_log.envelope import Reference
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.proven import MirroredTables, Proven
 from guardrails.decision_log.scrub import scrub
 from guardrails.decision_log.snapshot import Entry, Snapshot, commit_to
-from guardrails.decision_log.tables import ERASED_TABLE, SqlTables, Tables
+from guardrails.decision_log.tables import ERASED_TABLE, Reader, SqlTables, Tables
 from guardrails.errors import LogVerificationError, RecordError, StorageError, UsageError
 from guardrails.records import Commitment, Opening
 
 __all__ = ["Entry", "Log", "Project", "Snapshot", "Transaction"]
 
 _LOOKED_UP = 500
-_WITH_LEAF = select(database.entries.c.seq).where(database.entries.c.leaf == bindparam("sought"))
-# Made once: making a statement and finding it compiled costs more than SQLite takes to run it.
-_ADD_ENTRIES, _ADD_NODES = insert(database.entries), insert(database.nodes)
-_ADD_CHECKPOINT = insert(database.checkpoints)
-_LEAF_AT = select(database.entries.c.leaf).where(database.entries.c.seq == bindparam("at"))
+_ADD_ENTRIES, _ADD_NODES = Prepared(insert(database.entries)), Prepared(insert(database.nodes))
+_ADD_CHECKPOINT = Prepared(insert(database.checkpoints))
+_WITH_LEAF = Prepared(select(database.entries.c.seq).where(database.entries.c.leaf == bindparam("sought")))
+_LEAF_AT = Prepared(select(database.entries.c.leaf).where(database.entries.c.seq == bindparam("at")))
 
 Project = Callable[[Tables, Entry], None]
 """Brings the projection up to date with one entry; raises an InterlockError to refuse the entry."""
@@ -76,8 +77,8 @@ class Transaction(Snapshot):
         grown = merkle.completed(self.node, self.size, bytes.fromhex(entry.leaf))
         with self._all_or_nothing():
             row = {"seq": entry.seq, "leaf": entry.leaf, "envelope": envelope, "time": entry.statement.time}
-            self._connection.execute(_ADD_ENTRIES, row)
-            self._connection.execute(_ADD_NODES, [node._asdict() for node in grown])
+            _ADD_ENTRIES(self._connection, **row)
+            _ADD_NODES.many(self._connection, (node._asdict() for node in grown))
             for opening in openings:
                 self._keep(opening)
             self._apply(entry)
@@ -110,8 +111,8 @@ class Transaction(Snapshot):
         ]
         nodes = [{"level": level, "position": at, "hash": value} for (level, at), value in grown.items()]
         with self._all_or_nothing():
-            self._connection.execute(_ADD_ENTRIES, rows)
-            self._connection.execute(_ADD_NODES, nodes)
+            _ADD_ENTRIES.many(self._connection, rows)
+            _ADD_NODES.many(self._connection, nodes)
             for opening in openings:
                 self._keep(opening)
             for entry in entries:
@@ -133,7 +134,7 @@ class Transaction(Snapshot):
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         self.finish()
-        savepoint = self._connection.begin_nested()
+        savepoint = database.Savepoint(self._connection)
         try:
             with self._undone_together(), database.guarded(self._connection.engine):
                 yield
@@ -145,7 +146,7 @@ class Transaction(Snapshot):
         except BaseException:
             savepoint.rollback()
             raise
-        savepoint.commit()
+        savepoint.release()
 
     def _undone_together(self) -> AbstractContextManager[None]:
         return nullcontext() if self._proven is None else self._proven.attempt()
@@ -162,9 +163,7 @@ class Transaction(Snapshot):
             for reference in entry.statement.references:
                 if own.get(reference.sha256) == reference.seq < entry.seq:
                     continue
-                query = select(table.c.leaf).where(table.c.seq == reference.seq)
-                if self._connection.execute(query).scalar() != reference.sha256:
-                    raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
+                self._require_there(reference)
         for low in range(0, len(entries), _LOOKED_UP):
             leaves = [entry.leaf for entry in entries[low : low + _LOOKED_UP]]
             known = self._connection.execute(select(table.c.seq).where(table.c.leaf.in_(leaves))).scalar()
@@ -177,12 +176,15 @@ class Transaction(Snapshot):
 
     def _check(self, entry: Entry) -> None:
         self._check_origin(entry)
-        there = self._connection.execute(_WITH_LEAF, {"sought": entry.leaf}).scalar()
+        there = _WITH_LEAF(self._connection, sought=entry.leaf).fetchone()
         if there is not None:
-            raise RecordError(f"this very record is already in the log, as record {there}")
+            raise RecordError(f"this very record is already in the log, as record {there[0]}")
         for reference in entry.statement.references:
-            if self._connection.execute(_LEAF_AT, {"at": reference.seq}).scalar() != reference.sha256:
-                raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
+            self._require_there(reference)
+
+    def _require_there(self, reference: Reference) -> None:
+        if _LEAF_AT(self._connection, at=reference.seq).fetchone() != (reference.sha256,):
+            raise RecordError(f"it refers to a record {reference.seq} that this log does not have")
 
     def forget(self, commitments: Iterable[Commitment]) -> None:
         """Delete texts that a record of this transaction erases. Their bytes go with ``Log.scrub`` afterwards."""
@@ -209,6 +211,7 @@ class Log:
     ) -> None:  # fmt: skip
         self._engine = engine
         self._signer = signer
+        self._heads = None if signer is None else _Heads(signer)
         self._project = project
         self._proven = Proven(project) if project is not None and prove else None
         self.origin = origin
@@ -276,7 +279,7 @@ class Log:
             LogVerificationError: the records do not hold, or the database's tables say something else.
             StaleError: the log's key was replaced since this process opened it.
         """
-        signer, _ = self._writer()
+        heads, _ = self._writer()
         with ExitStack() as held:
             if self._proven is None:
                 yield held.enter_context(self.read())
@@ -284,7 +287,7 @@ class Log:
             with self._proven.alone():
                 connection = held.enter_context(database.transaction(self._engine, write=False))
                 snapshot = Snapshot(connection, self.origin)
-                _establish(snapshot, connection, signer, self._proven)
+                _establish(snapshot, connection, heads, self._proven)
                 snapshot.tables = self._proven.tables.copy()
             yield snapshot
 
@@ -305,7 +308,7 @@ class Log:
 
     @contextmanager
     def _written(self, successor: ServiceKey | None, *, compare: bool) -> Iterator[Transaction]:
-        signer, project = self._writer()
+        heads, project = self._writer()
         proven = self._proven
         with ExitStack() as held:
             if proven is not None:
@@ -314,29 +317,28 @@ class Log:
                     # The long replay of a new process comes before the lock, so that nobody waits for it.
                     with database.transaction(self._engine, write=False) as connection:
                         snapshot = Snapshot(connection, self.origin)
-                        _establish(snapshot, connection, signer, proven, compare=False)
+                        _establish(snapshot, connection, heads, proven, compare=False)
                 held.enter_context(proven.kept_if_committed())
             with database.transaction(self._engine, write=True) as connection:
                 transaction = Transaction(connection, self.origin, project, proven)
                 before = transaction.size
-                _establish(transaction, connection, signer, proven, compare=compare)
+                _establish(transaction, connection, heads, proven, compare=compare)
                 if proven is not None:
                     proven.begin()
                 yield transaction
                 transaction.finish()
                 if transaction.size > before:
                     head = Checkpoint(self.origin, transaction.size, transaction.root)
-                    note = succession.sign(transaction.tables, head, signer, successor)
-                    row = {"size": transaction.size, "note": note}
-                    connection.execute(_ADD_CHECKPOINT, row)
+                    note = heads.sign(transaction.tables, head, successor)
+                    _ADD_CHECKPOINT(connection, size=transaction.size, note=note)
                 named = succession.key_in_force(transaction.tables)
         if successor is not None and successor.public_base64 == named:
-            self._signer = successor
+            self._signer, self._heads = successor, _Heads(successor)
 
-    def _writer(self) -> tuple[ServiceKey, Project]:
-        if self._signer is None or self._project is None:
+    def _writer(self) -> tuple[_Heads, Project]:
+        if self._heads is None or self._project is None:
             raise UsageError("the log was opened for reading only")
-        return self._signer, self._project
+        return self._heads, self._project
 
     def keep_cosignature(self, size: int, witness: str, line: str) -> None:
         """Keep what a witness said of the checkpoint of a size; the caller has verified it."""
@@ -383,17 +385,37 @@ def _sign(origin: str, size: int, root: str, signer: ServiceKey) -> str:
     return notes.sign(Checkpoint(origin, size, root), signer)
 
 
+class _Heads:
+    """The log's key, and the newest note that it has signed here: whose signature needs no second look."""
+
+    def __init__(self, key: ServiceKey) -> None:
+        self.key = key
+        self._own: tuple[str, Checkpoint] | None = None
+
+    def sign(self, tables: Reader, head: Checkpoint, successor: ServiceKey | None) -> str:
+        """The note of a tree head; see ``succession.sign``."""
+        note = succession.sign(tables, head, self.key, successor)
+        self._own = note, head
+        return note
+
+    def verified(self, note: str, origin: str) -> Checkpoint:
+        """The tree head of a note that this key signed; see ``checkpoint.verify``."""
+        if self._own is not None and self._own[0] == note:
+            return self._own[1]
+        return notes.verify(note, origin, self.key.public_base64)
+
+
 def _establish(
-    snapshot: Snapshot, connection: Connection, signer: ServiceKey, proven: Proven | None, *, compare: bool = True
+    snapshot: Snapshot, connection: Connection, heads: _Heads, proven: Proven | None, *, compare: bool = True
 ) -> None:  # fmt: skip
     """Refuse a log that is not the signed one, and (``compare``) tables that are not what its records make."""
     if proven is None:
-        succession.require_in_force(snapshot.tables, signer)
-        _check_head(snapshot, signer)
+        succession.require_in_force(snapshot.tables, heads.key)
+        _check_head(snapshot, heads)
         return
     flaw: LogVerificationError | None = None
     try:
-        _check_head(snapshot, signer)
+        _check_head(snapshot, heads)
     except LogVerificationError as error:
         flaw = error
     try:
@@ -401,7 +423,7 @@ def _establish(
     except LogVerificationError as error:
         raise flaw or error from None
     # Where the key was replaced, the checkpoint is another key's: no flaw of the log, but the end of this process.
-    succession.require_in_force(proven.tables, signer)
+    succession.require_in_force(proven.tables, heads.key)
     if flaw is not None:
         raise flaw
     proven.require_root(snapshot.root)
@@ -409,8 +431,8 @@ def _establish(
         proven.require_same(connection)
 
 
-def _check_head(snapshot: Snapshot, signer: ServiceKey) -> None:
-    head = notes.verify(snapshot.checkpoint(), snapshot.origin, signer.public_base64)
+def _check_head(snapshot: Snapshot, heads: _Heads) -> None:
+    head = heads.verified(snapshot.checkpoint(), snapshot.origin)
     hint = "nothing was written; run interlock log verify and compare with a backup"
     if head.size != snapshot.size:
         counts = f"the newest checkpoint covers {head.size} records, the log has {snapshot.size}"

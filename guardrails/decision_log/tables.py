@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from guardrails import canonical
-from guardrails.decision_log.database import projection
+from guardrails.decision_log.database import Prepared, expect, projection
 from guardrails.errors import LogVerificationError, RecordError
 
 ERASED_TABLE = "erased"
@@ -23,10 +23,16 @@ ERASED_TABLE = "erased"
 
 # Built once: building a statement costs more than running it.
 _ROW = (projection.c.table == bindparam("name"), projection.c.key == bindparam("at"))
-_GET = select(projection.c.body).where(*_ROW)
-_UPDATE = update(projection).where(*_ROW).values(body=bindparam("new"))
-_DELETE = delete(projection).where(*_ROW)
-_INSERT = insert(projection)
+_GET = Prepared(select(projection.c.body).where(*_ROW))
+_UPDATE = Prepared(update(projection).where(*_ROW).values(body=bindparam("new")))
+_DELETE = Prepared(delete(projection).where(*_ROW))
+_INSERT = Prepared(insert(projection))
+_NAMES = Prepared(select(projection.c.table).distinct())
+_BODIES = Prepared(
+    select(projection.c.key, projection.c.body)
+    .where(projection.c.table == bindparam("name"))
+    .order_by(projection.c.key)
+)
 
 
 class Reader(Protocol):
@@ -71,11 +77,11 @@ class MemoryTables:
     def get(self, table: str, key: str) -> dict[str, Any] | None:
         """One row, or None where there is none."""
         body = self.body(table, key)
-        return None if body is None else _decode(body)
+        return None if body is None else decoded(body)
 
     def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row of a table by ascending key, as it was when the scan began."""
-        return iter([(key, _decode(body)) for key, body in self.bodies(table)])
+        return iter([(key, decoded(body)) for key, body in self.bodies(table)])
 
     def body(self, table: str, key: str) -> bytes | None:
         """The bytes of one row."""
@@ -91,7 +97,7 @@ class MemoryTables:
 
     def put_body(self, table: str, key: str, body: bytes) -> None:
         """Insert or replace one row, given as its canonical bytes."""
-        if not _is_storable(table, key):
+        if not is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
         self._tables.setdefault(table, {})[key] = body
 
@@ -114,8 +120,7 @@ class SqlReader:
 
     def names(self) -> tuple[str, ...]:
         """Every table that has a row, sorted."""
-        rows = self._connection.execute(select(projection.c.table).distinct()).scalars()
-        return tuple(sorted(rows))
+        return tuple(sorted(expect(str, row[0]) for row in _NAMES(self._connection)))
 
     def get(self, table: str, key: str) -> dict[str, Any] | None:
         """One row, or None where there is none."""
@@ -128,16 +133,15 @@ class SqlReader:
 
     def body(self, table: str, key: str) -> bytes | None:
         """The bytes of one row."""
-        if not _is_storable(table, key):
+        if not is_storable(table, key):
             return None
-        body: bytes | None = self._connection.execute(_GET, {"name": table, "at": key}).scalar()
-        return body
+        row = _GET(self._connection, name=table, at=key).fetchone()
+        return None if row is None else expect(bytes, row[0])
 
     def bodies(self, table: str) -> Iterator[tuple[str, bytes]]:
         """The bytes of every row of a table by ascending key."""
-        query = select(projection.c.key, projection.c.body).where(projection.c.table == table)
-        rows = self._connection.execute(query.order_by(projection.c.key)).all()
-        return iter([(row.key, row.body) for row in rows])
+        rows = _BODIES(self._connection, name=table).fetchall()
+        return iter([(expect(str, key), expect(bytes, body)) for key, body in rows])
 
 
 class SqlTables(SqlReader):
@@ -149,28 +153,27 @@ class SqlTables(SqlReader):
 
     def put_body(self, table: str, key: str, body: bytes) -> None:
         """Insert or replace one row, given as its canonical bytes."""
-        if not _is_storable(table, key):
+        if not is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
         # The writer holds the log's lock, so nothing can come between these two statements.
-        changed = self._connection.execute(_UPDATE, {"name": table, "at": key, "new": body})
-        if not changed.rowcount:
-            self._connection.execute(_INSERT, {"table": table, "key": key, "body": body})
+        if not _UPDATE(self._connection, name=table, at=key, new=body).rowcount:
+            _INSERT(self._connection, table=table, key=key, body=body)
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
-        if _is_storable(table, key):
-            self._connection.execute(_DELETE, {"name": table, "at": key})
+        if is_storable(table, key):
+            _DELETE(self._connection, name=table, at=key)
 
 
-def _is_storable(table: str, key: str) -> bool:
+def is_storable(table: str, key: str) -> bool:
     """Whether databases have a text for these: no NUL, and no bytes of a command line that are no UTF-8."""
     text = table + key
-    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return "\0" not in text and (text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text))
 
 
 def _stored(table: str, key: str, body: bytes) -> dict[str, Any]:
     try:
-        return _decode(body)
+        return decoded(body)
     except RecordError as error:
         raise LogVerificationError(
             f"projection {table}/{key} is damaged: {error.message}",
@@ -178,7 +181,8 @@ def _stored(table: str, key: str, body: bytes) -> dict[str, Any]:
         ) from None
 
 
-def _decode(body: bytes) -> dict[str, Any]:
+def decoded(body: bytes) -> dict[str, Any]:
+    """The object that the bytes of a row mean; raises RecordError if they are no row."""
     value = canonical.parse(body)
     if not isinstance(value, dict):
         raise RecordError("a row is not an object")

@@ -9,10 +9,12 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from guardrails.decision_log.snapshot import Entry, Snapshot
+from guardrails.decision_log.entry import Entry
+from guardrails.decision_log.scratch import Scratch
+from guardrails.decision_log.snapshot import Snapshot
 from guardrails.decision_log.tables import ERASED_TABLE, Reader
 from guardrails.errors import InterlockError, LogVerificationError
 from guardrails.records import Commitment
@@ -25,32 +27,47 @@ class Texts:
     kept: int = 0
     erased: int = 0
     missing: int = 0
-    known: set[str] = field(default_factory=set)
-    first: dict[str, int] = field(default_factory=dict)
+
+
+class TextCheck:
+    """Looks at the texts of one record after another; what was found is kept in the scratch file."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
 
     def check(self, snapshot: Snapshot, entry: Entry) -> None:
         """Compare the texts of one record with its commitments; raises LogVerificationError."""
+        # In canonical bytes a commitment, and nothing else but a subject's digest, looks like this.
+        if entry.payload.count(b'{"sha256":') == len(entry.statement.subjects):
+            return
         for commitment in commitments(entry.statement.body):
-            if commitment.sha256 in self.first:
+            if self._seen(commitment.sha256) is not None:
                 continue
             try:
                 opening = snapshot.opening(commitment)
             except InterlockError as error:
                 raise LogVerificationError(error.message, index=entry.seq) from None
-            self.first[commitment.sha256] = entry.seq
-            if opening is not None:
-                self.known.add(commitment.sha256)
+            self._scratch.ask(
+                "INSERT INTO texts VALUES (?, ?, ?)", commitment.sha256, entry.seq, opening is not None
+            )
 
-    def finish(self, tables: Reader) -> None:
+    def finish(self, tables: Reader) -> Texts:
         """Count, now that it is known what was erased; raises where an erased text is there again."""
-        erased = dict(tables.scan(ERASED_TABLE))
-        for sha256, seq in self.first.items():
-            if sha256 in erased and sha256 in self.known:
-                by = erased[sha256].get("seq")
-                raise LogVerificationError(f"a text that record {by} erased is there again", index=seq)
-        self.kept = len(self.known)
-        self.erased = sum(1 for sha256 in self.first if sha256 in erased)
-        self.missing = len(self.first) - self.kept - self.erased
+        again: list[tuple[int, str]] = []
+        erased = 0
+        for sha256, row in tables.scan(ERASED_TABLE):
+            seen = self._seen(sha256)
+            erased += seen is not None
+            if seen is not None and seen[1]:
+                again.append((seen[0], f"a text that record {row.get('seq')} erased is there again"))
+        for seq, flaw in sorted(again):
+            raise LogVerificationError(flaw, index=seq)
+        known, kept = self._scratch.ask("SELECT count(*), coalesce(sum(kept), 0) FROM texts").fetchone()
+        return Texts(kept, erased, known - kept - erased)
+
+    def _seen(self, sha256: str) -> tuple[int, bool] | None:
+        row = self._scratch.ask("SELECT seq, kept FROM texts WHERE sha256 = ?", sha256).fetchone()
+        return None if row is None else (row[0], bool(row[1]))
 
 
 def commitments(value: Any) -> Iterator[Commitment]:

@@ -15,21 +15,23 @@ shown to somebody else. Checkpoints that were kept (``interlock log checkpoint``
 from __future__ import annotations
 
 import contextlib
+import heapq
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from guardrails.canonical import Digest
-from guardrails.decision_log import checkpoint as checkpoints
-from guardrails.decision_log import coverage, merkle
+from guardrails.decision_log import coverage
 from guardrails.decision_log.cosignature import VerifierKey
 from guardrails.decision_log.coverage import Coverage
+from guardrails.decision_log.growth import Growth
+from guardrails.decision_log.readers import entries_of
 from guardrails.decision_log.roots import predecessor, require_pinned, root_keys
+from guardrails.decision_log.scratch import Leaves, ReplayTables, Scratch
 from guardrails.decision_log.store import Entry, Project, Snapshot
-from guardrails.decision_log.succession import LogKeys
-from guardrails.decision_log.tables import MemoryTables, Reader
-from guardrails.decision_log.texts import Texts
-from guardrails.errors import InterlockError, LogVerificationError
+from guardrails.decision_log.tables import Reader, decoded
+from guardrails.decision_log.texts import TextCheck, Texts
+from guardrails.errors import InterlockError, LogVerificationError, RecordError
 
 Recompute = Callable[[Reader, Entry], str]
 """Recomputes one verdict from the state before it; returns a reason why it could not, or an empty text."""
@@ -71,6 +73,7 @@ def verify_log(
     recompute: Recompute | None = None,
     expiry: Recompute | None = None,
     compare_tables: bool = True,
+    jobs: int = 1,
 ) -> Verification:
     """Check a whole log.
 
@@ -88,63 +91,65 @@ def verify_log(
         expiry: Says until when a promotion or a rollback was allowed, from the state before it; this, and the time
             that the record states, are then compared with what witnesses say of the time.
         compare_tables: False where there are none, as in an exported bundle.
+        jobs: So many processes, this one included, read records and verify their signatures; the rules are always
+            replayed here, in order.
     """
     result = Verification(entries=snapshot.size)
+    known = [note for note in (known_checkpoint, *known_checkpoints) if note]
+    scratch = Scratch()
     try:
-        log_keys = LogKeys()
         deadlines: dict[int, tuple[str, str]] = {}
         watch = None if expiry is None or not witness_keys else _watcher(expiry, deadlines)
-        tables, tree = _replay(snapshot, project, result, recompute, log_keys, watch)
-        result.root = tree.root().hex()
-        _check_roots(snapshot, tree, result, [*([root_key] if root_key else []), *root_pins])
-        known = [note for note in (known_checkpoint, *known_checkpoints) if note]
-        _check_checkpoints(snapshot, tree, log_keys, known)
+        growth, tables, texts = Growth(snapshot, known), ReplayTables(scratch), TextCheck(scratch)
+        leaves, evidence = Leaves(scratch), Evidence(scratch)
+        with contextlib.closing(entries_of(snapshot, jobs)) as entries:
+            for entry in entries:
+                _check_place(leaves, entry)
+                flaw = _recompute(recompute, tables, entry, result)
+                if watch is not None:
+                    watch(tables, entry)
+                _apply(project, tables, entry, flaw)
+                texts.check(snapshot, entry)
+                evidence.note(entry)
+                growth.add(entry)
+                result.newest = entry.statement.time
+        result.root = growth.root().hex()
+        growth.require_nodes()
+        _check_roots(snapshot, result, [*([root_key] if root_key else []), *root_pins])
+        growth.require_checkpoints()
         _check_witnesses(snapshot, known, witness_keys, witness_threshold, result, deadlines)
-        result.texts.finish(tables)
+        result.texts = texts.finish(tables)
         if compare_tables:
             _check_tables(snapshot, tables)
-        _check_artifacts(tables, artifacts, result)
+        _check_artifacts(tables, evidence, artifacts, result)
     except LogVerificationError as error:
         result.index = error.index if error.index >= 0 else None
         result.reason = error.reason
+    finally:
+        scratch.close()
     return result
 
 
-def _replay(
-    snapshot: Snapshot,
-    project: Project,
-    result: Verification,
-    recompute: Recompute | None,
-    log_keys: LogKeys,
-    watch: Callable[[Reader, Entry], None] | None,
-) -> tuple[MemoryTables, merkle.Tree]:
-    tables, tree = MemoryTables(), merkle.Tree()
-    leaves: list[str] = []
-    seen: dict[str, int] = {}
-    for entry in snapshot.entries():
-        for reference in entry.statement.references:
-            if reference.seq >= len(leaves) or leaves[reference.seq] != reference.sha256:
-                raise LogVerificationError(
-                    f"it rests on a record {reference.seq} that is not there", index=entry.seq
-                )
-        if entry.leaf in seen:
-            raise LogVerificationError(f"it is record {seen[entry.leaf]} once more", index=entry.seq)
-        flaw = _recompute(recompute, tables, entry, result)
-        if watch is not None:
-            watch(tables, entry)
-        try:
-            project(tables, entry)
-        except InterlockError as error:
-            raise LogVerificationError(error.message, index=entry.seq) from None
-        if flaw:
-            raise LogVerificationError(flaw, index=entry.seq)
-        result.texts.check(snapshot, entry)
-        log_keys.learn(entry)
-        result.newest = entry.statement.time
-        leaves.append(entry.leaf)
-        seen[entry.leaf] = entry.seq
-        tree.append(bytes.fromhex(entry.leaf))
-    return tables, tree
+def _check_place(leaves: Leaves, entry: Entry) -> None:
+    """Refuse a record that rests on what is not there, or that is there already."""
+    for reference in entry.statement.references:
+        if leaves.at(reference.seq) != bytes.fromhex(reference.sha256):
+            raise LogVerificationError(
+                f"it rests on a record {reference.seq} that is not there", index=entry.seq
+            )
+    first = leaves.add(entry.seq, bytes.fromhex(entry.leaf))
+    if first is not None:
+        raise LogVerificationError(f"it is record {first} once more", index=entry.seq)
+
+
+def _apply(project: Project, tables: ReplayTables, entry: Entry, flaw: str) -> None:
+    """Refuse a record that the rules do not allow, or in whose verdict there is a flaw."""
+    try:
+        project(tables, entry)
+    except InterlockError as error:
+        raise LogVerificationError(error.message, index=entry.seq) from None
+    if flaw:
+        raise LogVerificationError(flaw, index=entry.seq)
 
 
 def _recompute(recompute: Recompute | None, tables: Reader, entry: Entry, result: Verification) -> str:
@@ -164,20 +169,7 @@ def _recompute(recompute: Recompute | None, tables: Reader, entry: Entry, result
     return ""
 
 
-def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pins: Sequence[str]) -> None:
-    # Every node, not only those that the root of today needs: inclusion proofs are made of the others.
-    for level in range(snapshot.size.bit_length()):
-        stored = 0
-        for position, value in itertools.islice(snapshot.level(level), snapshot.size >> level):
-            if position != stored:
-                break
-            if value != tree.lookup(level, position):
-                raise LogVerificationError(
-                    f"the stored tree does not match the records at {level}/{position}"
-                )
-            stored += 1
-        if stored < snapshot.size >> level:
-            raise LogVerificationError(f"tree node {level}/{stored} is missing")
+def _check_roots(snapshot: Snapshot, result: Verification, pins: Sequence[str]) -> None:
     if snapshot.size == 0:
         if pins:
             raise LogVerificationError("the log is empty: the root key that was given founded nothing here")
@@ -193,32 +185,6 @@ def _check_roots(snapshot: Snapshot, tree: merkle.Tree, result: Verification, pi
         result.notes.append("no root key was given: compare the root keys above with those you were handed")
         return
     require_pinned(snapshot.entry(0), pins)
-
-
-def _check_checkpoints(
-    snapshot: Snapshot, tree: merkle.Tree, log_keys: LogKeys, known: Sequence[str]
-) -> None:
-    sizes = []
-    # Of an empty log nobody knows the key; but no checkpoint that somebody kept can be of a longer one.
-    for note in [*(snapshot.checkpoints() if snapshot.size else ()), *known]:
-        try:
-            head = checkpoints.parse(note)[0]
-            point = (
-                checkpoints.verify(note, snapshot.origin, log_keys.at(head.size)) if snapshot.size else head
-            )
-        except InterlockError as error:
-            raise LogVerificationError(f"a checkpoint does not hold: {error.message}") from None
-        if point.size > snapshot.size:
-            raise LogVerificationError(
-                f"a checkpoint covers {point.size} records, the log has {snapshot.size}"
-            )
-        if point.root != tree.root(point.size).hex():
-            raise LogVerificationError(
-                f"the checkpoint of size {point.size} has another root than these records"
-            )
-        sizes.append(point.size)
-    if snapshot.size and snapshot.size not in sizes:
-        raise LogVerificationError("the newest records are covered by no checkpoint", index=snapshot.size - 1)
 
 
 def _check_witnesses(
@@ -249,29 +215,68 @@ def _watcher(expiry: Recompute, deadlines: dict[int, tuple[str, str]]) -> Callab
     return watch
 
 
-def _check_tables(snapshot: Snapshot, replayed: MemoryTables) -> None:
+def _check_tables(snapshot: Snapshot, replayed: ReplayTables) -> None:
     for name in sorted({*replayed.names(), *snapshot.tables.names()}):
-        for key, stored, expected in _pairs(snapshot.tables, replayed, name):
-            if stored != expected:
-                what = (
-                    "is missing" if stored is None else "is not in the log" if expected is None else "differs"
-                )
-                raise LogVerificationError(
-                    f"projection {name}/{key} {what}: the table says something else than the records",
-                    hint="`interlock log rebuild` makes the tables anew; find out who changed them",
-                )
+        for key, stored, expected in _pairs(snapshot.projected(name), replayed.bodies(name)):
+            if stored == expected:
+                continue
+            what = "is missing" if stored is None else "is not in the log" if expected is None else "differs"
+            if stored is not None:
+                what = _damage(stored) or what
+            raise LogVerificationError(
+                f"projection {name}/{key} {what}: the table says something else than the records",
+                hint="`interlock log rebuild` makes the tables anew; find out who changed them",
+            )
 
 
-def _pairs(stored: Reader, replayed: Reader, table: str) -> Iterator[tuple[str, object, object]]:
-    left, right = dict(stored.scan(table)), dict(replayed.scan(table))
-    for key in sorted({*left, *right}):
-        yield key, left.get(key), right.get(key)
+def _pairs(
+    stored: Iterator[tuple[str, bytes]], replayed: Iterator[tuple[str, bytes]]
+) -> Iterator[tuple[str, bytes | None, bytes | None]]:
+    """The rows of both, by key; None where one has none."""
+    left = ((key, body, None) for key, body in stored)
+    right = ((key, None, body) for key, body in replayed)
+    for key, same in itertools.groupby(heapq.merge(left, right, key=_key), key=_key):
+        rows = list(same)
+        yield (
+            key,
+            next((row[1] for row in rows if row[1] is not None), None),
+            next((row[2] for row in rows if row[2] is not None), None),
+        )
+
+
+def _key(row: tuple[str, bytes | None, bytes | None]) -> str:
+    return row[0]
+
+
+def _damage(body: bytes) -> str:
+    try:
+        decoded(body)
+    except RecordError as error:
+        return f"is damaged ({error.message})"
+    return ""
+
+
+class Evidence:
+    """The numbers behind every measurement that the log holds, by digest, each once."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def note(self, entry: Entry) -> None:
+        """Take in the next record, which the rules allow."""
+        if entry.statement.record == "evidence":
+            digest = str(entry.statement.body["measurements"])
+            self._scratch.ask("INSERT OR IGNORE INTO digests VALUES (?, ?)", digest, entry.seq)
+
+    def all(self) -> Iterator[tuple[str, int]]:
+        """Each digest with the first record that names it, in the order of the log."""
+        yield from self._scratch.ask("SELECT digest, seq FROM digests ORDER BY seq")
 
 
 def _check_artifacts(
-    tables: MemoryTables, artifacts: Callable[[Digest], None] | None, result: Verification
+    tables: Reader, evidence: Evidence, artifacts: Callable[[Digest], None] | None, result: Verification
 ) -> None:
-    """Champions, past and present, and evidence: what the log may still need must be there, to the byte."""
+    """Champions, past and present, bundles and all evidence: what the log may still need is there, to the byte."""
     if artifacts is None:
         result.notes.append("artifacts were not checked")
         return
@@ -285,13 +290,18 @@ def _check_artifacts(
     for name, row in tables.scan("proposals"):
         # The record of a removal is one that the ledger allowed, so a bundle that is gone was no longer needed.
         removed += "removed_at" in row
-        digests = [row["proposal"]["bundle"]] if "proposal" in row and "removed_at" not in row else []
-        digests += [row["evidence"]["measurements"]] if "evidence" in row else []
-        for digest in digests:
+        if "proposal" in row and "removed_at" not in row:
+            digest = row["proposal"]["bundle"]
             try:
                 artifacts(Digest.parse(digest))
             except InterlockError as error:
                 raise LogVerificationError(f"{name}: artifact {digest}: {error.message}") from None
+    # Also what was measured anew since: numbers are never removed, whatever becomes of the bundle.
+    for digest, seq in evidence.all():
+        try:
+            artifacts(Digest.parse(digest))
+        except InterlockError as error:
+            raise LogVerificationError(f"evidence {digest}: {error.message}", index=seq) from None
     if removed:
         result.notes.append(
             f"{removed} bundles were removed when their time was over, each by a record of the log"

@@ -15,12 +15,11 @@ around it: with the first record of the fuller form a log is ``strict``, and the
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from guardrails.decision_log.tables import Tables
 from guardrails.errors import StaleError
-from guardrails.ledger.rows import Workspace, read, write
+from guardrails.ledger.rows import Workspace, read, replaced, write
 from guardrails.records import Action, Decision, Evidence, Promotion, Proposal, State, Transition
 
 REQUESTED = (
@@ -45,7 +44,7 @@ def enter(tables: Tables, record: Any) -> None:
             f"a {type(record).__name__.lower()} of a former form: this log asks for more by now",
             hint="prepare it again with the version that is installed",
         )
-    write(tables, replace(workspace, strict=True))
+    write(tables, replaced(workspace, strict=True))
 
 
 def _is_full(record: Any) -> bool | None:

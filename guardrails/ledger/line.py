@@ -7,8 +7,6 @@ the measurement which it comes from, and only the newest counts.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from guardrails.canonical import Digest
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
@@ -16,7 +14,15 @@ from guardrails.errors import DeniedError, StaleError
 from guardrails.ledger import removal
 from guardrails.ledger.champions import OPEN, barred_bundles, tainted_data
 from guardrails.ledger.in_force import policies_for
-from guardrails.ledger.rows import ModelRow, ProposalRow, require_model, require_proposal, take_id, write
+from guardrails.ledger.rows import (
+    ModelRow,
+    ProposalRow,
+    replaced,
+    require_model,
+    require_proposal,
+    take_id,
+    write,
+)
 from guardrails.ledger.standing import standing_of
 from guardrails.ledger.waivers import waived_rules
 from guardrails.records import Evidence, Failure, Proposal, State, Transition, Verdict, VerdictKind
@@ -69,7 +75,7 @@ def failure(tables: Tables, entry: Entry, failure: Failure) -> None:
         if row.state not in FALLIBLE or row.model != failure.model:
             raise DeniedError(f"{row.id} is {row.state}: nothing of it can fail now")
     note = f"{failure.stage}: {failure.reason}"
-    write(tables, replace(row, state=State.FAILED, changed_at=time, note=note, failure=failure), row.id)
+    write(tables, replaced(row, state=State.FAILED, changed_at=time, note=note, failure=failure), row.id)
 
 
 def transition(tables: Tables, entry: Entry, transition: Transition) -> None:
@@ -80,7 +86,7 @@ def transition(tables: Tables, entry: Entry, transition: Transition) -> None:
             raise DeniedError(f"{row.id} is {row.state} and cannot be measured")
         removal.require_kept(row)
         # Votes and a verdict on former evidence say nothing about what comes now.
-        row = replace(row, votes=(), approved_at="", failure=None)
+        row = replaced(row, votes=(), approved_at="", failure=None)
         if transition.attempt is not None:
             row = _begin(tables, entry, row, transition.attempt)
     elif transition.state is State.APPROVED:
@@ -90,7 +96,7 @@ def transition(tables: Tables, entry: Entry, transition: Transition) -> None:
         if not tally.complete:
             raise DeniedError(f"{row.id}: the quorum is not complete: {tally.missing}")
         # A cool-down counts from here, by the gate's clock, not from what a signer says.
-        row = replace(row, approved_at=entry.statement.time)
+        row = replaced(row, approved_at=entry.statement.time)
     elif transition.state is State.EXPIRED:
         if row.state not in (State.AWAITING_APPROVAL, State.APPROVED):
             raise DeniedError(f"{row.id} is {row.state} and cannot expire")
@@ -100,7 +106,7 @@ def transition(tables: Tables, entry: Entry, transition: Transition) -> None:
         raise DeniedError(f"nothing moves to {transition.state} by itself")
     write(
         tables,
-        replace(row, state=transition.state, changed_at=entry.statement.time, note=transition.reason),
+        replaced(row, state=transition.state, changed_at=entry.statement.time, note=transition.reason),
         row.id,
     )
 
@@ -112,12 +118,12 @@ def _begin(tables: Tables, entry: Entry, row: ProposalRow, attempt: int) -> Prop
         raise StaleError(
             f"{row.id}: attempt {attempt}, but the next one of {model.name} is {model.attempts + 1}"
         )
-    return replace(_spend(tables, row, model), measuring=Digest(entry.leaf))
+    return replaced(_spend(tables, row, model), measuring=Digest(entry.leaf))
 
 
 def _spend(tables: Tables, row: ProposalRow, model: ModelRow) -> ProposalRow:
-    write(tables, replace(model, attempts=model.attempts + 1), model.name)
-    return replace(row, attempt=model.attempts + 1)
+    write(tables, replaced(model, attempts=model.attempts + 1), model.name)
+    return replaced(row, attempt=model.attempts + 1)
 
 
 def evidence(tables: Tables, entry: Entry, evidence: Evidence) -> None:
@@ -137,7 +143,7 @@ def evidence(tables: Tables, entry: Entry, evidence: Evidence) -> None:
         row = _spend(tables, row, model)
     write(
         tables,
-        replace(
+        replaced(
             row, state=State.JUDGED, changed_at=entry.statement.time, note="measured", evidence=evidence,
             evidence_record=Digest(entry.leaf), evidence_seq=entry.seq,
             verdict=None, verdict_record=None, verdict_seq=-1, votes=(),
@@ -167,7 +173,7 @@ def verdict(tables: Tables, entry: Entry, verdict: Verdict) -> None:
     blocked = verdict.kind is VerdictKind.BLOCKED
     write(
         tables,
-        replace(
+        replaced(
             row, state=State.BLOCKED if blocked else State.AWAITING_APPROVAL, changed_at=entry.statement.time,
             note="", verdict=verdict, verdict_record=Digest(entry.leaf), verdict_seq=entry.seq,
             judged_at=entry.statement.time, approved_at="", votes=(),

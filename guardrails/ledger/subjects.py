@@ -6,6 +6,7 @@ whose subjects are not those that its body implies says two things, and is refus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -55,21 +56,24 @@ def content_digest(request: RequestRow) -> Digest:
     return canonical.digest(canonical.encode(content))
 
 
-def subjects_of(tables: Reader, record: Any, own: Digest | None = None) -> Subjects:
-    """What a record is about, in the state before it. ``own`` is the digest of its bytes, if it has any yet."""
-    own = own or digest_of(record)
+def subjects_of(tables: Reader, record: Any, entry: Entry | None = None) -> Subjects:
+    """What a record is about, in the state before it. ``entry``: where it stands, if it is in the log already."""
+
+    def own() -> Digest:
+        return digest_of(record) if entry is None else entry.body_digest
+
     if isinstance(record, Roster):
-        return {"roster": own}
+        return {"roster": own()}
     if isinstance(record, Proposal):
         return {"bundle": record.bundle, "champion": record.champion, "data": record.data}
     if isinstance(record, Failure):
-        return {"failure": own}
+        return {"failure": own()}
     if isinstance(record, Transition):
         return _bundle_of(tables, record.proposal)
     if isinstance(record, Evidence):
         return {"bundle": record.bundle, "champion": record.champion, "measurements": record.measurements}
     if isinstance(record, Verdict):
-        return {"evidence": record.evidence, "verdict": own}
+        return {"evidence": record.evidence, "verdict": own()}
     if isinstance(record, Removal):
         return {"bundle": record.bundle}
     if isinstance(record, Promotion | Rollback):
@@ -87,8 +91,7 @@ def allowed(tables: Reader, entry: Entry, record: Any) -> tuple[Subjects, ...]:
             # Former versions named the request as its row was when the draft was made: any row since.
             rows = [replace(request, votes=request.votes[:count]) for count in range(len(request.votes) + 1)]
             return tuple({"request": _former_digest(row)} for row in rows)
-    own = canonical.digest(canonical.encode(dict(entry.statement.body)))
-    return (subjects_of(tables, record, own),)
+    return (subjects_of(tables, record, entry),)
 
 
 def require_fitting(entry: Entry, among: tuple[Subjects, ...]) -> None:
@@ -97,10 +100,10 @@ def require_fitting(entry: Entry, among: tuple[Subjects, ...]) -> None:
         raise DeniedError(f"{entry.statement.record}: its subjects do not follow from what it says")
 
 
-def _of_decision(tables: Reader, decision: Decision, own: Digest) -> Subjects:
+def _of_decision(tables: Reader, decision: Decision, own: Callable[[], Digest]) -> Subjects:
     request = read(tables, RequestRow, decision.request) if decision.request.startswith("R-") else None
     if decision.action is Action.COMMENT:
-        return {"comment": own}
+        return {"comment": own()}
     if request is not None:
         return {"request": content_digest(request)}
     if decision.action in _VOTES:
@@ -110,7 +113,7 @@ def _of_decision(tables: Reader, decision: Decision, own: Digest) -> Subjects:
     if decision.action is Action.ADOPT:
         return {"bundle": decision.digest} if decision.digest is not None else {}
     subject = decision.digest or (decision.policy.digest if decision.policy else None)
-    return {decision.action.value: subject or own}
+    return {decision.action.value: subject or own()}
 
 
 def _bundle_of(tables: Reader, proposal_id: str) -> Subjects:

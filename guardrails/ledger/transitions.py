@@ -9,7 +9,6 @@ signed offline), so whatever depends on time is checked again at the promotion, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from guardrails.codec import decode_record
@@ -18,7 +17,7 @@ from guardrails.decision_log.tables import Tables
 from guardrails.errors import DeniedError, RecordError
 from guardrails.ledger import champions, forms, line, removal, requests, roster, subjects, votes
 from guardrails.ledger.people import SERVICE_OF, require_service
-from guardrails.ledger.rows import Workspace, read, require_roster, write
+from guardrails.ledger.rows import Workspace, read, replaced, require_roster, write
 from guardrails.records import (
     Action,
     Decision,
@@ -59,7 +58,7 @@ def project(tables: Tables, entry: Entry) -> None:
         )
     # A person's clock may be wrong, so only machine records move the log's clock.
     time = statement.time if is_machine else workspace.time
-    write(tables, replace(workspace, time=time, size=entry.seq + 1))
+    write(tables, replaced(workspace, time=time, size=entry.seq + 1))
     if is_machine:
         require_service(entry, require_roster(tables))
     if statement.record not in _HANDLERS:

@@ -10,8 +10,6 @@ Invariants:
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from guardrails.decision_log.envelope import parse_time
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
@@ -22,6 +20,7 @@ from guardrails.ledger.rows import (
     RequestRow,
     Vote,
     read,
+    replaced,
     require_proposal,
     require_roster,
     workspace_time,
@@ -48,22 +47,22 @@ def vote(tables: Tables, entry: Entry, decision: Decision) -> None:
         return
     _require_current(tables, row, decision)
     # What was signed under a former roster counts no more; who signed it may sign again.
-    row = replace(row, votes=binding_votes(tables, row))
+    row = replaced(row, votes=binding_votes(tables, row))
     # Whoever signed offline may have signed before others did whose votes are here already.
     time = max(entry.statement.time, workspace_time(tables), *(vote.at for vote in row.votes))
     mine = vote_of(entry, decision)
     own = [vote for vote in row.votes if vote.person == person.id]
     if decision.action is Action.REJECT:
-        row = replace(row, state=State.REJECTED, votes=(*row.votes, mine), note="rejected")
+        row = replaced(row, state=State.REJECTED, votes=(*row.votes, mine), note="rejected")
     elif decision.action is Action.REQUEST_CHANGES:
         row = _ask_for_change(row, mine, bool(asked))
     elif decision.action is Action.WITHDRAW and (own or asked):
         row = _take_back(tables, row, person.id, time, approved=bool(own))
     elif decision.action is Action.WITHDRAW:
-        row = replace(row, state=State.WITHDRAWN, votes=(*row.votes, mine), note="withdrawn")
+        row = replaced(row, state=State.WITHDRAWN, votes=(*row.votes, mine), note="withdrawn")
     else:
         row = _approve(tables, row, mine, time)
-    write(tables, replace(row, changed_at=time), row.id)
+    write(tables, replaced(row, changed_at=time), row.id)
 
 
 def comment(tables: Tables, entry: Entry, decision: Decision) -> None:
@@ -74,12 +73,12 @@ def comment(tables: Tables, entry: Entry, decision: Decision) -> None:
     said = vote_of(entry, decision)
     request = read(tables, RequestRow, decision.target)
     if request is not None:
-        write(tables, replace(request, remarks=(*request.remarks, said)), request.id)
+        write(tables, replaced(request, remarks=(*request.remarks, said)), request.id)
         return
     row = read(tables, ProposalRow, decision.target)
     if row is None:
         raise UnknownNameError(f"there is no proposal or request {decision.target:.40}")
-    write(tables, replace(row, remarks=(*row.remarks, said)), row.id)
+    write(tables, replaced(row, remarks=(*row.remarks, said)), row.id)
 
 
 # --- inside --------------------------------------------------------------------------------
@@ -107,10 +106,10 @@ def _approve(tables: Tables, row: ProposalRow, mine: Vote, time: str) -> Proposa
     others = tuple(vote for vote in row.votes if vote.person != mine.person)
     # Whoever approves is content with what they asked to change. The cool-down of a quorum that fell apart does
     # not count for the next one.
-    row = replace(_content(row, mine.person), votes=(*others, mine), approved_at="")
+    row = replaced(_content(row, mine.person), votes=(*others, mine), approved_at="")
     standing = standing_of(tables, row, time)
     require_countable(standing, mine)
-    return replace(row, state=State.APPROVED if standing.tally.complete else State.AWAITING_APPROVAL)
+    return replaced(row, state=State.APPROVED if standing.tally.complete else State.AWAITING_APPROVAL)
 
 
 def _ask_for_change(row: ProposalRow, mine: Vote, asked: bool) -> ProposalRow:
@@ -120,7 +119,7 @@ def _ask_for_change(row: ProposalRow, mine: Vote, asked: bool) -> ProposalRow:
             hint="say more with `interlock comment`, or withdraw it",
         )
     others = tuple(vote for vote in row.votes if vote.person != mine.person)
-    return replace(
+    return replaced(
         row, state=State.AWAITING_APPROVAL, votes=others, approved_at="", note="a change was asked for",
         changes=(*row.changes, mine), remarks=(*row.remarks, mine),
     )  # fmt: skip
@@ -130,16 +129,16 @@ def _take_back(tables: Tables, row: ProposalRow, person: str, time: str, *, appr
     """Without this person's approval, or their request for change: the quorum may be complete after that."""
     if approved:
         others = tuple(vote for vote in row.votes if vote.person != person)
-        return replace(
+        return replaced(
             row, state=State.AWAITING_APPROVAL, votes=others, approved_at="", note="an approval was withdrawn"
         )
-    row = replace(_content(row, person), approved_at="", note="a request for change was withdrawn")
+    row = replaced(_content(row, person), approved_at="", note="a request for change was withdrawn")
     complete = standing_of(tables, row, time).tally.complete
-    return replace(row, state=State.APPROVED if complete else State.AWAITING_APPROVAL)
+    return replaced(row, state=State.APPROVED if complete else State.AWAITING_APPROVAL)
 
 
 def _content(row: ProposalRow, person: str) -> ProposalRow:
-    return replace(row, changes=tuple(change for change in row.changes if change.person != person))
+    return replaced(row, changes=tuple(change for change in row.changes if change.person != person))
 
 
 def _require_sensible_end(decision: Decision, time: str) -> None:

@@ -2,29 +2,38 @@
 
 Ratios and rates are printed with what they were measured beside, in one run. The projection is one that does
 nothing, where it says so; signing is done before, as whoever signs is another process. Run with
-``make bench``; ``INTERLOCK_BENCH_RECORDS`` makes the large log smaller.
+``make bench``; ``INTERLOCK_BENCH_RECORDS`` makes the large log smaller, ``INTERLOCK_BENCH_VERIFIED`` says how long the
+log is that is verified.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import sqlite3
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fakes import Site
+from large_log import grow
 from log_samples import KEY, ORIGIN, record
 
 from guardrails.decision_log import merkle
 from guardrails.decision_log.store import Entry, Log
 from guardrails.decision_log.tables import Tables
+from guardrails.decision_log.verify import verify_log
+from guardrails.ledger import project
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 BATCH = 5_000
 RECORDS = int(os.environ.get("INTERLOCK_BENCH_RECORDS", "1000000"))
+VERIFIED = int(os.environ.get("INTERLOCK_BENCH_VERIFIED", "20000"))
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def nothing(_tables: Tables, _entry: Entry) -> None:
@@ -108,13 +117,87 @@ def test_a_large_log_in_constant_memory_and_its_proofs(tmp_path: Path):
              f"95th percentile {ranked[190] * 1e3:.2f} ms, worst {ranked[-1] * 1e3:.2f} ms")  # fmt: skip
 
 
-def test_the_bare_rate_of_signatures():
-    """What the figures above may be compared with."""
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory):
+    """A log that the real rules accept: see ``large_log``."""
+    site = grow(tmp_path_factory.mktemp("grown") / "site", VERIFIED)
+    yield site
+    site.close()
+
+
+def bare(count: int) -> float:
+    """Seconds of CPU for so many verifications of one signature: what everything else is compared with."""
     key = Ed25519PrivateKey.generate()
-    message, public = b"x" * 600, key.public_key()
+    message, public = b"x" * 900, key.public_key()
     signature = key.sign(message)
     begun = time.process_time()
-    for _ in range(5000):
+    for _ in range(count):
         public.verify(signature, message)
-    said(f"bare Ed25519 verifications: {5000 / (time.process_time() - begun):,.0f} per second and core")
+    return time.process_time() - begun
+
+
+def test_full_verification_over_bare_signatures(grown: Site):
+    rates, plain = [], []
+    for _ in range(3):  # in turns
+        plain.append(3000 / bare(3000))
+        begun = time.process_time()
+        with Log.open(grown.url) as log, log.read() as snapshot:
+            found = verify_log(snapshot, project, compare_tables=False)
+        rates.append(found.entries / (time.process_time() - begun))
+        assert found.ok, found.reason
+    rate, alone = statistics.median(rates), statistics.median(plain)
+    begun = time.process_time()
+    with Log.open(grown.url) as log, log.read() as snapshot:
+        whole = verify_log(snapshot, project, artifacts=grown.store.verify)
+    more = time.process_time() - begun - whole.entries / rate
+    said(f"bare Ed25519 verifications: {alone:,.0f} per second and core")
+    said(f"full verification of {whole.entries:,} records (tree, signatures, references, rules): {rate:,.0f}/s, "
+         f"{rate / alone:.2f} of that; tables and artifacts {more / whole.entries * 1e6:.0f} us a record more")  # fmt: skip
+
+
+def test_what_two_processes_gain(grown: Site):
+    gains = []
+    for _ in range(3):
+        spent = {}
+        for jobs in (1, 2):
+            with SPAWN.Pool(jobs) as pool:
+                pool.map(bare, [10] * jobs)
+                begun = time.perf_counter()
+                pool.map(bare, [10_000] * jobs, chunksize=1)
+                spent["bare", jobs] = (time.perf_counter() - begun) / jobs
+            begun = time.perf_counter()
+            with Log.open(grown.url) as log, log.read() as snapshot:
+                assert verify_log(snapshot, project, compare_tables=False, jobs=jobs).ok
+            spent["log", jobs] = time.perf_counter() - begun
+        gains.append([spent[what, 1] / spent[what, 2] for what in ("bare", "log")])
+    for what, found in zip(("bare signatures", "full verification"), zip(*gains, strict=True), strict=True):
+        said(f"two processes over one, {what}: {statistics.median(found):.2f} (runs: "
+             + ", ".join(f"{gain:.2f}" for gain in found) + ")")  # fmt: skip
+
+
+def resident(url: str, told: Any) -> None:
+    """In a process of its own: verify a log, and tell the resident memory in MiB at every tenth of it."""
+    held: list[int] = []
+
+    def watched(tables: Tables, entry: Entry) -> None:
+        if entry.seq % max(1, size // 10) == 0:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            held.append(pages * resource.getpagesize() >> 20)
+        project(tables, entry)
+
+    with Log.open(url) as log, log.read() as snapshot:
+        size = snapshot.size
+        found = verify_log(snapshot, watched)
+    told.put((found.ok, found.entries, held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10))
+
+
+def test_verification_in_constant_memory(grown: Site):
+    told = SPAWN.Queue()
+    process = SPAWN.Process(target=resident, args=(grown.url, told))
+    process.start()
+    held, entries, steps, peak = told.get()
+    process.join()
+    assert held
+    said(f"{entries:,} records verified with all tables; resident at each tenth: "
+         + ", ".join(f"{step}" for step in steps) + f" MiB, peak {peak} MiB")  # fmt: skip
     print()

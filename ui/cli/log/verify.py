@@ -69,6 +69,14 @@ _FILE = click.Path(path_type=Path)
     "--no-artifacts", is_flag=True, help="Do not read models and evidence (a copy of the log alone)."
 )
 @click.option(
+    "--jobs",
+    type=click.IntRange(min=1, max=64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="So many processes read records and verify signatures.",
+)
+@click.option(
     "--bundle", type=_FILE, metavar="FILE", help="Verify an exported bundle instead of a workspace."
 )
 @click.option("--proof", type=_FILE, metavar="FILE", help="Verify one proof instead (tlog-proof, or growth).")
@@ -82,6 +90,7 @@ def verify(
     witness_keys: tuple[str, ...],
     witness_threshold: int | None,
     no_artifacts: bool,
+    jobs: int,
     bundle: Path | None,
     proof: Path | None,
     record: Path | None,
@@ -101,6 +110,7 @@ def verify(
         "known_checkpoints": [text_of(path) for path in checkpoints],
         "witness_keys": witnesses,
         "witness_threshold": witness_threshold or 0,
+        "jobs": jobs,
     }
     if bundle is not None:
         if recompute:
