@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from cli_workspace import Cli
 from test_rounds import Site as Plain
 from test_rounds import quiet
 
@@ -150,3 +151,23 @@ def test_the_loop_takes_the_next_recipe_while_questions_are_open_and_says_so_onc
     assert run((site.asking, gone), 1) == ["command:gone"]
     site.answer_all()
     assert loop.next_recipe(site.bench, replace(site.model, recipes=(gone, site.asking)))[0] is site.asking
+
+
+def test_the_command_line_says_what_was_asked_and_then_waits(tmp_path, capsys, monkeypatch):
+    site = Site(tmp_path / "ws")
+    with (site.workspace.path / "interlock.toml").open("a") as file:
+        file.write('[learners.asking]\ncommand = ["python", "ask.py"]\nfiles = "learners/asking"\n')
+    monkeypatch.setenv("INTERLOCK_RUNNER", "local")
+    cli = Cli(site.workspace.path, capsys)
+    words = ("propose", "tiny", "--technique", "command:asking", "--no-measure")
+    assert cli.ok(*words) == {
+        "id": "", "proposals": [], "asked": {"asker": "command:asking", "questions": 2},
+    }  # fmt: skip
+    refused = cli(*words)
+    assert (refused.status, "interlock label tiny" in refused.err) == (6, True)
+    site.answer_all()
+    ran = cli.json(*words, "-n", "2")
+    assert ran.status == 0
+    assert [row["id"] for row in ran.data["proposals"]] == ["P-0001"], "it asked as well, so the second waits"
+    assert "1 question waits" in ran.err
+    assert cli.ok("show", "P-0001")["authors"] == ["Ada"]

@@ -54,7 +54,7 @@ def propose(
 ) -> None:  # fmt: skip
     """Propose updates of a model."""
     from sandbox import loop, rounds
-    from sandbox.answers.asking import Asked
+    from sandbox.answers.asking import Asked, QuestionsOpenError
 
     config = configured(session, model)
     config = _tightened(config, budgets)
@@ -75,6 +75,12 @@ def propose(
                 made.append(proposed)
                 if not no_measure:
                     rounds.measure(bench, config, proposed, report)
+            except QuestionsOpenError as error:
+                if not made:
+                    raise
+                # What was proposed asked as well; it is told, and the next one waits for the answers.
+                session.output.note(str(error))
+                break
             except JobFailedError as error:
                 # The failure is on record; the others may still work.
                 failed.append(error)
