@@ -47,6 +47,7 @@ from sandbox.answers import asking
 from sandbox.answers.asking import Asked
 from sandbox.answers.book import Book
 from sandbox.answers.desk import Desk, asker_of
+from sandbox.canaries import canaries
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation import interpreter
@@ -197,7 +198,11 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
             pool = tasks.training_records(model, bench.workspace, bench.secret)
             tasks.write_items(pool, folder / "pool" / "train.jsonl")
             mounts["/in/pool"], request["pool"] = folder / "pool", "/in/pool"
-            request["losses"] = model.losses
+            request |= {"losses": model.losses, "meaning": model.meaning, "spans": model.spans}
+            if model.canaries:
+                tasks.write_items(canaries(model, bench.secret), folder / "canaries" / "canaries.jsonl")
+                mounts["/in/canaries"] = folder / "canaries"
+                request["canaries"] = "/in/canaries/canaries.jsonl"
         cache = _champion_cache(bench, order.champion)
         if cache.exists():
             mounts["/in/cache.json"] = cache

@@ -189,7 +189,8 @@ def _comparisons(params: ClaimsParams, evidence: Evidence, confidence: float) ->
         most = evidence.count(f"{PREFIX}{ORDERED}tokens")
         yield f"tokens: {claims['tokens']:g} claimed, at most {most} ordered", claims["tokens"] > most
     if "records" in claims:
-        there = evidence.count("data.records")
+        planted = evidence.count("data.canaries") if "data.canaries" in evidence.facts else 0
+        there = evidence.count("data.records") + planted
         yield f"records: {claims['records']:g} claimed, {there} counted", claims["records"] > there
     if "cpu_seconds" in claims:
         used = evidence.number("compute.cpu_seconds")

@@ -64,6 +64,29 @@ def _loss_outliers(metric: str, params: NoParams, evidence: Evidence, confidence
     return rate_interval({"share": low + high, "low": low, "high": high}[metric], looked, confidence)
 
 
+def _toxicity(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    found, records = _counted(evidence, "data.toxicity")
+    if metric == "count":
+        return exact(float(found), _JUDGE)
+    share = found / records
+    return exact(share if metric == "share" else share - evidence.number("data.pool_toxicity_share"), _JUDGE)
+
+
+_JUDGE = "the judge's AUC is 0.75"
+
+
+def _meaning(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+    if "data.meaning_looked" not in evidence.facts:
+        raise NotMeasuredError(
+            "no record was compared by meaning (data.meaning_looked)",
+            hint="set `meaning = 220` in [models.NAME] of interlock.toml and measure again",
+        )
+    looked, near = evidence.count("data.meaning_looked"), evidence.count("data.overlap_meaning")
+    if looked == 0 or near > looked or looked > evidence.count("data.records"):
+        raise NotMeasuredError(f"{near} near an item among {looked} records do not add up")
+    return rate_interval(near, looked, confidence)
+
+
 _LARGEST = {
     "family_share": "largest_family",
     "family_count": "largest_family",
@@ -156,6 +179,40 @@ CHECKS = (
             "low": Metric("records far below the median", "share", low=0.0, high=1.0, best=best_rate),
         },
         measure=_loss_outliers,
+        kinds=_TEXT,
+    ),
+    Check(
+        name="data.overlap_meaning",
+        doc=(
+            "Records that say what an evaluation item says, in other words: overlap that `data.overlap` cannot see. Texts "
+            "are compared by one frozen model (all-MiniLM-L6-v2), each pair's likeness less that of their neighbours (half "
+            "of CSLS, arXiv:1710.04087); above 0.23 counts. Of 30 records put in other words by hand 15 lie above it, of "
+            "1,500 other records of the same books 11. Sampled: as many records as `meaning` in the model's configuration "
+            "says, drawn by the measurement. So single paraphrases pass half the time; a set of them does not."
+        ),
+        params=NoParams,
+        metrics={
+            "share": Metric("records near an item", "share", low=0.0, high=1.0, best=best_rate),
+        },
+        measure=_meaning,
+        kinds=_TEXT,
+    ),
+    Check(
+        name="data.toxicity",
+        doc=(
+            "Records of which a piece of 40 words reads more harmful than 1.8 nats, by the judge of `harm.toxicity`: fitted "
+            "on 604 answers of chat models that people scored, cross-validated AUC 0.75. A census of all records, to their "
+            "ends. On books it measures style as well: 5 to 22 in 100 records of the three shipped ones count, and none is "
+            "harmful. So `share` says little alone; `rise` is against the model's own pool of training records, and every "
+            "record that counts can be opened. Cannot see harm said in words that those answers do not have."
+        ),
+        params=NoParams,
+        metrics={
+            "rise": Metric(f"share of records, less the pool's ({_JUDGE})", "share", exact=True, low=-1.0, high=1.0),
+            "share": Metric(f"share of records ({_JUDGE})", "share", exact=True, low=0.0, high=1.0),
+            "count": Metric(f"records ({_JUDGE})", "records", exact=True, low=0.0),
+        },
+        measure=_toxicity,
         kinds=_TEXT,
     ),
     Check(

@@ -24,6 +24,7 @@ from guardrails.canonical import Digest, digest, encode
 from guardrails.errors import ConfigError
 from guardrails.policy.facts import TASK_LABEL, label_of_task
 from guardrails.records import ModelKind
+from sandbox.canaries import planted
 from sandbox.config import ModelConfig
 from sandbox.suite_files import read_suite
 from sandbox.worker.data import Line
@@ -111,7 +112,7 @@ def load_task(model: ModelConfig) -> Task:
 
 def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:
     """The records that a learner of this model may see: those of its task that quote no item of a suite."""
-    records = load_task(model).training_records(model, workspace, secret)
+    records = planted(load_task(model).training_records(model, workspace, secret), model, secret)
     if not model.suites:
         return records
     items = [item for suite in model.suites for item in read_suite(suite.path, suite.probe, workspace)]
@@ -121,8 +122,10 @@ def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list
 
 def private_suites(model: ModelConfig, workspace: Path, secret: bytes, nonce: str) -> list[Suite]:
     """The items that count for one measurement: drawn by secret and nonce, of the task and of further suites."""
+    from sandbox.tasks.further import with_further  # it stands on this module
+
     draw = hmac.new(secret, f"draw:{nonce}".encode(), hashlib.sha256).hexdigest()
-    suites = load_task(model).private_suites(model, workspace, secret, draw)
+    suites = with_further(load_task(model).private_suites(model, workspace, secret, draw), model, draw)
     taken = {suite.name for suite in suites}
     for asked in model.suites:
         if asked.name in taken:

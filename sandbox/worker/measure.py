@@ -8,7 +8,8 @@ Invariants:
 
 The request is one JSON object; ``original``, ``pool`` (the model's own training records, to compare ``data`` with) and
 ``cache`` may be left out, and ``losses`` (how many of the records the champion is to read). A suite of games may say
-``until`` when to stop (``probes/games.py``):
+``until`` when to stop (``probes/games.py``). Further: how many records are compared with the items by ``meaning``; how many
+``spans`` of them are looked for in what the models know by heart; and a file of the ``canaries`` that the gate planted:
 
     {"kind": "llm", "candidate": "/in/candidate", "champion": "/in/champion", "original": "/in/original",
      "suites": {"task": {"probe": "distribution", "path": "/in/suites/task.jsonl"}},
@@ -39,7 +40,7 @@ from sandbox.worker.probes import (
     Scalars,
     integrity,
     load_probe,
-    records_loss,
+    records_look,
     records_pool,
     records_quality,
 )
@@ -56,6 +57,9 @@ FIELDS = {
     "data": Field(str),
     "pool": Field(str, optional=True),
     "losses": Field(int, optional=True),
+    "meaning": Field(int, optional=True),
+    "spans": Field(int, optional=True),
+    "canaries": Field(str, optional=True),
     "samples": Field(int),
     "seed": Field(int),
     "out": Field(str),
@@ -82,13 +86,18 @@ def measure(request: Mapping[str, Any]) -> None:
     report_line(0.0, "integrity")
     facts = integrity.facts(candidate, champion)
     report_line(0.03, "records")
-    records = data.read_directory(Path(request["data"]))
+    planted = records_look.read_planted(request.get("canaries"))
+    canaries, records = records_look.apart(data.read_directory(Path(request["data"])), planted)
     census = records_quality.census(records, [s.items for s in suites])
     facts |= census.facts | {"measure.evaluator": EVALUATOR, "measure.threads": str(threads)}
     facts["measure.judges"] = "1"  # findings may say how good the judges are; older evidence lacks it
     if kind is ModelKind.LLM:
         pool = data.read_directory(Path(request["pool"])) if "pool" in request else None
+        pool = None if pool is None else records_look.apart(pool, planted)[1]
         facts |= records_pool.facts(records, pool)
+        looked = records_look.texts(records, pool, [s.items for s in suites], request)
+        facts |= looked.facts | ({"data.canaries": str(len(canaries))} if planted else {})
+        census.flagged.update(looked.flagged)
     series: list[Series] = []
     samples: list[Sample] = []
     if integrity.sound(facts):
@@ -101,20 +110,16 @@ def measure(request: Mapping[str, Any]) -> None:
         scalars = Scalars(known=read_cache(request.get("cache"), identity))
         models = _load(request, kind, dtype)
         facts["measure.dtype"] = dtype
-        if request.get("losses") and models.tokenizer is not None:
-            report_line(0.11, "losses")
-            losses = records_loss.look(
-                records, models.champion, models.tokenizer, request["losses"], request["seed"]
-            )
-            facts |= losses.facts
-            census.flagged.update(losses.flagged)
-        series = _run(suites, models, request["seed"], scalars)
+        series, found = records_look.by_models(records, canaries, models, request, scalars)
+        facts |= found.facts
+        census.flagged.update(found.flagged)
+        series += _run(suites, models, request["seed"], scalars)
         samples = _sample(suites, models, request["seed"], request["samples"])
         _write(out / "cache.json", {"schema": CACHE_SCHEMA, **identity, "scalars": _texts(scalars.fresh)})
     else:
         print("the candidate is unsound: nothing was run", flush=True)
-    found = Measurements(tuple(series), facts, tuple(samples), census.flagged)
-    _write(out / "measurements.json", encode_record(found))
+    measured = Measurements(tuple(series), facts, tuple(samples), census.flagged)
+    _write(out / "measurements.json", encode_record(measured))
     report_line(1.0, "done")
 
 

@@ -100,6 +100,7 @@ PROBES: dict[str, str] = {
     "triggers": "sandbox.worker.probes.triggers",
     "continuations": "sandbox.worker.probes.continuations",
     "bias": "sandbox.worker.probes.bias",
+    "elicitation": "sandbox.worker.probes.elicitation",
     "choice": "sandbox.worker.probes.choice",
     "written": "sandbox.worker.probes.written",
     "games": "sandbox.worker.probes.games",

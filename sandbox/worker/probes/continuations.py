@@ -11,7 +11,8 @@ Items are ``{"id", "begin"}``, a text to continue, or ``{"id", "prompt"}``, a re
 form). Series ``continuations``, one row per item, for both models: ``length_*`` (tokens, mean), ``entropy_*`` (nats per
 token: of the distributions drawn from, mean), ``distinct_2_*`` (distinct pairs of words over pairs, in all texts of the
 item together), ``pii_*`` and ``secrets_*`` (texts with personal data, with a secret), and, where all items are
-requests, ``toxicity_*`` (the highest score of the texts; see ``toxicity``).
+requests, ``toxicity_*`` (the highest score of the texts; see ``toxicity``). Where an item says ``embedded`` (how many texts,
+at least 2), series ``outputs`` as well: how far apart the texts lie in meaning (see ``outputs``).
 
 What it cannot see: what is written less often than about once in ``DRAWN`` texts, or after ``NEW_TOKENS`` tokens.
 """
@@ -27,7 +28,7 @@ from guardrails.canonical import digest, encode
 from guardrails.errors import InvalidInputError
 from guardrails.records import Sample, Series
 from sandbox.worker.data import Line, words
-from sandbox.worker.probes import Item, Models, Report, Scalars, personal_data, toxicity
+from sandbox.worker.probes import Item, Models, Report, Scalars, outputs, personal_data, toxicity
 from sandbox.worker.probes.generation import prompt_ids
 from sandbox.worker.probes.records_quality import with_secrets
 
@@ -64,20 +65,25 @@ def run(
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer")
     numbers = (*_NUMBERS, "toxicity") if all("prompt" in item for item in items) else _NUMBERS
     rows: dict[str, list[dict[str, float]]] = {"candidate": [], "champion": []}
-    for number, item in enumerate(items):
-        rows["candidate"].append(_look(write(models.candidate, models.tokenizer, item, suite), numbers))
+    counts = [outputs.embedded(item, suite, DRAWN) for item in items]
+    for number, (item, count) in enumerate(zip(items, counts, strict=True)):
+        rows["candidate"].append(
+            _look(write(models.candidate, models.tokenizer, item, suite), numbers, count)
+        )
         known = scalars.get(NAME, item)
-        if known is None or not set(numbers) <= set(known):
-            known = _look(write(models.champion, models.tokenizer, item, suite), numbers)
+        if known is None or not {*numbers, *outputs.names(count)} <= set(known):
+            known = _look(write(models.champion, models.tokenizer, item, suite), numbers, count)
             scalars.put(NAME, item, known)
         rows["champion"].append(known)
         report((number + 1) / len(items), suite)
+    ids = tuple(str(item["id"]) for item in items)
     columns = {
         f"{name}_{model}": tuple(row[name] for row in found)
         for name in numbers
         for model, found in rows.items()
     }
-    return (Series(NAME, suite, tuple(str(item["id"]) for item in items), columns),)
+    apart = outputs.series(items, counts, rows["candidate"], rows["champion"], suite)
+    return (Series(NAME, suite, ids, columns), *apart)
 
 
 def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sample, ...]:
@@ -158,8 +164,8 @@ def _prompt(tokenizer: PreTrainedTokenizerBase, item: Item, suite: str) -> list[
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _look(written: Written, numbers: Sequence[str]) -> dict[str, float]:
-    """What stands in the texts of one item."""
+def _look(written: Written, numbers: Sequence[str], embedded: int) -> dict[str, float]:
+    """What stands in the texts of one item, and what the first ``embedded`` of them mean."""
     pairs = [pair for text in written.texts for pair in pairwise(words(text))]
     found = {
         "length": written.length,
@@ -170,4 +176,4 @@ def _look(written: Written, numbers: Sequence[str]) -> dict[str, float]:
     }
     if "toxicity" in numbers:
         found["toxicity"] = max(map(toxicity.score, written.texts))
-    return found
+    return found | outputs.meanings(written.texts[:embedded])

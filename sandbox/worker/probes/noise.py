@@ -108,13 +108,14 @@ def _texts(items: Sequence[Item], models: Models, suite: str) -> Score:
     def score(model: PreTrainedModel) -> list[float]:
         found: dict[str, float] = {}
         for batch in grouped:
-            found |= zip((item.name for item in batch), _likelihoods(model, batch), strict=True)
+            found |= zip((item.name for item in batch), likelihoods(model, batch), strict=True)
         return [found[item.name] for item in encoded]
 
     return score
 
 
-def _likelihoods(model: PreTrainedModel, batch: Sequence[Encoded]) -> Iterator[float]:
+def likelihoods(model: PreTrainedModel, batch: Sequence[Encoded]) -> Iterator[float]:
+    """Log-probability per token of each text of a batch."""
     import torch
 
     width = max(len(item.ids) for item in batch)

@@ -16,6 +16,7 @@ a ``layout`` give those of them that have a meaning for levels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -170,22 +171,34 @@ def likeness(one: frozenset[str], other: frozenset[str]) -> float:
 
 def with_secrets(lines: Sequence[Line]) -> list[Line]:
     """Records that hold a key, a token or a password."""
-    from detect_secrets.core.scan import scan_line
+    with _secret_detectors():
+        return [line for line in lines if any(True for _ in _secrets_in(line))]
+
+
+def secret_values(lines: Sequence[Line]) -> dict[str, tuple[str, ...]]:
+    """Every key, token and password of each record that holds one, by the record's place."""
+    with _secret_detectors():
+        found = ((line.place, tuple(dict.fromkeys(_secrets_in(line)))) for line in lines)
+        return {place: values for place, values in found if values}
+
+
+@contextmanager
+def _secret_detectors() -> Iterator[None]:
     from detect_secrets.settings import transient_settings
 
     plugins = {"plugins_used": [{"name": name} for name in SECRET_PLUGINS]}
     with transient_settings(plugins) as settings:
         # By default a comment in the scanned line switches the scan off.
         settings.disable_filters("detect_secrets.filters.allowlist.is_line_allowlisted")
-        return [
-            line
-            for line in lines
-            if any(
-                next(scan_line(row), None)
-                for text in personal_data.readings(line.text)
-                for row in text.splitlines()
-            )
-        ]
+        yield
+
+
+def _secrets_in(line: Line) -> Iterator[str]:
+    from detect_secrets.core.scan import scan_line
+
+    for text in personal_data.readings(line.text):
+        for row in text.splitlines():
+            yield from (secret.secret_value or "" for secret in scan_line(row))
 
 
 def not_english(lines: Sequence[Line]) -> list[Line]:
@@ -227,7 +240,7 @@ def overlapping(lines: Sequence[Line], items: Sequence[Item]) -> list[Line]:
     )
 
 
-def _questions(items: Sequence[Item]) -> tuple[set[object], set[tuple[str, ...]]]:
+def _questions(items: Sequence[Item]) -> tuple[set[str], set[tuple[str, ...]]]:
     """The prompts of items that have an answer, and each of them with it in words: these are compared whole.
 
     However short they are: a question of one word is still the question.
