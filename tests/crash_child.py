@@ -117,7 +117,7 @@ def meet(path: Path, turn: str, at: int, mode: int, journal: str = "") -> None:
 
 
 def serve() -> None:
-    """Commands on standard input: ``start PATH TURN FILE [AT MODE [JOURNAL]]`` answers a process id, ``bury PID`` a status."""
+    """Commands: ``start PATH TURN FILE [AT MODE [JOURNAL]]`` answers a process id, ``bury PID`` its status."""
     for line in sys.stdin:
         command, *words = line.split()
         if command == "bury":

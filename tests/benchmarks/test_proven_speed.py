@@ -1,0 +1,94 @@
+"""What it costs that the gate believes no table: a new process, a transaction, a look, in logs of three lengths.
+
+Each figure is CPU time, beside the same without the guard, in turns in one run. Run with ``make bench``.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fakes import MODEL, Site, memory_folder, resume
+
+from guardrails.decision_log.store import Log
+from guardrails.gate import Gate
+from guardrails.ledger import project
+from guardrails.records import Action, Failure
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
+SIZES = (100, 1_000, 10_000)
+TURNS = 9
+
+
+def said(text: str) -> None:
+    print(f"\n  {text}", end="", flush=True)
+
+
+def gate_of(site: Site, *, prove: bool) -> Gate:
+    log = Log.open(site.url, site.services["log"], project, prove=prove)
+    return Gate(log, site.store, site.services, b"s" * 32, site.clock)
+
+
+def timed(act: Callable[[], object]) -> float:
+    begun = time.process_time()
+    act()
+    return (time.process_time() - begun) * 1e3
+
+
+def grown(records: int) -> Site:
+    """A log of about so many records that the rules accept: decisions first, then jobs that failed, a row each."""
+    site = Site(memory_folder())
+    while len(site.kinds()) < min(records, 200):
+        site.decide("ada", Action.REJECT, site.judged())
+    while (size := len(site.kinds())) < records:
+        with site.log.transaction() as tx:
+            for _ in range(min(1_000, records - size)):
+                made = Failure(
+                    site.gate._next_id(tx, "P"), MODEL, "propose", "again", "the job ran out of memory", ""
+                )
+                site.gate._append(tx, made)
+    return site
+
+
+def bare_verifications(count: int) -> float:
+    """CPU time of so many signatures alone, in milliseconds."""
+    key, message = Ed25519PrivateKey.generate(), b"x" * 600
+    public, signature = key.public_key(), key.sign(message)
+    return timed(lambda: [public.verify(signature, message) for _ in range(count)])
+
+
+@pytest.mark.parametrize("records", SIZES)
+def test_a_gate_that_believes_no_table(records: int):
+    site = grown(records)
+    count = len(site.kinds())
+    with site.log.read() as snapshot:
+        rows = [body for name in snapshot.tables.names() for _, body in snapshot.tables.bodies(name)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gates = {prove: gate_of(site, prove=prove) for prove in (True, False)}
+    first = {prove: timed(gate.halted_by) for prove, gate in gates.items()}
+    grew = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    looks: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(TURNS):
+        for prove, gate in gates.items():
+            looks[prove].append(timed(lambda gate=gate: gate.require_ready(MODEL)))
+    writes: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(TURNS):
+        for prove, gate in gates.items():
+            site.gate = gate
+            halt_ = site.draft("di", Action.HALT, "workspace")
+            gates[True].halted_by()  # what the other one wrote is replayed beforehand
+            writes[prove].append(
+                timed(lambda gate=gate, draft=halt_: gate.commit(draft, site.people["di"].key))
+            )
+            resume(site)
+    bare = bare_verifications(count)
+    said(f"{count:,} records, {len(rows):,} rows of {sum(map(len, rows)) / 1e6:.1f} MB: a new process "
+         f"{first[True]:,.0f} ms, without {first[False]:.1f} ms, as many bare signatures {bare:,.0f} ms; "
+         f"peak memory grew by {grew:.0f} MiB")  # fmt: skip
+    for name, found in (("a look (require_ready)", looks), ("a decision appended", writes)):
+        with_, without = (statistics.median(found[prove]) for prove in (True, False))
+        said(f"{count:,} records: {name}: {with_:.1f} ms, without the guard {without:.1f} ms")
