@@ -18,7 +18,7 @@ from sandbox.config import ModelConfig
 from sandbox.models import pupil
 from sandbox.worker.environments.skills import parse_skill
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SEEDS = (1, 2, 3, 4, 5)
 ASK, POOL = 128, 400
