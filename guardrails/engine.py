@@ -20,6 +20,7 @@ from typing import Any
 
 from guardrails.canonical import Digest
 from guardrails.checks import CHECKS
+from guardrails.checks.brought import OpaqueParams, check_of, provenance
 from guardrails.checks.compute import PREFIX as COMPUTE_PREFIX
 from guardrails.checks.control import ATTEMPT
 from guardrails.checks.control import PREFIX as CONTROL_PREFIX
@@ -101,6 +102,7 @@ def judge(policies: Sequence[LoadedPolicy], case: Case) -> Verdict:
         confidence=confidence,
         attempt=case.attempt,
         engine=ENGINE,
+        checks=provenance(rule.check for p in matched for rule in p.policy.rules),
     )
 
 
@@ -162,7 +164,7 @@ class _RuleJudge:
             if rule.when and not holds(rule.when, self.case.subject.facts()):
                 finding = finding_of(rule, Outcome.SKIPPED, f"skipped, for this is false: {rule.when}")
                 return Judged(finding, VerdictKind.ELIGIBLE)
-            if kind not in CHECKS[rule.check].kinds:
+            if kind not in check_of(rule.check).kinds:
                 said = f"'{rule.check}' does not apply to kind '{kind.value}'; limit the rule with 'when'"
                 effect = _OF_WORD[self.effective.on_inconclusive]
                 return Judged(finding_of(rule, Outcome.INCONCLUSIVE, said), effect)
@@ -250,7 +252,11 @@ def read_measurements(rule: Rule, case: Case, confidence: float) -> Estimate:
         raise NotMeasuredError("there is no evidence")
     facts = {k: v for k, v in case.measurements.facts.items() if not k.startswith(_GATES_OWN)}
     facts |= {ATTEMPT: str(case.attempt)} | dict(case.facts)
-    check = CHECKS[rule.check]
+    check = check_of(rule.check)
+    if isinstance(rule.params, OpaqueParams) and check.params is not OpaqueParams:
+        raise NotMeasuredError(f"'{rule.check}' takes other parameters here than the policy gives")
+    if check.metrics.get(rule.require.metric) is None:
+        raise NotMeasuredError(f"'{rule.check}' has no metric '{rule.require.metric:.40}' here")
     return check.estimate(rule.require.metric, rule.params, case.measurements, facts, confidence)
 
 

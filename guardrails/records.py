@@ -312,7 +312,8 @@ class Verdict:
     """What the policies in force make of the evidence: the worst finding wins.
 
     ``policies`` maps each policy's name to the digest of its activated bytes. ``confidence`` is
-    the one used after the error budget. ``attempt`` is k in alpha·6/(π²k²).
+    the one used after the error budget. ``attempt`` is k in alpha·6/(π²k²). ``checks`` maps each check that another
+    distribution brought to that distribution's name, version and digest of code; absent where there is none.
     """
 
     proposal: str
@@ -324,6 +325,7 @@ class Verdict:
     confidence: float
     attempt: int
     engine: str
+    checks: dict[str, str] | None = None
 
 
 # --- people --------------------------------------------------------------------------------

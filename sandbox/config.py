@@ -64,7 +64,7 @@ from typing import Any
 
 from guardrails.errors import ConfigError
 from guardrails.records import ModelKind
-from sandbox.suite_files.items import FIELDS, THIRD_PARTY
+from sandbox.suite_files.items import FIELDS
 
 FILE_NAME = "interlock.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -377,8 +377,8 @@ def _suites(reader: _Reader, tables: list[Any], path: tuple[str, ...]) -> tuple[
             raise reader.fail((*path, "name"), f"{suite.name} stands twice", place=place)
         if suite.items < 1:
             raise reader.fail((*path, "items"), "at least 1", place=place)
-        if suite.probe not in FIELDS and not THIRD_PARTY.fullmatch(suite.probe):
-            hint = f"known: {', '.join(FIELDS)}, or distribution:name of one that is installed"
+        if suite.probe not in FIELDS:
+            hint = f"known: {', '.join(FIELDS)}"
             raise reader.fail((*path, "probe"), f"no probe {suite.probe!r:.40} for suites", hint, place)
         if not suite.path:
             raise reader.fail((*path, "path"), "a file or shipped:NAME is needed", place=place)

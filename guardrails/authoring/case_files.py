@@ -20,7 +20,7 @@ from typing import Any
 from guardrails import canonical
 from guardrails.authoring.case_schema import cases_schema
 from guardrails.authoring.recording import Recording, parse_recording
-from guardrails.checks import CHECKS
+from guardrails.checks.brought import check_of
 from guardrails.errors import InterlockError, PolicyError, Problem
 from guardrails.policy.effective import combine
 from guardrails.policy.facts import Subject
@@ -75,9 +75,11 @@ def cases_folder(policy_file: Path, name: str) -> Path:
 def known_metrics(policy: Policy) -> dict[str, tuple[str, ...]]:
     """Every rule that a case may name, and its metrics; none where it takes no number."""
     effective = combine([policy])
-    rules: dict[str, tuple[str, ...]] = {rule.id: tuple(CHECKS[rule.check].metrics) for rule in policy.rules}
+    rules: dict[str, tuple[str, ...]] = {
+        rule.id: tuple(check_of(rule.check).metrics) for rule in policy.rules
+    }
     for rule in effective.cumulative_drift:
-        rules[rule.id] = tuple(CHECKS[rule.check].metrics)
+        rules[rule.id] = tuple(check_of(rule.check).metrics)
     if effective.cpu_seconds_per_proposal is not None:
         rules[CPU_RULE] = ("cpu_seconds",)
     return rules | dict.fromkeys(BUILT_IN, ())
@@ -255,7 +257,7 @@ class _Reader:
     def _is_exact(self, rule: str, metric: str) -> bool:
         found = self._policy.rule(rule)
         if found is not None:
-            return CHECKS[found.check].metrics[metric].exact
+            return check_of(found.check).metrics[metric].exact
         return rule == CPU_RULE
 
 

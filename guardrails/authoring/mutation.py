@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from guardrails.authoring.case_files import CPU_RULE
 from guardrails.authoring.testing import Result, run_case
-from guardrails.checks import CHECKS
+from guardrails.checks.brought import check_of
 from guardrails.policy.model import LoadedPolicy, Policy, Require, Rule, Stated
 from guardrails.records import Outcome, Severity
 
@@ -74,7 +74,7 @@ def _looser(rule: Rule) -> Iterator[tuple[str, Rule]]:
 def looser_limit(rule: Rule, share: float = _SHARE) -> Require:
     """The limit a tenth further out; from zero one step: one record, or one in a hundred."""
     require = rule.require
-    metric = CHECKS[rule.check].metrics[require.metric]
+    metric = check_of(rule.check).metrics[require.metric]
     step = abs(require.value) * share
     if step == 0:
         step = _STEPS.get(metric.unit, 1.0 if metric.exact else 0.01)

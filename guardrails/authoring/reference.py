@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from guardrails.checks import CHECKS, Check, Metric
+from guardrails.checks.brought import check_of
 from guardrails.policy.effective import Effective, combine
 from guardrails.policy.extend import shown_setting
 from guardrails.policy.facts import FACTS
@@ -127,7 +128,7 @@ def _rule(rule: Rule, effective: Effective) -> Iterable[str]:
 
 def rule_fields(rule: Rule, effective: Effective) -> dict[str, str]:
     """One rule in words."""
-    check, require = CHECKS[rule.check], rule.require
+    check, require = check_of(rule.check), rule.require
     metric = check.metrics[require.metric]
     params = ", ".join(
         f"{k} {' or '.join(v) if isinstance(v, tuple) else v}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from guardrails import canonical, engine
 from guardrails.canonical import Digest
+from guardrails.checks.brought import ABSENT, provenance
 from guardrails.checks.compute import compute_facts
 from guardrails.checks.control import control_facts
 from guardrails.codec import decode_record, encode_record
@@ -82,6 +83,10 @@ def recomputer(store: ArtifactStore) -> Recompute:
         recorded = decode_record(Verdict, dict(entry.statement.body))
         if recorded.engine != engine.ENGINE:
             return f"made by {recorded.engine}, this is {engine.ENGINE}"
+        brought = recorded.checks or {}
+        for name, here in (provenance(brought) or {}).items():
+            if here != brought[name] or here == ABSENT:
+                return f"it rests on {name} ({brought[name]:.160}), here is {here:.160}"
         row = require_proposal(tables, recorded.proposal)
         try:
             measurements = read_measurements(store, row)

@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from guardrails.checks import CHECKS
+from guardrails.checks import CHECKS, Check
+from guardrails.checks.brought import OpaqueParams, check_of, reason_absent
 from guardrails.errors import Problem
 from guardrails.policy.model import ENFORCE, QuorumRule, Require, Rule, Scope, Stated
+from guardrails.policy.schema import params_schema
 from guardrails.policy.settings import SETTINGS, Setting
-from guardrails.policy.validate import dotted, validate
+from guardrails.policy.validate import dotted, validate, validator_of
 from guardrails.policy.when import flaws
 from guardrails.policy.yaml_tree import Path, Place, Tree, parse_tree
 from guardrails.records import ModelKind, Severity
+from guardrails.third_party import is_reference
 
 RESERVED = ("budget.", "isolation.", "policy.")
 
@@ -43,8 +46,11 @@ class Document:
         return found
 
 
-def read_document(file: str, data: bytes) -> Document:
-    """Read and check one file; what is wrong with it is in ``problems``."""
+def read_document(file: str, data: bytes, *, in_force: bool = False) -> Document:
+    """Read and check one file; what is wrong with it is in ``problems``.
+
+    ``in_force``: it stands in the log, so that a check that is not here any more is no problem of the file.
+    """
     tree = parse_tree(file, data)
     document = Document(file, tree, problems=list(tree.problems))
     if tree.value is None and tree.problems:
@@ -56,6 +62,7 @@ def read_document(file: str, data: bytes) -> Document:
     document.extends = _extends(tree)
     document.problems.extend(_when_problems(tree))
     document.problems.extend(_rule_problems(tree))
+    document.problems.extend(_brought_problems(tree, in_force=in_force))
     if not document.problems:
         _fill(document)
         document.problems.extend(_setting_problems(document))
@@ -110,9 +117,44 @@ def _rule_problems(tree: Tree) -> Iterator[Problem]:
         yield from _require_problems(tree, path, rule)
 
 
+def _known(name: Any) -> Check | None:
+    """A check that is here, own or brought."""
+    if not isinstance(name, str) or not (name in CHECKS or is_reference(name)) or reason_absent(name):
+        return None
+    return check_of(name)
+
+
+def _brought_problems(tree: Tree, *, in_force: bool) -> Iterator[Problem]:
+    """What the schema does not know of checks that other distributions bring."""
+    for path, rule in _raw_rules(tree):
+        name, require, params = rule.get("check"), rule.get("require"), rule.get("params", {})
+        if not isinstance(name, str) or name in CHECKS or not is_reference(name):
+            continue
+        reason = reason_absent(name)
+        if reason and not in_force:
+            yield tree.place((*path, "check")).problem(f"{dotted((*path, 'check'))}: {reason:.300}")
+        check = _known(name)
+        if check is None or in_force:
+            continue
+        try:
+            flaw = next(validator_of(params_schema(check.params)).iter_errors(params), None)
+        except (TypeError, NameError) as error:
+            yield tree.place((*path, "check")).problem(
+                f"{name}: its parameters cannot be read: {error!s:.160}"
+            )
+            continue
+        if flaw is not None:
+            where = (*path, "params", *flaw.absolute_path)
+            yield tree.place(where).problem(f"{dotted(where)}: {flaw.message:.200}")
+        if isinstance(require, dict) and require.get("metric") not in check.metrics:
+            where = (*path, "require", "metric")
+            told = f"{dotted(where)}: '{require.get('metric')!s:.40}' is not known here"
+            yield tree.place(where).problem(told, f"known: {', '.join(check.metrics)}")
+
+
 def _require_problems(tree: Tree, path: Path, rule: dict[str, Any]) -> Iterator[Problem]:
     require, name = rule.get("require"), rule.get("check")
-    check = CHECKS.get(name) if isinstance(name, str) else None
+    check = _known(name)
     if check is None or not isinstance(require, dict) or not isinstance(require.get("metric"), str):
         return
     metric = check.metrics.get(require["metric"])
@@ -178,7 +220,7 @@ def _rule(tree: Tree, path: Path, value: dict[str, Any]) -> Rule:
     return Rule(
         id=value["id"],
         check=value["check"],
-        params=_params(CHECKS[value["check"]].params, value.get("params", {})),
+        params=_params(value["check"], value.get("params", {})),
         require=Require(require["metric"], require.get("bound", ""), require["op"], float(require["value"])),
         severity=Severity(value["severity"]),
         place=tree.place(path),
@@ -188,10 +230,19 @@ def _rule(tree: Tree, path: Path, value: dict[str, Any]) -> Rule:
     )
 
 
-def _params(made: type, values: Mapping[str, Any]) -> Any:
+def _params(check: str, values: Mapping[str, Any]) -> Any:
     """Parameters as their class holds them; a list names a set, so its order means nothing."""
+    made = check_of(check).params
+    if made is OpaqueParams or (check not in CHECKS and not _fits(made, values)):
+        kept = ((name, tuple(sorted(v)) if isinstance(v, list) else v) for name, v in values.items())
+        return OpaqueParams(tuple(sorted(kept)))
     hints = typing.get_type_hints(made)
     return made(**{name: _param(hints[name], value) for name, value in values.items()})
+
+
+def _fits(made: type, values: Mapping[str, Any]) -> bool:
+    """Whether a class takes these; not so where another version of a distribution has changed what it takes."""
+    return bool(validator_of(params_schema(made)).is_valid(dict(values)))
 
 
 def _param(hint: Any, value: Any) -> Any:

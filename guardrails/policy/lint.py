@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from guardrails.checks import CHECKS
+from guardrails.checks.brought import check_of
 from guardrails.errors import Problem
 from guardrails.policy.effective import Effective, combine
 from guardrails.policy.model import ENFORCE, Policy, Rule
@@ -35,7 +35,7 @@ def lint(policy: Policy) -> list[Problem]:
 
 def _rule(rule: Rule, effective: Effective) -> Iterator[Problem]:
     require = rule.require
-    metric = CHECKS[rule.check].metrics[require.metric]
+    metric = check_of(rule.check).metrics[require.metric]
     if (require.bound, require.op[0]) in {("upper", ">"), ("lower", "<")}:
         yield rule.place.problem(
             f"rule '{rule.id}': '{require}' passes more easily the less was measured",
@@ -82,7 +82,7 @@ def _reach(rule: Rule, kinds: frozenset[ModelKind]) -> Iterator[Problem]:
             f"rule '{rule.id}' can never apply: '{rule.when}' is false for kind {spoken}",
             "mend 'when', or widen 'appliesTo'",
         )
-    can = CHECKS[rule.check].kinds
+    can = check_of(rule.check).kinds
     for kind in sorted(reached - can):
         yield rule.place.problem(
             f"rule '{rule.id}': '{rule.check}' does not exist for kind '{kind.value}', so it can never pass there",
@@ -117,7 +117,7 @@ def _sizes(n: int) -> Iterator[int]:
 
 
 def _resolvable(rule: Rule, effective: Effective, n: int, attempt: int) -> bool:
-    best = CHECKS[rule.check].metrics[rule.require.metric].best
+    best = check_of(rule.check).metrics[rule.require.metric].best
     if best is None:
         return True
     confidence = 1.0 - attempt_alpha(effective.confidence, effective.error_alpha, attempt)

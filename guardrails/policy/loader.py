@@ -82,7 +82,9 @@ def parse_policy(source: PolicySource) -> Policy:
     if source_digest(source.files) != source.digest:
         raise PolicyError([here.problem(f"the files are not those of {source.digest}")])
     _check_size(source)
-    documents = {name: read_document(name, text.encode("utf-8")) for name, text in source.files.items()}
+    documents = {
+        name: read_document(name, text.encode("utf-8"), in_force=True) for name, text in source.files.items()
+    }
     _raise([p for name in source.order for p in documents[name].problems])
     policy = _assemble(source.order[0], documents)
     if policy.name != source.name:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from guardrails.checks import CHECKS
+from guardrails.checks.brought import OpaqueParams, check_of
 from guardrails.policy.yaml_tree import Place
 from guardrails.records import ModelKind, PolicySource, Role, Severity
 from guardrails.statistics import Estimate
@@ -101,7 +101,10 @@ class Rule:
     @property
     def is_exact(self) -> bool:
         """Whether its metric has no sampling in it."""
-        return CHECKS[self.check].metrics[self.require.metric].exact
+        metric = check_of(self.check).metrics.get(self.require.metric)
+        if metric is None or isinstance(self.params, OpaqueParams):
+            return not self.require.bound  # what is not here cannot say; the rule does
+        return metric.exact
 
     def least_samples(self, usual: int) -> int:
         """The fewest items on which its number counts: what the rule says (``least_items``), else as usual."""

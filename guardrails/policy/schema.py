@@ -18,6 +18,7 @@ from typing import Any
 from guardrails.checks import CHECKS, Check
 from guardrails.policy.settings import DOCS, SETTINGS, UNBUILT, Json
 from guardrails.records import ModelKind, Severity
+from guardrails.third_party import REFERENCE
 
 API_VERSION = "interlock/v1"
 MAX_RULES = 80  # about what the findings of one verdict have room for in one log entry
@@ -121,7 +122,10 @@ def _rule() -> Json:
             "pattern": r"^[A-Za-z][A-Za-z0-9_.-]{0,79}$",
             "description": "A letter, then letters, digits, '.', '_', '-'.",
         },
-        check={"enum": sorted(CHECKS), "description": "Which number is read, and from what."},
+        check={
+            "anyOf": [{"enum": sorted(CHECKS)}, {"type": "string", "pattern": f"^{REFERENCE.pattern}$"}],
+            "description": "Which number is read, and from what; DISTRIBUTION:NAME for one that is brought.",
+        },
         params={"type": "object", "description": "The check's own parameters."},
         when=_WHEN,
         require=_object(

@@ -151,6 +151,9 @@ def _unknown_keys(tree: Tree, path: Path, error: Any) -> list[Problem]:
 
 def _explain(error: Any) -> tuple[str, str]:
     value, limit = error.instance, error.validator_value
+    kind = str(error.validator)
+    if kind == "anyOf" and "enum" in limit[0]:  # an own name, or one of another form; own names are nearer
+        kind, limit = "enum", limit[0]["enum"]
     about = str(error.schema.get("description", "")) if isinstance(error.schema, dict) else ""
     if error.validator == "type":
         wanted = [limit] if isinstance(limit, str) else list(limit)
@@ -159,7 +162,7 @@ def _explain(error: Any) -> tuple[str, str]:
         if error.schema.get("pattern") == DURATION_PATTERN:
             return f"{shown(value)} is not a time", advice.duration(value) or about
         return f"{shown(value)} is not {needed}", _type_hint(value, wanted, key) or about
-    if error.validator == "enum":
+    if kind == "enum":
         words = [str(word) for word in limit]
         if isinstance(value, str):
             return f"{shown(value)} is not known here", nearest(value, words)

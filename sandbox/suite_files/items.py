@@ -24,8 +24,6 @@ MAX_BYTES = 256 << 20
 MAX_CHOICES = 26
 MAX_TOKENS = 256
 ID = re.compile(r"[^\s\x00-\x1f]{1,200}")
-THIRD_PARTY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}:[a-z0-9][a-z0-9_.-]{0,63}")
-"""``distribution:name``: a probe that another distribution brings."""
 CATEGORY = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 Item = dict[str, Any]
@@ -95,7 +93,7 @@ FIELDS: dict[str, Fields] = {
 
 def read_items(file: Path, probe: str) -> list[Item]:
     """The items of a JSONL file; raises ConfigError with file and line."""
-    if probe not in FIELDS and not THIRD_PARTY.fullmatch(probe):
+    if probe not in FIELDS:
         raise ConfigError(
             f"the probe {probe!r:.40} measures on no suite of yours", hint=f"known: {', '.join(FIELDS)}"
         )
@@ -110,12 +108,11 @@ def read_items(file: Path, probe: str) -> list[Item]:
 
 
 def finished(values: list[Item], places: list[str], probe: str, stem: str) -> list[Item]:
-    """Items with their ids, every field checked; ``places`` says where each stands. Of third-party probes only the id."""
+    """Items with their ids, every field checked; ``places`` says where each stands."""
     seen: dict[str, str] = {}
     found = []
     for value, place in zip(values, places, strict=True):
-        if probe in FIELDS:
-            check_item(value, place, probe)
+        check_item(value, place, probe)
         body = {name: field for name, field in value.items() if name != "id"}
         content = f"{stem}-{digest(_encoded(body, place)).hex[:16]}"
         name = value.get("id", content)
