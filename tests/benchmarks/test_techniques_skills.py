@@ -135,9 +135,12 @@ def test_training_that_runs_away_is_blocked(tmp_path, champion):
     assert verdict.kind is VerdictKind.BLOCKED
     failed = {finding.rule for finding in verdict.findings if finding.outcome == "fail"}
     assert "gain.skills.collapse" in failed
-    # A recipe as shipped, measured on the same items, is not.
-    sound = trials.trial(tmp_path / "s", champion, PUPIL, "reinforcement", {}, 1)
-    assert judged(sound).kind is not VerdictKind.BLOCKED
+    # Who changes nothing gains nothing, and is not blocked for it.
+    same = trials.Trial(tmp_path / "s", {}, 1.0)
+    trials.model_files(champion, same.model)
+    (tmp_path / "s" / "data").mkdir()
+    shutil.copy(tmp_path / "t" / "data" / "train.jsonl", tmp_path / "s" / "data")
+    assert judged(trials.measure(same, champion, PUPIL, "1")).kind is VerdictKind.REVIEW
 
 
 def judged(made: trials.Trial) -> Any:
