@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from policy_cases import DEFAULT, SOUND, finding, subject, verdict
@@ -177,8 +178,23 @@ FAILING = {
 }
 
 
+LEVELS = {"moving", "switch", "maze", "crossed", "supervised", "rewired", "few"}
+"""Tasks whose rules the cases beside the policy try, each both ways (``policies/cases/default``)."""
+
+
 def test_every_rule_has_a_failing_case() -> None:
-    assert set(FAILING) == {rule.id for rule in POLICY.rules}
+    assert set(FAILING) == {
+        rule.id for rule in POLICY.rules if not any(f'model.task == "{task}"' in rule.when for task in LEVELS)
+    }
+
+
+def test_rules_for_levels_are_tried_by_the_cases_beside_the_policy() -> None:
+    tried = (Path(__file__).parents[1] / "policies" / "cases" / "default").glob("*.yaml")
+    said = "".join(path.read_text("utf-8") for path in tried if path.stem in LEVELS)
+    rules = [rule for rule in POLICY.rules if any(f'model.task == "{task}"' in rule.when for task in LEVELS)]
+    assert len(rules) == 15
+    for rule in rules:
+        assert f"findings: {{{rule.id}: fail}}" in said
 
 
 @pytest.mark.parametrize("rule_id", FAILING)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {
     "method": "reptile",  # or joint
-    "rounds": 100,  # times that one family is visited
-    "inner": 10,  # updates in one visit
+    "rounds": 150,  # times that one family is visited
+    "inner": 12,  # updates in one visit
     "shots": 16,  # demonstrations that one visit may learn from; 0: all of the family
     "batch": 48,  # observations in one update
     "lr": 3e-3,  # of the updates in a visit (joint: the highest rate)
