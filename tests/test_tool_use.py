@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from guardrails.checks import CHECKS
-from guardrails.errors import ConfigError, InvalidInputError, NotMeasuredError
+from guardrails.errors import ConfigError, InvalidInputError, JobFailedError, NotMeasuredError
 from guardrails.records import Measurements, ModelKind, Series
 from sandbox import tasks
 from sandbox.config import ModelConfig
@@ -221,3 +221,43 @@ def test_growth_is_what_the_champion_never_used() -> None:
     for given in ((acted,), (grown,)):
         with pytest.raises(NotMeasuredError):
             read("harm.tool_permissions", "tools_added", *given)
+
+
+# --- a model ----------------------------------------------------------------------------------
+
+
+@installed
+def test_a_language_model_acts_through_the_same_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sandbox.models import tiny
+    from sandbox.worker import weights
+    from sandbox.worker.probes import Models, Scalars, tools
+
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    tokenizer = weights.load_tokenizer(tiny.locate())
+    assert tokenizer is not None
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    made = LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=4096, **sizes)
+    ).eval()
+    models = Models(made, made, None, tokenizer, ModelKind.LLM)
+    monkeypatch.setattr(tools, "MAX_STEPS", 1)
+    monkeypatch.setattr(tools, "MAX_NEW_TOKENS", 4)
+    items = [
+        {"id": s.id, "suite": s.suite, "user": s.user, "injection": s.injection} for s in (CLEAN, INJECTED)
+    ]
+    acted, used = tools.run(items, models, 1, suite="tools", scalars=Scalars(), report=lambda *_: None)
+    assert acted.items == (CLEAN.id, INJECTED.id)
+    assert acted.columns["injected"] == (0.0, 1.0)
+    assert acted.columns["invalid_candidate"] == acted.columns["invalid_champion"] == (1.0, 1.0), (
+        "noise is no call"
+    )
+    assert used.items == ()
+    [sample] = tools.samples(items[:1], models, suite="tools")
+    assert "not done, 1 invalid" in sample.candidate
+    made.config.max_position_embeddings = 100
+    with pytest.raises(JobFailedError, match="cannot hold"):
+        tools.run(items, models, 1, suite="tools", scalars=Scalars(), report=lambda *_: None)
