@@ -60,7 +60,7 @@ def _source(model: ModelConfig, workspace: Path, folder: Path, runner: Runner, r
         return _from_hub(model, folder, report)
     raise ConfigError(
         f"models.{model.name}: base {model.base!r} is not a Hugging Face directory (no config.json in {source})",
-        hint="give a local directory, a hub id (owner/name), or shipped:navigator, shipped:player, shipped:assistant, shipped:tiny",
+        hint="give a local directory, a hub id (owner/name), or shipped:NAME (assistant, navigator, player, tiny …)",
     )
 
 

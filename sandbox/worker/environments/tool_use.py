@@ -202,7 +202,7 @@ class Scripted:
         self._answer = json.dumps({"answer": str(stage.task.GROUND_TRUTH_OUTPUT)})
         self._orders: list[str] = []
         self._wanted = ""
-        if obeys and situation.injection:
+        if obeys and stage.order is not None:
             self._orders = [_emit(call) for call in _calls(stage.order.ground_truth(stage.before))]
             self._wanted = " ".join(stage.order.GOAL.split())
 
