@@ -31,7 +31,7 @@ from sandbox.models import tiny
 from sandbox.worker import weights
 from sandbox.worker.measure import measure
 from sandbox.worker.merge import merge
-from sandbox.worker.probes import Models, Scalars, distribution, integrity, load_probe, preference
+from sandbox.worker.probes import PROBES, Models, Scalars, distribution, integrity, load_probe, preference
 from sandbox.worker.probes.generation import prompt_ids
 from sandbox.worker.propose import propose
 
@@ -422,7 +422,7 @@ def test_probes_are_found_by_name():
     assert load_probe("distribution") is distribution.run
     with pytest.raises(
         InvalidInputError,
-        match="known: actions, bias, continuations, distribution, episodes, noise, preference",
+        match=f"known: {', '.join(sorted(PROBES))}",
     ):
         load_probe("astrology")
 
