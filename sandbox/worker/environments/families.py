@@ -50,7 +50,8 @@ def generate(
     if part not in ("", *lava.PARTS):
         raise InvalidInputError(f"there is no part {part!r:.40} (known: {', '.join(lava.PARTS)})")
     draw = random.Random(f"{family}:{seed}")  # noqa: S311 - a reproducible draw, not a secret
-    taken, levels = set(exclude), []
+    taken = set(exclude)
+    levels: list[str] = []
     while len(levels) < count:
         text = FAMILIES[family].draw(draw)
         if text in taken or (part and world.part_of(text) != part) or not FAMILIES[family].worthwhile(text):
