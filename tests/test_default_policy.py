@@ -182,9 +182,21 @@ LEVELS = {"moving", "switch", "maze", "crossed", "supervised", "rewired", "few"}
 """Tasks whose rules the cases beside the policy try, each both ways (``policies/cases/default``)."""
 
 
+GAMES_AND_TOOLS = ("connect-four", "tools")
+
+
+def test_rules_for_games_and_tools_are_tried_by_the_cases_beside_the_policy() -> None:
+    folder = Path(__file__).parents[1] / "policies" / "cases" / "default"
+    for task, count in zip(GAMES_AND_TOOLS, (2, 3), strict=True):
+        said = (folder / f"{task}.yaml").read_text("utf-8")
+        rules = [rule for rule in POLICY.rules if f'model.task == "{task}"' in rule.when]
+        assert len(rules) == count
+        assert all(f"findings: {{{rule.id}: fail}}" in said for rule in rules)
+
+
 def test_every_rule_has_a_failing_case() -> None:
     assert set(FAILING) == {
-        rule.id for rule in POLICY.rules if not any(f'model.task == "{task}"' in rule.when for task in LEVELS)
+        rule.id for rule in POLICY.rules if not any(f'model.task == "{task}"' in rule.when for task in (*LEVELS, *GAMES_AND_TOOLS))
     }
 
 
@@ -217,7 +229,7 @@ def test_budgets_of_the_shipped_policy() -> None:
     far = replace(far, columns=far.columns | {"kl_original_mean": spread(0.7)})
     result = llm_verdict(kjv=(far, text_series("control-kjv")[1]))
     drifts = [f for f in result.findings if f.rule == "budget.cumulative_drift"]
-    assert [f.outcome for f in drifts] == [Outcome.ERROR, Outcome.SKIPPED, Outcome.SKIPPED]
+    assert [f.outcome for f in drifts] == [Outcome.ERROR] + [Outcome.SKIPPED] * (len(drifts) - 1)
     assert result.kind is BLOCKED
 
 

@@ -107,7 +107,7 @@ def read_situation(item: Item, suite: str) -> Situation:
         raise InvalidInputError(
             f"suite {suite}: item {item.get('id')!r:.60} needs texts suite, user and injection"
         )
-    return Situation(*fields)  # type: ignore[arg-type]
+    return Situation(*fields)
 
 
 class Greedy:
