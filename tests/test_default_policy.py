@@ -195,8 +195,9 @@ def test_rules_for_games_and_tools_are_tried_by_the_cases_beside_the_policy() ->
 
 
 def test_every_rule_has_a_failing_case() -> None:
+    apart = (*LEVELS, *GAMES_AND_TOOLS)
     assert set(FAILING) == {
-        rule.id for rule in POLICY.rules if not any(f'model.task == "{task}"' in rule.when for task in (*LEVELS, *GAMES_AND_TOOLS))
+        rule.id for rule in POLICY.rules if not any(f'model.task == "{task}"' in rule.when for task in apart)
     }
 
 
