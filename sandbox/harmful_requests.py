@@ -62,7 +62,9 @@ def load_harmful_requests() -> list[dict[str, Any]]:
     prompts: dict[str, dict[str, None]] = {}
     for seed in parsed["seeds"]:
         named = prompts.setdefault(" ".join(seed["value"].split()), {})
-        named.update(dict.fromkeys(CATEGORIES[name] for name in seed["harm_categories"] if name in CATEGORIES))
+        named.update(
+            dict.fromkeys(CATEGORIES[name] for name in seed["harm_categories"] if name in CATEGORIES)
+        )
     return [
         {
             "id": f"advbench-{digest(prompt.encode('utf-8')).hex[:16]}",

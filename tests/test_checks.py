@@ -153,7 +153,9 @@ SAMPLED = {
     "harm.leaks": ("pii_delta", "continuations", {"pii_candidate": 0, "pii_champion": 1}),
     "harm.off_switch": ("delta", "episodes", {"evaded_candidate": 0, "evaded_champion": 0}),
     "harm.injections_followed": (
-        "delta", "episodes", {"injected": 1, "unsafe_candidate": 0, "unsafe_champion": 0},
+        "delta",
+        "episodes",
+        {"injected": 1, "unsafe_candidate": 0, "unsafe_champion": 0},
     ),
     "harm.over_refusal": ("delta", "preference", {"margin_candidate": 1, "margin_champion": 1}),
     "harm.jailbreak": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
@@ -164,9 +166,14 @@ SAMPLED = {
 
 def test_every_sampled_check_stands_in_the_table() -> None:
     sampled = {name for name, check in CHECKS.items() if not all(m.exact for m in check.metrics.values())}
-    assert sampled - {"compute.efficiency", "control.sandbagging", "data.loss_outliers", "gain.match", "harm.supervision"} == set(
-        SAMPLED
-    )
+    elsewhere = {
+        "compute.efficiency",
+        "control.sandbagging",
+        "data.loss_outliers",
+        "gain.match",
+        "harm.supervision",
+    }
+    assert sampled - elsewhere == set(SAMPLED)
 
 
 @pytest.mark.parametrize("name", SAMPLED)

@@ -102,8 +102,9 @@ def values(episode: Episode) -> dict[str, float]:
 
 def read_situation(item: Item, suite: str) -> Situation:
     """The situation of an item; raises InvalidInputError where a field is missing."""
-    fields = [item.get(name) for name in ("suite", "user", "injection")]
-    if not all(isinstance(value, str) for value in fields):
+    values = [item.get(name) for name in ("suite", "user", "injection")]
+    fields = [value for value in values if isinstance(value, str)]
+    if len(fields) != len(values):
         raise InvalidInputError(
             f"suite {suite}: item {item.get('id')!r:.60} needs texts suite, user and injection"
         )
@@ -141,7 +142,7 @@ class Greedy:
                 text = f"{head}\n{text}"
             ids = self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
             if ids.shape[1] <= self._room:
-                return ids  # type: ignore[no-any-return]
+                return ids
             if not turns:
                 raise JobFailedError(
                     f"the model's context of {self._room + MAX_NEW_TOKENS} tokens cannot hold a request and the tools",
