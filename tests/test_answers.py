@@ -235,6 +235,33 @@ def test_a_signed_batch_is_worth_nothing_elsewhere(site):
     assert not read_book(lines, "another", site.roster(), ORIGIN).final
 
 
+def test_no_label_is_the_text_of_another_option(site):
+    # Of both kinds, so that neither letters nor numbers alone are free: typing "A" would have meant the other text.
+    options = [("1", "A"), ("A", "1"), ("b", "2"), ("2", "B")]
+    for number, pair in enumerate(options):
+        (asked,) = site.ask(question(kind="choice", prompt=f"which? {number}", options=pair))
+        assert not {label.upper() for label in asked.shown} & {text.upper() for text in pair}
+        for label, text in asked.shown.items():
+            assert site.desk().answer("p-ada", asked.digest, label).answer == text
+    many = tuple("12345678ABDEFGHI")
+    (asked,) = site.ask(question(kind="action", prompt="what?", options=many))
+    assert len(asked.shown) == 16
+    assert not set(asked.shown) & set(many)
+
+
+def test_a_batch_that_is_put_in_again_does_not_undo_its_correction(site):
+    (asked,) = site.ask(question())
+    site.answered("ada", (asked, "12"))
+    site.answered("ada", (asked, "21"))
+    journal = site.folder / "labels" / MODEL / "journal.jsonl"
+    first = next(line for line in journal.read_text().splitlines() if json.loads(line)["line"] == "signed")
+    with journal.open("a") as stream:
+        stream.write(first + "\n")
+    book = site.desk().book()
+    assert [record["answer"] for record in book.records_for(ASKER)] == ["21"]
+    assert "handed in before" in book.set_aside[0]
+
+
 def test_unknown_and_changed_questions_are_not_answered(site):
     (asked,) = site.ask(question())
     with pytest.raises(UnknownNameError, match="or it is not what it was"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
+import py_compile
 import re
 import sys
 from collections.abc import Iterator
@@ -108,6 +111,57 @@ def test_code_without_a_list_of_its_files_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(site))
     with pytest.raises(InvalidInputError, match="does not list its modules"):
         third_party.find(third_party.LEARNERS, "acme-loose:shrink")
+
+
+def test_an_editable_install_is_refused_though_it_lists_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = "[interlock.learners]\nshrink = acme_edited:shrink\n"
+    finder = "__editable___acme_edited_finder.py"
+    site = install(tmp_path, "acme-edited", {finder: "MAPPING = {}\n"}, points)
+    (site / "acme_edited.py").write_text("def shrink(task): ...\n")
+    monkeypatch.syspath_prepend(str(site))
+    with pytest.raises(InvalidInputError, match="does not list its modules"):
+        third_party.find(third_party.LEARNERS, "acme-edited:shrink")
+
+
+def test_a_compiled_file_that_says_something_else_is_refused(brought: Path) -> None:
+    source = brought / "acme_learners.py"
+    compiled = Path(py_compile.compile(str(source), doraise=True) or "")
+    honest = third_party.find(third_party.LEARNERS, "acme-learners:shrink").code
+    body = marshal.dumps(compile("def shrink(task): return 'something else'\n", str(source), "exec"))
+    compiled.write_bytes(compiled.read_bytes()[:16] + body)
+    with pytest.raises(InvalidInputError, match="not what it says"):
+        third_party.find(third_party.LEARNERS, "acme-learners:shrink")
+    unchecked = (1).to_bytes(4, "little") + bytes(8)
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + unchecked + body)
+    with pytest.raises(InvalidInputError, match="not what it says"):
+        third_party.find(third_party.LEARNERS, "acme-learners:shrink")
+    compiled.write_bytes(importlib.util.MAGIC_NUMBER + bytes(12) + body)
+    assert third_party.find(third_party.LEARNERS, "acme-learners:shrink").code == honest, (
+        "stale: it never runs"
+    )
+
+
+def test_a_module_without_source_is_on_record(brought: Path) -> None:
+    record = brought / "acme_learners-1.0.dist-info" / "RECORD"
+    record.write_text(record.read_text() + "acme_hidden.pyc,,\n")
+    codes = set()
+    for text in ("A = 1", "A = 2"):
+        (brought / "acme_hidden.pyc").write_bytes(text.encode())
+        codes.add(third_party.find(third_party.LEARNERS, "acme-learners:shrink").code)
+    assert len(codes) == 2
+
+
+def test_a_module_of_the_same_name_elsewhere_is_not_taken_for_it(
+    brought: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = third_party.find(third_party.LEARNERS, "acme-learners:shrink")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "acme_learners.py").write_text("def shrink(task): return 'mine'\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "first"))
+    with pytest.raises(InvalidInputError, match="was imported from"):
+        found.load()
 
 
 def test_a_listed_file_that_is_gone_is_refused(brought: Path) -> None:

@@ -59,9 +59,11 @@ class Asked:
     def shown(self) -> dict[str, str]:
         """Label → option, in the order of showing. An option's own text is never a label of another."""
         texts = [self.question.options[place] for place in self.order]
-        single = {text.strip().upper() for text in texts if len(text.strip()) <= 2}
+        single = {text.strip().upper() for text in texts}
         wanted = (LETTERS, NUMBERS) if self.question.kind == "choice" else (NUMBERS, LETTERS)
-        labels = next((kind for kind in wanted if not single & set(kind)), wanted[0])
+        # Where a learner's options are of both kinds, what is left of them is still enough: sixteen of thirty-two.
+        free = [label for label in (*wanted[0], *wanted[1]) if label not in single]
+        labels = next((kind for kind in wanted if not single & set(kind)), free)
         return dict(zip(labels, texts, strict=False))
 
 
@@ -91,13 +93,14 @@ class Given:
 
 @dataclass
 class Book:
-    """The state after all lines. ``set_aside``: per batch that does not count, why not."""
+    """The state after all lines. ``set_aside``: per batch that does not count, why not; ``taken``: those that do."""
 
     asked: dict[Digest, Asked] = field(default_factory=dict)
     drafts: dict[str, dict[Digest, Given]] = field(default_factory=dict)
     final: dict[Digest, Given] = field(default_factory=dict)
     used: dict[Digest, list[str]] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
+    taken: set[str] = field(default_factory=set)
 
     def open(self, asker: str = "") -> list[Asked]:
         """The questions (of one asker) to which no answer counts yet, in the order of asking."""
@@ -219,9 +222,13 @@ def _hand_in(book: Book, line: Line, model: str, people: dict[str, Person], orig
     value = canonical.parse(signed)
     person = value["person"]
     reason = _refusal(value, signed, line["signature"], model, people, origin)
+    if not reason and line["statement"] in book.taken:
+        # Counted again, it would put a former answer in the place of the one that corrected it.
+        reason = "this very batch was handed in before"
     if reason:
         book.set_aside.append(f"{len(value['answers'])} answers of {person} do not count: {reason}")
         return
+    book.taken.add(line["statement"])
     own = book.drafts.get(person, {})
     for fields in value["answers"]:
         given = _given(fields, person)
