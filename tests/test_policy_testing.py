@@ -91,7 +91,9 @@ def test_every_mutant_of_a_shipped_policy_is_looser(name: str) -> None:
     """A change that does not loosen would be noticed for the wrong reason."""
     policy = load_policy(POLICIES / f"{name}.yaml").policy
     looser = list(mutants(policy))
-    assert len(looser) > 3 * len(policy.rules) - 5
+    assert len(looser) > 2 * len(policy.rules), (
+        "each rule is dropped, and its limit moved; of others more besides"
+    )
     assert [m.rule for m in looser if is_tightening(policy, m.policy)] == []
 
 
