@@ -52,9 +52,10 @@ from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
 from sandbox.isolation import interpreter
 from sandbox.isolation.collector import BUNDLE, MEASUREMENT, MERGED, TRAINED, collect
-from sandbox.isolation.manifest import read_manifest
+from sandbox.isolation.manifest import Manifest, read_manifest
 from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
 from sandbox.runner import Runner
+from sandbox.worker.questions import Question
 
 Report = Callable[[str, float], None]
 """Takes the stage's name and the share done, for people to watch."""
@@ -91,33 +92,25 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
     desk, asker = desk_of(bench, model.name), asker_of(recipe)
     book = desk.book()
     asking.require_answered(book, model.name, asker)
-    with _job_folder(bench) as folder:
-        intent = f"{recipe.technique} on {model.name}, seed {seed}"
+    with job_folder(bench) as folder:
+        intent = intent_of(model.name, recipe.technique, seed)
         records = tasks.training_records(model, bench.workspace, bench.secret)
         data = _put_data(bench, folder / "data", records, book, asker)
-        request = {
-            "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
-            "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
-        }  # fmt: skip
+        request = order(model, recipe, seed, champion, intent)
         try:
-            bench.gate.store.checkout(champion, folder / "champion", below="model")
-            mounts = {"/in/champion": folder / "champion", "/in/data": folder / "data"}
-            staged = command_learner.stage(recipe.learner, folder) if recipe.learner else None
-            outcome = _run(bench, _limited(model, recipe), folder, "propose", request, mounts, report, staged)
+            outcome, staged = train(bench, model, recipe, folder, request, report)
             try:
                 if asking.only_asks(folder / "propose" / "out"):
                     return asking.take_over(
                         desk, asker, champion, folder / "propose" / "out", folder / "asked"
                     )
-                collect(folder / "propose" / "out", folder / "bundle", TRAINED)
-                manifest = read_manifest(folder / "bundle")
-                questions = asking.set_aside(folder / "bundle")
+                manifest, questions = take_bundle(folder)
                 desk.check(asker, questions)
             except BundleError as error:
                 raise command_learner.refused_bundle(error, outcome) from None
             compute = outcome.compute
-            if (folder / "bundle" / "model" / "adapter_config.json").exists():
-                compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
+            if has_adapter(folder):
+                compute = _added(compute, merge(bench, model, folder, champion, report).compute)
         except (JobFailedError, BundleError) as error:
             failure = bench.gate.record_failure(model.name, "propose", recipe.technique, error)
             raise JobFailedError(
@@ -128,7 +121,7 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
                 model=model.name, technique=recipe.technique, intent=manifest.intent,
                 bundle=bench.gate.store.put_tree(folder / "bundle"), champion=champion, data=data,
                 objective=orders.stated_objective(manifest.objective), recipe=recipe.settings, seed=seed,
-                environment=_provenance(outcome, staged)
+                environment=provenance(model, outcome, staged)
                 | orders.ordered(recipe, model.kind) | orders.claimed(manifest),
                 isolation=outcome.level, submitted=False,
                 compute=compute, proposer="loop", authors=book.authors_for(asker),
@@ -147,12 +140,12 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
         BundleError: The bundle was refused; nothing was recorded.
     """
     champion = bench.gate.require_ready(model.name)
-    with _job_folder(bench) as folder:
+    with job_folder(bench) as folder:
         collect(bundle, folder / "bundle", BUNDLE)
         manifest = read_manifest(folder / "bundle")
         compute = Compute(0.0, 0.0, 0, 0, "not run here")
-        if (folder / "bundle" / "model" / "adapter_config.json").exists():
-            compute = _added(compute, _merge(bench, model, folder, champion, report).compute)
+        if has_adapter(folder):
+            compute = _added(compute, merge(bench, model, folder, champion, report).compute)
         data = digest(
             b"".join(sorted(str(_file_digest(p)).encode() for p in (folder / "bundle").glob("data/*")))
         )
@@ -170,7 +163,7 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
 
 def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) -> str:
     """Measure a proposal against the champion on private items, and judge it; returns its new state."""
-    with _measuring(bench, proposal_id), _job_folder(bench) as folder:
+    with _measuring(bench, proposal_id), job_folder(bench) as folder:
         order = bench.gate.begin_measurement(proposal_id)
         mounts = {}
         for name, bundle in (("candidate", order.bundle), ("champion", order.champion)):
@@ -231,6 +224,79 @@ def environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "absent"
     return {"python": platform.python_version(), "machine": platform.machine(), **versions}
+
+
+def intent_of(model: str, technique: str, seed: int) -> str:
+    """What our own learners state as the purpose of a proposal."""
+    return f"{technique} on {model}, seed {seed}"
+
+
+def order(model: ModelConfig, recipe: Recipe, seed: int, champion: Digest, intent: str) -> dict[str, Any]:
+    """The request of a learner's job: all that it is told."""
+    return {
+        "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
+        "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
+    }  # fmt: skip
+
+
+def train(
+    bench: Bench, model: ModelConfig, recipe: Recipe, folder: Path, request: dict[str, Any], report: Report
+) -> tuple[JobOutcome, Staged | None]:
+    """Run one learner on the champion that ``request`` names and on ``folder / "data"``, to its end.
+
+    Raises:
+        JobFailedError: it did not end well.
+    """
+    bench.gate.store.checkout(Digest.parse(request["base"]), folder / "champion", below="model")
+    mounts = {"/in/champion": folder / "champion", "/in/data": folder / "data"}
+    staged = command_learner.stage(recipe.learner, folder) if recipe.learner else None
+    return _run(bench, _limited(model, recipe), folder, "propose", request, mounts, report, staged), staged
+
+
+def take_bundle(folder: Path) -> tuple[Manifest, tuple[Question, ...]]:
+    """Collect what a learner left into ``folder / "bundle"``; its questions are no part of that."""
+    collect(folder / "propose" / "out", folder / "bundle", TRAINED)
+    return read_manifest(folder / "bundle"), asking.set_aside(folder / "bundle")
+
+
+def has_adapter(folder: Path) -> bool:
+    """Whether the bundle's model is an adapter, to be merged."""
+    return (folder / "bundle" / "model" / "adapter_config.json").exists()
+
+
+def merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, report: Report) -> JobOutcome:
+    """Merge a bundle's adapter into the champion; afterwards ``model/`` is whole, ``adapter/`` beside it."""
+    bundle = folder / "bundle"
+    if (bundle / "adapter").exists():
+        raise BundleError(
+            "adapter: beside an adapter in model/ there is no place for another",
+            hint="put either a whole model into model/, or an adapter",
+        )
+    (bundle / "model").rename(bundle / "adapter")
+    request = {"champion": "/in/champion", "adapter": "/in/adapter", "out": "/out"}
+    if not (folder / "champion").exists():
+        bench.gate.store.checkout(champion, folder / "champion", below="model")
+    mounts = {"/in/champion": folder / "champion", "/in/adapter": bundle / "adapter"}
+    outcome = _run(bench, model, folder, "merge", request, mounts, report)
+    collect(folder / "merge" / "out", folder / "merged", MERGED)
+    (folder / "merged" / "model").rename(bundle / "model")
+    return outcome
+
+
+def provenance(model: ModelConfig, outcome: JobOutcome, staged: Staged | None) -> dict[str, str]:
+    """What the run depended on, which program it was, and what that was refused."""
+    machine = {"processor": processor(), "threads": str(model.threads)}
+    return environment() | machine | (staged.provenance if staged else {}) | command_learner.refusals(outcome)
+
+
+def processor() -> str:
+    """What the processor calls itself: libraries choose their arithmetic by it, so its results are its own."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return "".join(c for c in (names or ["unknown"])[0][:80] if c.isprintable())
 
 
 def evaluator_version() -> str:
@@ -339,25 +405,6 @@ def _show_latest(lines: list[str], stage: str, report: Report) -> None:
             return
 
 
-def _merge(bench: Bench, model: ModelConfig, folder: Path, champion: Digest, report: Report) -> JobOutcome:
-    """Merge a bundle's adapter into the champion; afterwards ``model/`` is whole, ``adapter/`` beside it."""
-    bundle = folder / "bundle"
-    if (bundle / "adapter").exists():
-        raise BundleError(
-            "adapter: beside an adapter in model/ there is no place for another",
-            hint="put either a whole model into model/, or an adapter",
-        )
-    (bundle / "model").rename(bundle / "adapter")
-    request = {"champion": "/in/champion", "adapter": "/in/adapter", "out": "/out"}
-    if not (folder / "champion").exists():
-        bench.gate.store.checkout(champion, folder / "champion", below="model")
-    mounts = {"/in/champion": folder / "champion", "/in/adapter": bundle / "adapter"}
-    outcome = _run(bench, model, folder, "merge", request, mounts, report)
-    collect(folder / "merge" / "out", folder / "merged", MERGED)
-    (folder / "merged" / "model").rename(bundle / "model")
-    return outcome
-
-
 def _until(stop: Stopping) -> dict[str, str]:
     return {"null": decimal(stop.null), "alpha": decimal(stop.alpha), "least": str(stop.least)}
 
@@ -377,11 +424,6 @@ def _limited(model: ModelConfig, recipe: Recipe) -> ModelConfig:
     if recipe.learner is None or recipe.learner.limits is None:
         return model
     return replace(model, limits=model.limits.tightest(recipe.learner.limits))
-
-
-def _provenance(outcome: JobOutcome, staged: Staged | None) -> dict[str, str]:
-    """What the run depended on, which program it was, and what that was refused."""
-    return environment() | (staged.provenance if staged else {}) | command_learner.refusals(outcome)
 
 
 def _records(bench: Bench, order: MeasurementOrder, folder: Path) -> Path:
@@ -409,7 +451,7 @@ def _added(first: Compute, second: Compute) -> Compute:
 
 
 @contextmanager
-def _job_folder(bench: Bench) -> Iterator[Path]:
+def job_folder(bench: Bench) -> Iterator[Path]:
     """A folder of its own for one step, locked while it lives, so that left-over ones can be told apart."""
     parent = bench.workspace / "jobs"
     parent.mkdir(exist_ok=True)

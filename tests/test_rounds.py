@@ -184,7 +184,7 @@ def test_two_measurements_of_one_proposal_do_not_meet(site, proposal):
 def test_folders_of_dead_jobs_are_swept_and_living_ones_kept(site):
     dead = site.workspace.path / "jobs" / "job-dead"
     dead.mkdir()
-    with rounds._job_folder(site.bench) as living:
+    with rounds.job_folder(site.bench) as living:
         rounds.sweep(site.workspace.path)
         assert living.exists()
     assert not dead.exists()

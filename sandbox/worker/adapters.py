@@ -3,6 +3,7 @@
 Invariants:
 - Only the adapter is trained; the champion's own weights are never written.
 - What is written names no path of this machine: the manifest names the base, by digest.
+- The same weights are written as the same bytes by every process.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ def save_adapter(target: Path, model: PreTrainedModel) -> None:
     (target / "README.md").unlink(missing_ok=True)  # a model card with nothing in it
     described = json.loads((target / "adapter_config.json").read_text("utf-8"))
     described["base_model_name_or_path"] = ""  # the manifest names the base by digest
+    described["target_modules"] = sorted(
+        described["target_modules"]
+    )  # a set, in each process in another order
     text = json.dumps(described, indent=2, sort_keys=True) + "\n"
     (target / "adapter_config.json").write_text(text, "utf-8")
     for path in target.iterdir():

@@ -1,7 +1,8 @@
-"""Commands that run isolated jobs: propose, submit, measure.
+"""Commands that run isolated jobs: propose, submit, measure, reproduce.
 
 Invariants: nothing is recorded that the gate did not accept; a job ends with its command; ``measure`` and
-``submit --wait`` say the verdict as exit status, ``propose`` ends with 0 whatever the verdict.
+``submit --wait`` say the verdict as exit status, ``propose`` ends with 0 whatever the verdict; ``reproduce``
+records nothing and ends with 1 where other bytes came out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ui.cli.bench import open_bench
 from ui.cli.group import command
 from ui.cli.look import give_verdict, next_step
 from ui.cli.output import line, show, table
-from ui.cli.session import Session
+from ui.cli.session import Finished, Session
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -167,6 +168,37 @@ def measure(session: Session, id_: str) -> None:
     _give(session, "measure", _row(session, row.id))
 
 
+@command(
+    "reproduce",
+    help="Train a proposal once more as its record says, and say whether the same bytes come out.",
+)
+@click.argument("id_", metavar="ID")
+def reproduce(session: Session, id_: str) -> None:
+    """Repeat and compare; nothing is recorded."""
+    from sandbox import reproduction
+
+    row = _row(session, id_.upper())
+    config = configured(session, row.model)
+    programs = {learner.technique: learner for learner in session.workspace.config.learners.values()}
+    if row.technique != "submitted":
+        require_learner(row.technique, programs)
+    with open_bench(session) as bench, session.output.progress() as report:
+        found = reproduction.reproduce(bench, config, row.id, programs.get(row.technique), report)
+    data = {
+        "id": row.id, "reproduced": found.reproduced, "bundle_digest": str(found.recorded),
+        "made_digest": str(found.made), "files": list(found.files),
+        "differs": {name: {"recorded": was, "here": here} for name, (was, here) in found.differs.items()},
+    }  # fmt: skip
+    mark = (
+        presenters.Mark("✓", found.sentence, "good")
+        if found.reproduced
+        else presenters.Mark("▲", found.sentence, "caution")
+    )
+    session.output.result("reproduce", data, lambda console: show(console, line(mark)))
+    if not found.reproduced:
+        raise Finished(1)
+
+
 def configured(session: Session, model: str) -> ModelConfig:
     """The configuration of a model that has a champion; raises UnknownNameError otherwise."""
     config = session.workspace.config.models.get(model)
@@ -205,9 +237,17 @@ def _recipe(
 
 
 def require_learner(technique: str, programs: Collection[str] = ()) -> None:
-    """Raise UnknownNameError unless there is such a technique; ``programs`` are those of interlock.toml."""
+    """Raise UnknownNameError unless there is such a technique; ``programs`` are those of interlock.toml.
+
+    Raises:
+        InvalidInputError: it is another distribution's learner, which is not installed here.
+    """
+    from guardrails import third_party
     from sandbox.worker.learners import LEARNERS
 
+    if third_party.is_reference(technique):
+        third_party.find(third_party.LEARNERS, technique)
+        return
     if technique not in LEARNERS and technique not in programs:
         known = ", ".join([*sorted(LEARNERS), *sorted(programs)])
         raise UnknownNameError(f"there is no technique {technique:.80}", hint=f"known: {known}")

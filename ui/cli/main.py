@@ -41,6 +41,7 @@ _SECTIONS = {
         "propose": ("ui.cli.jobs", "Train a candidate in isolation, measure and judge it."),
         "submit": ("ui.cli.jobs", "Hand in an update that was trained elsewhere."),
         "measure": ("ui.cli.jobs", "Measure a proposal again, and judge it."),
+        "reproduce": ("ui.cli.jobs", "Train a proposal again; does the same come out?"),
         "loop": ("ui.cli.loop", "Run, watch or stop the loop."),
         "label": ("ui.cli.label", "Answer what learners ask people."),
     },

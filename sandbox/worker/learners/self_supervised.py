@@ -1,28 +1,29 @@
 """Self-supervised continued training: read more text, and predict its next token better.
 
 Invariants:
-- Only a low-rank adapter is trained; the champion's own weights are never written.
+- The champion's own files are never written; unless the recipe says otherwise, only a low-rank adapter is trained.
 - Two runs with the same champion, records, recipe and seed write the same bytes.
 - Records of a control (field ``replay``) are learnt only where the recipe says so, in the share that it says.
 - A loss that is not finite, or data without one usable record, raises before anything is written.
 
-The adapter (PEFT layout, safetensors) goes to ``out/model``, the records used to ``out/data/train.jsonl``.
+What was trained (``form``: an adapter in PEFT layout, or a whole model) goes to ``out/model``, the records used to
+``out/data/train.jsonl``.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from guardrails.canonical import decimal
-from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker import adapters, data, weights
-from sandbox.worker.learners import Task, read_recipe
+from guardrails.errors import InvalidInputError
+from sandbox.worker import data, weights
+from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners.language.pairs import loss_of
+from sandbox.worker.learners.language.updates import Updates, require
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULTS: dict[str, Any] = {
@@ -33,6 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
     "weight_decay": 0.0,
     "clip": 1.0,  # highest norm of a gradient
+    "form": "adapter",  # or full, or average: sandbox/worker/learners/forms.py
     "rank": 8,
     "alpha": 16,
     "targets": "q_proj,v_proj",  # projections that get an adapter
@@ -41,7 +43,6 @@ DEFAULTS: dict[str, Any] = {
 }
 REPLAY = "replay"
 """The field of a record that is there against forgetting; it names the control that it is of."""
-IGNORED = -100
 
 
 def learn(task: Task) -> dict[str, str]:
@@ -61,7 +62,7 @@ def learn(task: Task) -> dict[str, str]:
     model, rows, again = _prepare(task, recipe, lines, replayed)
     losses = list(_train(model, _mixed(rows, again, recipe, task.seed), recipe, task))
     data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines + replayed])
-    adapters.save_adapter(task.out / "model", model)
+    forms.save(model, recipe, task.champion, task.out / "model")
     tail = losses[-max(1, len(losses) // 4) :]
     return {
         "first_loss": decimal(losses[0]),
@@ -73,16 +74,9 @@ def learn(task: Task) -> dict[str, str]:
 
 
 def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
-    for name in ("steps", "batch", "rank"):
-        if recipe[name] < 1:
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be at least 1")
+    require(recipe, ("steps", "batch", "rank"), ("lr", "clip", "alpha"))
     if recipe["length"] < 2:
         raise InvalidInputError(f"recipe: length = {recipe['length']} must be at least 2")
-    for name in ("lr", "clip", "alpha"):
-        if not (math.isfinite(recipe[name]) and recipe[name] > 0):
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
-    if not 0 <= recipe["warmup"] <= 1:
-        raise InvalidInputError(f"recipe: warmup = {recipe['warmup']} must lie between 0 and 1")
     if not 0 <= recipe["replay"] < 1:
         raise InvalidInputError(f"recipe: replay = {recipe['replay']} must be at least 0 and below 1")
     return recipe
@@ -100,8 +94,7 @@ def _prepare(
     rows, again = (_rows(tokenizer, some, recipe["length"]) for some in (lines, replayed))
     if not rows or (replayed and not again):
         raise InvalidInputError("no record has two tokens or more: nothing to predict")
-    model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
-    return adapters.with_adapter(model, recipe), rows, again
+    return forms.prepare(task.champion, recipe), rows, again
 
 
 def _rows(tokenizer: PreTrainedTokenizerBase, lines: Sequence[data.Line], length: int) -> list[list[int]]:
@@ -116,29 +109,11 @@ def _rows(tokenizer: PreTrainedTokenizerBase, lines: Sequence[data.Line], length
 def _train(
     model: PreTrainedModel, batches: Iterator[list[list[int]]], recipe: dict[str, Any], task: Task
 ) -> Iterator[float]:
-    import torch
-
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=recipe["lr"], weight_decay=recipe["weight_decay"])
-    rising = max(1, round(recipe["steps"] * recipe["warmup"]))
-    model.train()
+    updates = Updates(forms.trained(model), recipe)
     for step in range(recipe["steps"]):
-        share = min((step + 1) / rising, (recipe["steps"] - step) / max(1, recipe["steps"] - rising))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe["lr"] * min(1.0, share)
-        ids, labels, mask = _tensors(next(batches))
-        loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
-        value = loss.item()
-        if not math.isfinite(value):
-            raise JobFailedError(f"the loss became {value} in step {step + 1} of {recipe['steps']}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, recipe["clip"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        value = updates.step(loss_of(model, [(row, row) for row in next(batches)]))
         task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
         yield value
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
-        raise JobFailedError("the adapter holds numbers that are not finite after the last step")
 
 
 def _mixed(
@@ -166,13 +141,3 @@ def _batches(rows: list[list[int]], size: int, seed: int) -> Iterator[list[list[
             batches += [near[at : at + size] for at in range(0, len(near) - size + 1, size)]
         order.shuffle(batches)
         yield from batches
-
-
-def _tensors(batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    import torch
-
-    width = max(len(row) for row in batch)
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in batch])
-    labels = torch.tensor([row + [IGNORED] * (width - len(row)) for row in batch])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
-    return ids, labels, mask

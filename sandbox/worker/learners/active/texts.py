@@ -20,7 +20,7 @@ from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker import adapters, data, weights
 from sandbox.worker.learners import Task, read_recipe
-from sandbox.worker.learners.self_supervised import IGNORED
+from sandbox.worker.learners.language.pairs import IGNORED
 from sandbox.worker.questions import (
     MAX_PROMPT,
     MAX_QUESTIONS,

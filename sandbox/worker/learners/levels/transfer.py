@@ -11,12 +11,11 @@ Invariants:
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
-from sandbox.worker import data
+from sandbox.worker import adapters, data
 from sandbox.worker.learners import Task, read_recipe
 from sandbox.worker.learners.levels import checked, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import Settings, examples, imitate, turned
@@ -56,7 +55,7 @@ def learn(task: Task) -> dict[str, str]:
     if recipe["start"] == "scratch":
         forget(model)
     known = examples(encoder, turned(records, recipe["forms"], task.seed))
-    learner = _with_adapter(model, recipe) if recipe["form"] == "adapter" else model
+    learner = adapters.with_adapter(model, recipe) if recipe["form"] == "adapter" else model
     settings = Settings(recipe["updates"], recipe["batch"], recipe["lr"])
     total = settings.steps
     losses = imitate(
@@ -89,31 +88,6 @@ def forget(model: PreTrainedModel) -> None:
                 parameter.fill_(1.0)
 
 
-def _with_adapter(model: PreTrainedModel, recipe: dict[str, Any]) -> PreTrainedModel:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=recipe["rank"],
-        lora_alpha=recipe["alpha"],
-        lora_dropout=0.0,
-        target_modules=sorted(name.strip() for name in recipe["targets"].split(",")),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        adapted: PreTrainedModel = get_peft_model(model, config)
-    except ValueError as error:
-        raise InvalidInputError(f"recipe: targets: {str(error).splitlines()[0]}") from None
-    return adapted
-
-
 def _save_adapter(task: Task, model: PreTrainedModel, values: list[Any]) -> None:
-    target = task.out / "model"
     data.write_records(task.out / "data" / "layouts.jsonl", values)
-    model.save_pretrained(target, safe_serialization=True)
-    (target / "README.md").unlink(missing_ok=True)  # a model card with nothing in it
-    described = json.loads((target / "adapter_config.json").read_text("utf-8"))
-    described["base_model_name_or_path"] = ""  # the manifest names the base by digest
-    text = json.dumps(described, indent=2, sort_keys=True) + "\n"
-    (target / "adapter_config.json").write_text(text, "utf-8")
-    for path in target.iterdir():
-        path.chmod(0o644)
+    adapters.save_adapter(task.out / "model", model)
