@@ -152,6 +152,40 @@ def test_what_is_too_large_is_refused(tmp_path, monkeypatch, limit, value, said)
         read_source("own", tmp_path)
 
 
+def test_a_small_table_that_unfolds_to_much_text_is_refused(tmp_path, monkeypatch):
+    parquet.write_table(pa.Table.from_pylist([{"text": "x" * 1000}] * 2000), tmp_path / "t.parquet")
+    size = (tmp_path / "t.parquet").stat().st_size
+    assert size < 100_000
+    assert len(read_source("t.parquet", tmp_path)) == 2000  # positive control
+    monkeypatch.setattr(sources, "MAX_BYTES", 100_000)
+    with pytest.raises(ConfigError, match="more than 100000 characters"):
+        read_source("t.parquet", tmp_path)
+
+
+def test_no_link_leads_out_of_a_folder(tmp_path):
+    jsonl(tmp_path / "own" / "x.jsonl", *ROWS)
+    (tmp_path / "secret.txt").write_text(LONG.format("secret"))
+    (tmp_path / "own" / "copy.jsonl").symlink_to("x.jsonl")
+    assert len(read_source("own", tmp_path)) == 6  # a link within it is a file like any other
+    for target in (tmp_path / "secret.txt", tmp_path, Path("loop.txt")):
+        (tmp_path / "own" / "loop.txt").symlink_to(target)
+        with pytest.raises(ConfigError, match=r"loop\.txt: a link that leads out"):
+            read_source("own", tmp_path)
+        (tmp_path / "own" / "loop.txt").unlink()
+
+
+def test_the_links_of_the_hubs_cache_are_followed(tmp_path):
+    snapshot = tmp_path / "repo" / "snapshots" / "abc"
+    jsonl(tmp_path / "repo" / "blobs" / "1", *ROWS)
+    snapshot.mkdir(parents=True)
+    (snapshot / "x.jsonl").symlink_to("../../blobs/1")
+    assert len(read_source(str(snapshot), tmp_path)) == 3
+    (tmp_path / "repo" / "secret.txt").write_text(LONG.format("secret"))
+    (snapshot / "y.txt").symlink_to("../../secret.txt")
+    with pytest.raises(ConfigError, match="leads out"):
+        read_source(str(snapshot), tmp_path)
+
+
 def test_an_id_that_stands_twice_is_located(tmp_path):
     jsonl(tmp_path / "own.jsonl", {"id": "a", **ROWS[0]}, {"id": "a", **ROWS[1]})
     with pytest.raises(ConfigError, match=r"own\.jsonl:2: the id 'a' stands in .*own\.jsonl:1"):

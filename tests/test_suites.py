@@ -13,7 +13,7 @@ from guardrails.errors import ConfigError, InvalidInputError
 from sandbox import tasks
 from sandbox.config import SuiteConfig, load_config
 from sandbox.harmful_requests import CATEGORIES, load_harmful_requests
-from sandbox.suite_files import PUBLIC, authored, jailbreaks, read_suite, shipped_names
+from sandbox.suite_files import PUBLIC, authored, items, jailbreaks, read_suite, shipped_names, templates
 from sandbox.suite_files.items import FIELDS
 from sandbox.tasks.sources import read_source
 
@@ -281,6 +281,64 @@ def test_what_a_task_asks_for_and_does_not_get_is_located(tmp_path, old, new, li
     with pytest.raises(ConfigError, match=said) as raised:
         read_suite("sums.yaml", "choice", task(tmp_path, TASK.replace(old, new)))
     assert f"sums.yaml:{line}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "not supported"),
+        ("{% for i in both %}{% for j in both %}{{i}}{% endfor %}{% endfor %}", "a loop within a loop"),
+        ("{% for i in both recursive %}{{ loop(both) }}{% endfor %}", "a loop within a loop"),
+        ("{{ right * 10000000000 }}", "Mul is not supported"),
+        ("{{ 10 ** 10 ** 10 }}", "Pow is not supported"),
+        ("{{ '%9999999999d' % a }}", "Mod is not supported"),
+        ("{{ '{:9999999999d}'.format(a) }}", "format is not supported"),
+        ("{{ right.ljust(9999999999) }}", "ljust is not supported"),
+        ("{{ right | center(9999999999) }}", "center is not supported"),
+        ("{% set x = right ~ right %}{% set x = x ~ x %}{{ x }}", "Assign is not supported"),
+        ("{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(a) }}", "Macro is not supported"),
+        (
+            "{{ " + "right | replace('5', '5555555555')" + " | replace('5', '5555555555')" * 3 + " }}",
+            "times as long",
+        ),
+        ("{{ right | replace('5', right) }}", "written-out texts only"),
+        ("{{ lipsum() }}", "a call is not supported but of a method"),
+        ("{% include 'a' %}", "Include is not supported"),
+    ],
+)
+def test_a_template_cannot_run_for_ever_or_fill_the_memory(tmp_path, template, said):
+    text = TASK.replace('"Question: {{a}} + {{b}}?\\nAnswer:"', json.dumps(template))
+    assert text != TASK
+    with pytest.raises(ConfigError, match=said):
+        read_suite("sums.yaml", "choice", task(tmp_path, text))
+
+
+def test_what_a_template_gives_and_loops_over_is_limited(tmp_path, monkeypatch):
+    loop = "{% for one in both %}{{ loop.index }}. {{ one.strip() | upper }}{% if not loop.last %}, {% endif %}{% endfor %}"
+    text = TASK.replace('"Question: {{a}} + {{b}}?\\nAnswer:"', json.dumps(loop))
+    (item,) = read_suite("sums.yaml", "choice", task(tmp_path, text))
+    assert item["prompt"] == "1. 6, 2. 5"
+    with pytest.raises(ConfigError, match=r"a loop over a record of more than 65536 .*sums\.jsonl:1"):
+        read_suite("sums.yaml", "choice", task(tmp_path, text, {**DOCUMENT, "both": ["6"] * 20_000}))
+    monkeypatch.setattr(templates, "MAX_CHARS", 5)
+    with pytest.raises(ConfigError, match="more than 5 characters"):
+        read_suite("sums.yaml", "choice", task(tmp_path, text))
+
+
+def test_records_of_a_task_lie_in_its_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "suite"
+    folder.mkdir()
+    written(tmp_path / "outside.jsonl", DOCUMENT)
+    task(folder, TASK)
+    (folder / "link.jsonl").symlink_to(tmp_path / "outside.jsonl")
+    for name in ("../outside.jsonl", str(tmp_path / "outside.jsonl"), "link.jsonl"):
+        (folder / "sums.yaml").write_text(TASK.replace("sums.jsonl", name), "utf-8")
+        with pytest.raises(ConfigError, match=r"sums\.yaml:4: .*outside the task's folder"):
+            read_suite("sums.yaml", "choice", folder)
+    (folder / "sums.yaml").write_text(TASK, "utf-8")
+    monkeypatch.setattr(items, "MAX_BYTES", 10)
+    with pytest.raises(ConfigError, match="larger than"):
+        read_suite("sums.yaml", "choice", folder)
 
 
 def test_a_record_that_does_not_fit_is_located(tmp_path):

@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness: the part of its YAML that says what is asked and which answer counts.
 
 Invariants:
-- ``multiple_choice`` and ``generate_until`` over local JSONL files, rendered by Jinja in a sandbox. Whatever else a file
-  asks for is an error with file and line: nothing is left out silently, and nothing of a task's code runs.
+- ``multiple_choice`` and ``generate_until`` over JSONL files in the task's own folder, rendered by a part of Jinja
+  (``templates``). Whatever else a file asks for is an error with file and line: nothing is left out silently, and
+  nothing of a task's code runs.
 - A column that a template misses is an error with the record's file and line.
 - The same as the harness: prompts, delimiters, the choice by summed log-probability (``acc``) or per byte (``acc_norm``).
   Different on purpose: a list under ``doc_to_choice`` with braces in it is refused, where the harness scores the braces
@@ -14,12 +15,14 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from guardrails.errors import ConfigError, InvalidInputError
 from guardrails.policy.yaml_tree import Tree, parse_tree
 from sandbox.suite_files import items
+from sandbox.suite_files.templates import Templates
 from sandbox.worker.data import Line, read_lines
 
 MAX_FILE_BYTES = 1 << 20
@@ -162,24 +165,25 @@ def _documents(task: _Task) -> Iterator[tuple[Line, str]]:
         if not isinstance(name, str) or "://" in name or any(sign in name for sign in "*?["):
             raise task.fail("dataset_kwargs", f"{name!r:.80} is not the name of a file")
         path = task.file.parent / name
+        if "\0" in name or not path.resolve().is_relative_to(task.file.parent.resolve()):
+            raise task.fail("dataset_kwargs", f"{name!r:.80} lies outside the task's folder", "put it beside")
         try:
-            lines = read_lines(path)
-        except InvalidInputError as error:
-            raise ConfigError(f"{task.file}: {error.message}") from None
+            size = path.stat().st_size if path.is_file() else 0
+            lines = read_lines(path) if size <= items.MAX_BYTES else None
+        except (OSError, InvalidInputError) as error:
+            raise ConfigError(f"{task.file}: {error}") from None
+        if lines is None:
+            raise ConfigError(f"{path}: larger than {items.MAX_BYTES >> 20} MiB", hint="split the suite")
         for line in lines:
             yield line, f"{path}:{line.place.rpartition(':')[2]}"
 
 
 class _Templates:
-    """Renders a task's templates on its records, in Jinja's sandbox; a missing column is an error."""
+    """Renders a task's templates on its records; a missing column is an error."""
 
     def __init__(self, task: _Task) -> None:
-        from jinja2 import StrictUndefined
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         self._task = task
-        self._environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined)  # nosec - text for a model
-        self._compiled: dict[str, Any] = {}
+        self._templates = Templates()
 
     def value(self, key: str, document: Mapping[str, Any], place: str) -> Any:
         """A column of that name as it is, else the template rendered."""
@@ -187,23 +191,11 @@ class _Templates:
         return document[source] if source in document else self.render(key, source, document, place)
 
     def render(self, key: str, source: str, document: Mapping[str, Any], place: str) -> str:
-        from jinja2 import TemplateError
+        return self._templates.render(source, document, partial(self._fail, key, place))
 
-        try:
-            if source not in self._compiled:
-                self._compiled[source] = self._environment.from_string(source)
-            return str(self._compiled[source].render(**document))
-        except (
-            TemplateError,
-            TypeError,
-            ValueError,
-            ArithmeticError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            where = self._task.tree.key_place((key,))
-            raise ConfigError(f"{where}: {key}: {error!s:.160} (record {place})") from None
+    def _fail(self, key: str, place: str, reason: str) -> ConfigError:
+        where = self._task.tree.key_place((key,))
+        return ConfigError(f"{where}: {key}: {reason} (record {place})")
 
 
 def _prompt(task: _Task, templates: _Templates, document: Mapping[str, Any], place: str) -> str:

@@ -4,7 +4,8 @@ Invariants:
 - A source is read whole or refused with file and line (or row); nothing in it is skipped silently but records that are
   too short to measure, and hidden files of a folder.
 - Every record has ``id``, ``text`` and ``source``; all fields are text, and no id stands twice.
-- Size is limited before anything is read: files, bytes, records. Nothing of a source is run.
+- Size is limited: files and bytes before anything is read, records and characters of text while they are. Nothing of a
+  source is run, and no link leads out of a folder.
 - The network is asked only where a source says ``hub:``, and only for data files.
 
 Formats: ``.txt`` and ``.md`` (cut at blank lines), ``.jsonl`` and ``.parquet`` (``text``, optional ``id``), a folder of
@@ -34,7 +35,7 @@ MAX_RECORDS = 1_000_000
 KEPT_FIELDS = ("source", "license", "licence", "url", "origin", "label")
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 HUB = re.compile(
-    r"hub:([A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})(?:@([A-Za-z0-9._-]{1,64}))?"
+    r"hub:([A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})(?:@([A-Za-z0-9][A-Za-z0-9._-]{0,63}))?"
 )
 SAVED, SPLITS = "dataset_info.json", "dataset_dict.json"
 
@@ -69,6 +70,7 @@ def read_source(source: str, workspace: Path) -> list[Item]:
 def _records(path: Path, source: str) -> list[Item]:
     found: list[Item] = []
     seen: dict[str, str] = {}
+    chars = 0
     for file, name in _files(path, source):
         for place, fields in _rows(file):
             number = place.rpartition(":")[2]
@@ -80,6 +82,9 @@ def _records(path: Path, source: str) -> list[Item]:
                 )
             seen[record["id"]] = place
             found.append(record)
+            chars += sum(map(len, record.values()))
+            if chars > MAX_BYTES:  # of a packed table the size of the file says nothing
+                raise ConfigError(f"{place}: more than {MAX_BYTES} characters up to here", hint="split it")
             if len(found) > MAX_RECORDS:
                 raise ConfigError(f"text source {source!r}: more than {MAX_RECORDS} records", hint="split it")
     return found
@@ -107,12 +112,32 @@ def _files(path: Path, source: str) -> list[tuple[Path, str]]:
 
 def _inside(folder: Path) -> Iterator[Path]:
     """Every file of a folder and the folders in it, but hidden ones; raises ConfigError for what is no source."""
+    whole = folder.resolve()
+    if (
+        folder.parent.name == "snapshots"
+    ):  # the hub's cache keeps what a snapshot links to beside the snapshots
+        whole = whole.parent.parent
     for file in sorted(folder.rglob("*")):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts) or file.is_dir():
+        if any(part.startswith(".") for part in file.relative_to(folder).parts):
+            continue
+        if file.is_symlink() and not _is_inside(file, whole):
+            raise ConfigError(
+                f"{file}: a link that leads out of the folder",
+                hint="put the file itself there, or name its folder",
+            )
+        if file.is_dir():
             continue
         if file.suffix not in SUFFIXES or not file.is_file():
             raise ConfigError(f"{file}: not a text source", hint=f"a folder holds only {', '.join(SUFFIXES)}")
         yield file
+
+
+def _is_inside(link: Path, folders: list[Path]) -> bool:
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        return False
+    return any(target.is_relative_to(folder) for folder in folders)
 
 
 def _size(path: Path) -> int:

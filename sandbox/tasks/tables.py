@@ -15,7 +15,8 @@ from typing import Any
 
 from guardrails.errors import ConfigError
 
-BATCH_ROWS = 4096
+BATCH_ROWS = 256
+"""Few: a packed row may unfold to some thousand times its bytes, and what was read is counted between batches."""
 STATE = "state.json"
 HINT = 'it comes with the extra "data": pip install "interlock[data]"'
 
