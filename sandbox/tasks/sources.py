@@ -112,11 +112,9 @@ def _files(path: Path, source: str) -> list[tuple[Path, str]]:
 
 def _inside(folder: Path) -> Iterator[Path]:
     """Every file of a folder and the folders in it, but hidden ones; raises ConfigError for what is no source."""
-    whole = folder.resolve()
-    if (
-        folder.parent.name == "snapshots"
-    ):  # the hub's cache keeps what a snapshot links to beside the snapshots
-        whole = whole.parent.parent
+    whole = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # of the hub's cache, which keeps the files themselves beside them
+        whole.append(whole[0].parent.parent / "blobs")
     for file in sorted(folder.rglob("*")):
         if any(part.startswith(".") for part in file.relative_to(folder).parts):
             continue
