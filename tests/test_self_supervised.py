@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_models import BASE, changed, proposal_request, training_data, write_request
 
 from guardrails.canonical import digest_file, parse, parse_decimal
 from guardrails.errors import InvalidInputError, JobFailedError, RecordError
 from guardrails.records import ModelKind
+from sandbox.models import tiny
+from sandbox.worker import weights
 from sandbox.worker.data import read_directory, write_records
 from sandbox.worker.learners import LEARNERS, load_learner, read_recipe, self_supervised
 from sandbox.worker.propose import FIELDS, propose
@@ -59,6 +62,31 @@ def test_the_manifest_says_what_was_done_and_names_no_path(tmp_path):
     everything = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*.json"))
     assert str(tmp_path).encode() not in everything
     assert b"models/tiny" not in everything
+
+
+def test_an_average_lies_half_way_from_the_champion_to_the_full_update(tmp_path):
+    data = training_data(tmp_path / "data")
+    for form in ("full", "average"):
+        propose(proposal_request(data, tmp_path / form, form=form, lr="1e-2"))
+    before = dict(weights.tensors(tiny.locate()))
+    whole, half = (dict(weights.tensors(tmp_path / form / "model")) for form in ("full", "average"))
+    assert set(before) == set(whole) == set(half)
+    moved = 0
+    for name, begun in before.items():
+        assert begun.dtype == whole[name].dtype == half[name].dtype
+        middle = (begun.float() + whole[name].float()) / 2
+        # Stored in bfloat16, each side is rounded to 8 bits.
+        rounded = torch.maximum(begun.abs(), whole[name].abs()).float() / 128
+        assert bool(((half[name].float() - middle).abs() <= rounded).all()), name
+        moved += int(((whole[name].float() - begun.float()).abs() > 4 * rounded).sum())
+    assert moved > 1000, "too little was trained to tell half-way from either end"
+
+
+@pytest.mark.parametrize("form", ["sideways", ""])
+def test_a_form_that_there_is_not_is_refused(tmp_path, form):
+    with pytest.raises(InvalidInputError, match="one of adapter, full, average"):
+        propose(proposal_request(training_data(tmp_path / "data", 4), tmp_path / "out", form=form))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_seed_changes_the_weights(tmp_path):

@@ -20,6 +20,7 @@ from sandbox.config import Recipe
 from sandbox.worker.learners import load_learner
 
 DOCS = Path(__file__).parent.parent / "docs" / "learner-authors.md"
+EXAMPLE = re.compile(r"```python\n(# acme_learners\.py.*?)```", re.DOTALL)
 
 
 def install(folder: Path, name: str, modules: dict[str, str], points: str, *, listed: bool = True) -> Path:
@@ -40,7 +41,7 @@ def install(folder: Path, name: str, modules: dict[str, str], points: str, *, li
 @pytest.fixture
 def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """``acme-learners`` with the learner of docs/learner-authors.md, importable."""
-    code = re.search(r"```python\n(# acme_learners\.py.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    code = EXAMPLE.search(DOCS.read_text("utf-8"))
     assert code, "the example is gone from the docs"
     site = install(
         tmp_path,
@@ -55,7 +56,7 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_example_is_about_twenty_lines() -> None:
-    code = re.search(r"```python\n(# acme_learners\.py.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    code = EXAMPLE.search(DOCS.read_text("utf-8"))
     assert code
     assert len([line for line in code.group(1).splitlines() if line.strip()]) <= 25
 
