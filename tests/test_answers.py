@@ -249,6 +249,29 @@ def test_no_label_is_the_text_of_another_option(site):
     assert not set(asked.shown) & set(many)
 
 
+@pytest.mark.parametrize("said", [
+    {"answer": "poison", "chosen": -1, "skipped": True}, {"answer": "first 1", "chosen": 1, "skipped": False},
+    {"answer": "first 1", "chosen": 7, "skipped": False}, {"answer": "first 1", "chosen": -1, "skipped": False},
+    {"answer": "first 1", "chosen": 0, "skipped": 0}, {"answer": "", "chosen": 0, "skipped": True},
+])  # fmt: skip
+def test_a_signed_answer_that_says_two_things_is_none(site, said):
+    # Above all a text with "skipped": a learner would read it, and whoever wrote it would be nobody's author.
+    (asked,) = site.ask(choice())
+    desk = site.desk()
+    control = {"answer": "first 1", "chosen": 0, "skipped": False}
+    for fields, counts in ((said, False), (control, True)):
+        with desk._journal.writing() as writer:
+            writer.append({
+                "line": "draft", "person": "p-ada", "question": str(asked.digest), "at": site.now(), **fields
+            })  # fmt: skip
+        site.hand_in("ada")
+        book = desk.book()
+        assert bool(book.final) is counts
+        assert bool(book.records_for(ASKER)) is counts
+        assert book.authors_for(ASKER) == (("p-ada",) if counts else ())
+        assert "it is no answer" in book.set_aside[0]
+
+
 def test_a_batch_that_is_put_in_again_does_not_undo_its_correction(site):
     (asked,) = site.ask(question())
     site.answered("ada", (asked, "12"))

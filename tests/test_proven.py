@@ -291,6 +291,16 @@ def test_an_old_record_that_was_changed_misleads_nobody(site):
         site.open().halted_by()
 
 
+def test_a_row_whose_name_is_no_text_is_refused_in_words_and_mended(site):
+    site.judged()
+    tamper(site.url, "INSERT INTO projection VALUES ('models', x'6162', x'7b7d')")
+    with pytest.raises(LogVerificationError, match="bytes where str belongs"):
+        site.gate.halted_by()
+    site.log.rebuild()
+    assert site.gate.halted_by() == ""
+    assert site.verify().ok
+
+
 def given_up(site: Site, note: bytes) -> None:
     with site.log.transaction() as tx:
         tx.append(note)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, delete, insert, select
 
 from guardrails.decision_log import merkle
-from guardrails.decision_log.database import Prepared, projection
+from guardrails.decision_log.database import Prepared, expect, projection
 from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
 from guardrails.errors import InterlockError, LogVerificationError, StorageError
 
@@ -135,6 +135,7 @@ class Proven:
         """Refuse a database whose tables say anything else than the records, be it in one byte."""
         found = 0
         for table, key, body in _ROWS(connection):
+            expect(str, table), expect(str, key)
             expected = self.tables.body(table, key)
             if body != expected:
                 raise _differs(table, key, "is not in the log" if expected is None else "differs")

@@ -5,7 +5,7 @@ Invariants:
   force lists and does not revoke. A batch whose signer is not in force any more counts no more: its questions are
   open again.
 - The first person whose answer to a question counts is the one who answered it; only they can correct it.
-- A learner is told what was answered, never by whom.
+- A learner is told what was answered, never by whom. Whoever skipped told it nothing.
 - The two texts of a choice stand in an order that follows from a salt which no learner knew when it asked.
 """
 
@@ -233,9 +233,29 @@ def _hand_in(book: Book, line: Line, model: str, people: dict[str, Person], orig
     for fields in value["answers"]:
         given = _given(fields, person)
         own.pop(given.question, None)
-        earlier = book.final.get(given.question)
-        if given.question in book.asked and (earlier is None or earlier.person == person):
+        asked, earlier = book.asked.get(given.question), book.final.get(given.question)
+        if asked is None or not (earlier is None or earlier.person == person):
+            continue
+        if _is_answer(asked.question, given):
             book.final[given.question] = given
+        else:
+            book.set_aside.append(
+                f"what {person} said to {asked.question.id} does not count: it is no answer"
+            )
+
+
+def _is_answer(question: Question, given: Given) -> bool:
+    """Whether an answer says one thing: whoever skips gives no text, and who chooses gives the text of that option.
+
+    A text that came along with "skipped" would be read by a learner, and have no author.
+    """
+    if not isinstance(given.answer, str) or type(given.chosen) is not int or type(given.skipped) is not bool:
+        return False
+    if given.skipped:
+        return given.answer == "" and given.chosen == -1
+    if not question.options:
+        return given.answer != "" and given.chosen == -1
+    return 0 <= given.chosen < len(question.options) and given.answer == question.options[given.chosen]
 
 
 def _refusal(
