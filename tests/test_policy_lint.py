@@ -11,6 +11,7 @@ from cli_workspace import REPOSITORY, Cli, Made
 from policy_cases import policy, rule
 
 from guardrails.policy import Policy, contradictions, holding, lint, load_policy, unknown_waivers
+from sandbox.tasks import TASKS
 
 REASON = "because of what happened in March"
 
@@ -53,6 +54,19 @@ SHARE = {"check": "data.pii", "params": {}}
 def test_a_flaw_is_named_and_its_neighbour_is_not(flawed: Any, sound: Any, words: str) -> None:
     assert words in said(made(flawed))
     assert said(made(sound)) == ""
+
+
+def test_a_rule_for_a_task_that_does_not_exist_is_named() -> None:
+    for when, warned in (
+        ('model.task == "skils"', True), ('model.task == "skills"', False), ('model.task != "skils"', False),
+        ('model.task == "skils" && model.kind == "llm"', True), ('model.task == "skils" || model.kind == "llm"', False),
+        ('model.task == "skils" || proposal.submitted', False),
+    ):  # fmt: skip
+        found = lint(policy(rule(when=when, rationale=REASON)), TASKS)
+        assert ("can never apply" in "".join(map(str, found))) is warned, when
+        assert not lint(policy(rule(when=when, rationale=REASON))), (
+            "where tasks are not known nothing is said"
+        )
 
 
 def test_a_rule_outside_of_the_policys_own_scope_never_applies() -> None:
@@ -120,7 +134,7 @@ def test_waivers_of_rules_that_are_not_there() -> None:
 
 @pytest.mark.parametrize("name", ["default", "strict", "action-model", "research", "record-keeping"])
 def test_shipped_policies_have_no_warning(name: str) -> None:
-    assert lint(load_policy(REPOSITORY / "policies" / f"{name}.yaml").policy) == []
+    assert lint(load_policy(REPOSITORY / "policies" / f"{name}.yaml").policy, TASKS) == []
 
 
 def test_policies_that_ship_to_be_in_force_together_do_not_contradict() -> None:
@@ -165,7 +179,10 @@ def test_the_commands_show_values_with_lines_and_warn_before_a_signature(
         "apiVersion: interlock/v1\nkind: Policy\nmetadata: {name: against}\nrules:\n"
         "  - {id: up, check: drift.output_kl, params: {suite: control}, severity: review,\n"
         '     require: {metric: kl_mean, bound: lower, op: ">", value: 0.5}, rationale: x}\n'
+        "  - {id: typo, check: drift.output_kl, params: {suite: control}, severity: review, rationale: x,\n"
+        '     when: \'model.task == "txet"\', require: {metric: kl_mean, bound: upper, op: "<", value: 0.5}}\n'
     )
+    assert "is false for every task" in str(cli.ok("policy", "check", file)["warnings"])
     ran = cli.signed(
         "--as",
         "Ada Byron",
@@ -176,4 +193,5 @@ def test_the_commands_show_values_with_lines_and_warn_before_a_signature(
         "a contradiction, to see that it is named",
     )
     assert "cannot both hold" in ran.err
+    assert "is false for every task" in ran.err
     workspace.close()

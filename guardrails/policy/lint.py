@@ -6,12 +6,13 @@ Invariants: warnings only, never a refusal; each at the rule's own line, with wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from guardrails.checks.brought import check_of
 from guardrails.errors import Problem
 from guardrails.policy.effective import Effective, combine
+from guardrails.policy.facts import TASK_FACT
 from guardrails.policy.model import ENFORCE, Policy, Rule
 from guardrails.policy.together import contradictions
 from guardrails.policy.when import facts_read, holds
@@ -21,12 +22,14 @@ from guardrails.statistics import Estimate, attempt_alpha
 _MOST_ATTEMPTS = 1_000
 
 
-def lint(policy: Policy) -> list[Problem]:
-    """Warnings on a valid policy, in file order."""
+def lint(policy: Policy, tasks: Collection[str] = ()) -> list[Problem]:
+    """Warnings on a valid policy, in file order. ``tasks`` are those that a model can be adopted for; empty: not known."""
     effective = combine([policy])
     found = [p for rule in (*policy.rules, *effective.cumulative_drift) for p in _rule(rule, effective)]
     for rule in policy.rules:
         found.extend(_reach(rule, policy.scope.kinds))
+        if tasks:
+            found.extend(_task(rule, policy.scope.kinds, tasks))
     found.extend(contradictions([replace(policy, mode=ENFORCE)]))
     if not policy.rules:
         found.append(policy.places["rules"].problem("no rules: everything is blocked", "add rules"))
@@ -87,6 +90,20 @@ def _reach(rule: Rule, kinds: frozenset[ModelKind]) -> Iterator[Problem]:
         yield rule.place.problem(
             f"rule '{rule.id}': '{rule.check}' does not exist for kind '{kind.value}', so it can never pass there",
             f"""limit it: when: 'model.kind == "{min(can).value}"'""",
+        )
+
+
+def _task(rule: Rule, kinds: frozenset[ModelKind], tasks: Collection[str]) -> Iterator[Problem]:
+    """A task that does not exist: its rule never applies, and beside rules that do nothing would say so."""
+    reads = set(facts_read(rule.when)) if rule.when else set()
+    if TASK_FACT not in reads or reads - {TASK_FACT, "model.kind"}:
+        return
+    if not any(
+        holds(rule.when, {"model": {"kind": kind.value, "task": task}}) for kind in kinds for task in tasks
+    ):
+        yield rule.place.problem(
+            f"rule '{rule.id}' can never apply: '{rule.when}' is false for every task",
+            f"tasks: {', '.join(sorted(tasks))}",
         )
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 def check(session: Session, files: tuple[Path, ...]) -> None:
     """Check policy files."""
     from guardrails.policy import lint, load_policy
+    from sandbox.tasks import TASKS
 
     errors: list[Problem] = []
     warnings: list[Problem] = []
@@ -44,7 +45,7 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
         except PolicyError as error:
             errors.extend(located(file, error.problems))
             continue
-        warnings.extend(located(file, lint(loaded.policy)))
+        warnings.extend(located(file, lint(loaded.policy, TASKS)))
         sound.append({
             "file": str(file), "name": loaded.policy.name, "digest": str(loaded.source.digest),
             "rules": len(loaded.policy.rules), "mode": loaded.policy.mode,

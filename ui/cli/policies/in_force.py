@@ -119,12 +119,13 @@ def activate(session: Session, file: Path, reason: str, role: str | None) -> Non
     """Activate a policy."""
     from guardrails.decisions import Intention
     from guardrails.policy import lint, load_policy
+    from sandbox.tasks import TASKS
 
     loaded = load_policy(file)
     person = session.person()
     with session.proven_view() as view:
         _announce(session, view, loaded.policy.name, loaded.policy)
-    for problem in lint(loaded.policy):
+    for problem in lint(loaded.policy, TASKS):
         session.output.warn(str(problem))
     wish = Intention(
         Action.ACTIVATE,
