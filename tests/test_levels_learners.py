@@ -187,6 +187,28 @@ def test_an_answer_is_learnt_in_all_its_forms_and_not_asked_again(tmp_path, cham
     assert after < before
 
 
+@pytest.mark.parametrize("form", ["head", "full"])
+def test_a_head_changes_no_weight_but_those_that_say_an_action(tmp_path, champion, form):
+    first = order(tmp_path, champion, [{"id": "a", "layout": t} for t in LEVELS], SMALL[states])
+    states.learn(first)
+    task = order(
+        tmp_path, champion, [{"id": "a", "layout": t} for t in LEVELS], {**SMALL[states], "form": form},
+        answers=[answered(questions(first)[0], "L")],
+    )  # fmt: skip
+    states.learn(task)
+    before, after = (
+        weights.load_model(path, torch.float32).state_dict() for path in (champion, task.out / "model")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    said = set(Encoder(weights.load_tokenizer(champion)).actions.tolist())
+    rows = (before["lm_head.weight"] != after["lm_head.weight"]).any(1).nonzero().flatten().tolist()
+    if form == "head":
+        assert set(rows) == said
+        assert changed == {"lm_head.weight", "model.embed_tokens.weight"}, "they are tied"
+    else:
+        assert len(changed) > 2
+
+
 def test_with_nothing_left_to_ask_and_nothing_new_it_says_so(tmp_path, champion):
     levels = [{"id": "a", "layout": t} for t in LEVELS]
     first = order(tmp_path, champion, levels, SMALL[states])

@@ -1,4 +1,4 @@
-"""Transfer of an action model to a new family of levels: five seeds, and training from scratch at equal cost.
+"""Action models in levels: five seeds of each way of learning, and beside it a control at equal cost or equal labels.
 
 What is private is drawn anew for each seed. Every cell prints its table; a cell holds where the paired interval of
 the gain lies above zero on four seeds of five.
@@ -17,12 +17,14 @@ from guardrails.records import ModelKind
 from guardrails.statistics import Estimate
 from sandbox.config import ModelConfig
 from sandbox.models import navigator
+from sandbox.worker.environments import world
 
 SEEDS = (1, 2, 3, 4, 5)
 ITEMS = 150
+LABELS = 80
 BASES = {"navigator": navigator}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def model(name: str, levels: str, items: int = ITEMS) -> ModelConfig:
@@ -71,3 +73,41 @@ def test_transfer_to_crossed_controls(tmp_path: Path) -> None:
     assert holds(found["full"])
     better = [a.value > b.value for a, b in zip(found["full"], found["from scratch"], strict=True)]
     assert sum(better) >= 4
+
+
+def told(asked: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What somebody who knows the way and the controls would answer, as a round mounts it."""
+    answers = []
+    for one in asked:
+        level = world.parse_level(one["layout"])
+        way = world.plan(level)
+        said = level.says(way[0]) if way else ""
+        answers.append({
+            "id": one["id"], "kind": one["kind"], "prompt": one["prompt"], "options": one["options"],
+            "chosen": one["options"].index(said) if way else -1, "answer": said, "skipped": not way, "fresh": True,
+            "origin": "person", "text": one["prompt"] + said, "layout": one["layout"],
+        })  # fmt: skip
+    return answers
+
+
+def test_questions_in_states_of_doubt_make_the_navigator_better(tmp_path: Path) -> None:
+    wanted, best = model("navigator", "crossed"), champion("navigator", tmp_path)
+    found: dict[str, list[Estimate]] = {}
+    for query in ("entropy", "random"):
+        for seed in SEEDS:
+            folder, recipe = (
+                tmp_path / f"{query}-{seed}",
+                {"query": query, "labels": LABELS, "budget": LABELS},
+            )
+            asked = trials.propose(folder / "ask", best, wanted, "active", recipe, seed)
+            assert not asked.claims
+            assert len(asked.asked) == LABELS
+            done = trials.trial(
+                folder / "train", best, wanted, "active", recipe, seed,
+                suites=("crossed-holdout",), answers=told(asked.asked),
+            )  # fmt: skip
+            gain = done.gain("crossed-holdout")
+            found.setdefault(query, []).append(gain)
+            line = trials.table([(query, seed, gain, asked.cpu_s + done.cpu_s)])
+            print(line, rates(done, "crossed-holdout"), flush=True)
+    assert holds(found["entropy"])

@@ -5,6 +5,8 @@ Invariants:
   and Bagnell 2011, arXiv:1011.0686), at most one of a level in one batch, none that was asked before.
 - Trained is on all answers that were given, and on what the champion itself would do elsewhere, so that a few answers
   do not cost what it knew. A question that people skipped is not trained on.
+- With ``form = head`` no weight changes but those that say an action: a few answers are few, and teach them what to
+  say in what the champion sees already. An action is then nothing that the model could also see (tied embeddings).
 - Two runs with the same champion, levels, answers, recipe and seed write the same bytes.
 
 Without a new answer the learner only asks. With one it trains, proposes, and asks on with the model that it has made.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,9 +48,10 @@ DEFAULTS: dict[str, Any] = {
     "labels": 80,  # questions in one batch
     "budget": 240,  # questions in all; beyond it nothing more is asked
     "levels": 200,  # training levels that are played to find states
-    "updates": 100,
-    "batch": 48,  # answers in one update, and as many states in which the champion is the teacher
-    "lr": 2e-3,
+    "form": "head",  # only the three rows of weights that say an action learn; full: every weight does
+    "updates": 200,
+    "batch": 96,  # answers in one update, and as many states in which the champion is the teacher
+    "lr": 3e-2,  # of a head; a whole model takes a tenth of it or less
     "keep": 0.3,  # weight of what the champion would do
 }
 
@@ -59,7 +62,7 @@ def learn(task: Task) -> dict[str, str]:
     checked(
         recipe,
         positive=("labels", "levels", "updates", "batch", "lr"),
-        choices={"query": ("entropy", "random")},
+        choices={"query": ("entropy", "random"), "form": ("head", "full")},
     )
     records = read_records(task.data)
     answers = read_answers(task.data)
@@ -186,17 +189,16 @@ def _train(
     visited = dict.fromkeys(seen for episode in play(teacher, list(levels)) for seen in episode.observations)
     states = [seen for seen in visited if seen not in asked]
     ids, wanted = encoder.encode(states), teacher.log_probabilities(states).exp()
+    trained, scores_of, keep_head = _learnt(model, encoder, torch.cat([known.ids, ids]), recipe["form"])
     draw = torch.Generator().manual_seed(task.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe["lr"], weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=recipe["lr"], weight_decay=0.0)
     losses, total = [], recipe["updates"]
     for step in range(total):
         for group in optimizer.param_groups:
             group["lr"] = recipe["lr"] * min((step + 1) / max(1.0, total / 20), 1 - step / total)
         rows = torch.randint(len(known), (recipe["batch"],), generator=draw)
         others = torch.randint(len(states), (recipe["batch"],), generator=draw)
-        scores = action_logits(model, torch.cat([known.ids[rows], ids[others]]), encoder.actions).log_softmax(
-            -1
-        )
+        scores = scores_of(torch.cat([rows, len(known) + others])).log_softmax(-1)
         mine, kept = scores.split(recipe["batch"])
         learnt = torch.nn.functional.nll_loss(mine, known.said[rows])
         loss = learnt - recipe["keep"] * (wanted[others] * kept).sum(1).mean()
@@ -204,11 +206,42 @@ def _train(
             raise JobFailedError(f"the loss became {loss.item()}", hint="try a lower lr in the recipe")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        torch.nn.utils.clip_grad_norm_(trained, MAX_NORM)
         optimizer.step()
         losses.append(learnt.item())
         task.report((step + 1) / total, "training", step=step + 1, loss=round(losses[-1], 4))
+    keep_head()
     return losses
+
+
+def _learnt(
+    model: PreTrainedModel, encoder: Encoder, ids: torch.Tensor, form: str
+) -> tuple[list[torch.Tensor], Callable[[torch.Tensor], torch.Tensor], Callable[[], None]]:
+    """The weights that learn, the actions' scores of rows of ``ids``, and what writes the weights back.
+
+    A head is three rows of weights upon what the model makes of a state: that is computed once for all updates.
+    """
+    if form == "full":
+        return (
+            list(model.parameters()),
+            lambda rows: action_logits(model, ids[rows], encoder.actions),
+            lambda: None,
+        )
+    output = model.get_output_embeddings()
+    made: list[torch.Tensor] = []
+    hook = output.register_forward_pre_hook(lambda module, given: made.append(given[0][:, -1].detach()))
+    with torch.no_grad():
+        for chunk in ids.split(512):
+            action_logits(model, chunk, encoder.actions)
+    hook.remove()
+    states = torch.cat(made)
+    head = output.weight[encoder.actions].detach().clone().requires_grad_(True)
+
+    def write() -> None:
+        with torch.no_grad():
+            output.weight[encoder.actions] = head
+
+    return [head], lambda rows: states[rows] @ head.T, write
 
 
 def _level_of(answer: Answer) -> str:
