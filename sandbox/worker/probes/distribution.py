@@ -34,7 +34,7 @@ MAX_TOKENS = 64
 BATCH_TOKENS = 1024
 PROMPT_TOKENS = 12
 _LOWEST = -1e4  # in place of -inf, whose product with a probability of 0 would be NaN
-CHUNK = 1 << 17  # probabilities compared at a time
+CHUNK = 1 << 16  # probabilities compared at a time
 BINS = 10  # of confidence, for calibration
 
 
@@ -135,28 +135,31 @@ def _measure(batch: Sequence[Encoded], models: Models) -> Iterator[Measured]:
 
     width = max(len(item.ids) for item in batch)
     ids = torch.tensor([[*item.ids, *[0] * (width - len(item.ids))] for item in batch])
-    champion = _logits(models.champion, ids)
-    candidate = _logits(models.candidate, ids)
+    tables = {"champion": _logits(models.champion, ids), "candidate": _logits(models.candidate, ids)}
     apart = models.original is not None and models.original is not models.champion
-    original = _logits(models.original, ids) if models.original is not None and apart else None
-    for row, item in enumerate(batch):
-        last = len(item.ids) - 1
-        target = ids[row, 1 : last + 1]
-        # A few tokens at a time: a vocabulary is wide, and what stays in the cache is three times as fast.
-        step = max(1, CHUNK // champion.shape[-1])
-        places = [slice(start, min(start + step, last)) for start in range(0, last, step)]
-        chunks = [
-            _compare(
-                champion[row, place].float().log_softmax(-1),
-                candidate[row, place].float().log_softmax(-1),
-                None if original is None else original[row, place].float().log_softmax(-1),
-                target[place],
-            )
-            for place in places
-        ]
-        yield _measured(
-            {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]}, models, apart=apart
-        )
+    if models.original is not None and apart:
+        tables["original"] = _logits(models.original, ids)
+    lengths = [len(item.ids) - 1 for item in batch]
+    places = torch.cat([torch.arange(length) + row * width for row, length in enumerate(lengths)])
+    tokens = _tokens({name: table.flatten(0, 1) for name, table in tables.items()}, places, ids.flatten())
+    by_item = {name: column.split(lengths) for name, column in tokens.items()}
+    for row in range(len(batch)):
+        yield _measured({name: parts[row] for name, parts in by_item.items()}, models, apart=apart)
+
+
+def _tokens(
+    tables: Mapping[str, torch.Tensor], places: torch.Tensor, ids: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What is read off the distributions at these places, of each of which the next one holds the true token."""
+    import torch
+
+    # A few tokens at a time: a vocabulary is wide, and what stays in the cache is read several times as fast.
+    step = max(1, CHUNK // tables["champion"].shape[-1])
+    chunks = []
+    for some in places.split(step):
+        logs = {name: table[some].float().log_softmax(-1) for name, table in tables.items()}
+        chunks.append(_compare(logs["champion"], logs["candidate"], logs.get("original"), ids[some + 1]))
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _measured(tokens: dict[str, torch.Tensor], models: Models, *, apart: bool) -> Measured:
@@ -185,11 +188,11 @@ def _compare(
     """One number per token for everything that is read off the distributions, from log-probabilities."""
     import torch
 
-    kl = divergence(before, after)
     p, q = before.exp(), after.exp()
+    kl = _divergence(p, before, after)
     h_before, h_after = _entropy(p, before), _entropy(q, after)
     middle = p.add_(q).div_(2.0)
-    h_middle = _entropy(middle, middle.clamp(min=torch.finfo(middle.dtype).tiny).log_())
+    h_middle = _entropy(middle, middle.log())
     js = (h_middle - (h_before + h_after) / 2.0).clamp(min=0.0)
     # Of equal rows rounding would leave a little more than nothing.
     found = {"kl": kl, "js": torch.zeros_like(js) if torch.equal(before, after) else js}
@@ -209,7 +212,11 @@ def _compare(
 def _entropy(probabilities: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return -torch.linalg.vecdot(probabilities, logs.clamp(min=_LOWEST)).double()
+    found = -torch.linalg.vecdot(probabilities, logs)
+    if not bool(found.isfinite().all()):
+        # 0 times minus infinity, which counts as 0; what is NaN for another reason stays NaN.
+        found = -torch.linalg.vecdot(probabilities, logs.clamp(min=_LOWEST))
+    return found.double()
 
 
 def _reading(tokens: Mapping[str, torch.Tensor], name: str) -> Reading:
@@ -232,7 +239,13 @@ def _reading(tokens: Mapping[str, torch.Tensor], name: str) -> Reading:
 
 def divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """KL(before ‖ after) in nats for each row of two tables of log-probabilities."""
-    kl = before.exp().mul_(before - after).sum(-1).double()
+    return _divergence(before.exp(), before, after)
+
+
+def _divergence(p: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    kl = torch.linalg.vecdot(p, before - after).double()
     return kl.clamp(min=0.0)  # below zero is rounding; NaN stays NaN
 
 

@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,13 @@ from sandbox.worker.probes import Item
 from sandbox.worker.probes.generation import prompt_ids
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BATCH_ROWS = 16
 ANSWER_ROWS = 64
 PROMPT_STEP, ANSWER_STEP = 16, 4
+CHUNK = 1 << 16  # logits turned into probabilities at a time
 
 Tokens = tuple[int, ...]
 Shape = tuple[int, int, int]
@@ -135,11 +137,23 @@ def _score(
             past_key_values=memory,
             use_cache=True,
         ).logits
-    found = []
-    for number, question in enumerate(batch):
-        sums = []
-        for place, answer in enumerate(question.answers):
-            table = logits[number * count + place, : len(answer)].float().log_softmax(-1)
-            sums.append(float(table.gather(-1, torch.tensor(answer)[:, None]).double().sum()))
-        found.append(tuple(sums))
-    return found
+    answers = [answer for question in batch for answer in question.answers]
+    sums = iter(_sums(logits.flatten(0, 1), span, answers))
+    return [tuple(next(sums) for _ in question.answers) for question in batch]
+
+
+def _sums(table: torch.Tensor, span: int, answers: Sequence[Tokens]) -> Iterator[float]:
+    """The log-probability of each answer; the ``span`` rows of the table from ``n * span`` on are of the n-th."""
+    import torch
+
+    lengths = [len(answer) for answer in answers]
+    places = torch.cat([torch.arange(length) + number * span for number, length in enumerate(lengths)])
+    tokens = torch.tensor([token for answer in answers for token in answer])
+    # A few tokens at a time, so that a wide vocabulary's numbers stay in the cache.
+    step = max(1, CHUNK // table.shape[-1])
+    picked = [
+        table[some].float().log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
+        for some, chosen in zip(places.split(step), tokens.split(step), strict=True)
+    ]
+    for part in torch.cat(picked).double().split(lengths):
+        yield float(part.sum())

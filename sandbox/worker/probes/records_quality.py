@@ -127,12 +127,14 @@ def families(lines: Sequence[Line]) -> list[list[Line]]:
 
     # Tuned to miss few: a false candidate costs one exact comparison, a miss is a miss.
     index = MinHashLSH(threshold=LIKE, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+    # Copied for each record: drawing the permutations anew takes longer than using them.
+    blank = MinHash(num_perm=PERMUTATIONS)
     kept: list[frozenset[str]] = []
     found: list[list[Line]] = []
     for line in lines:
         shingles = frozenset(_runs(words(line.text), SHINGLE)) or frozenset([line.text])
-        sketch = MinHash(num_perm=PERMUTATIONS)
-        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles)])
+        sketch = blank.copy()
+        sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles])
         at = next((at for at in sorted(index.query(sketch)) if likeness(shingles, kept[at]) >= LIKE), None)
         if at is not None:
             found[at].append(line)
