@@ -1,5 +1,6 @@
 """sandbox.answers: questions of learners, drafts and signed answers of people, on real keys and files."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -23,7 +24,7 @@ from guardrails.errors import (
     UsageError,
 )
 from guardrails.records import Key, Roster
-from sandbox.answers import asking
+from sandbox.answers import asking, journal
 from sandbox.answers.asking import QuestionsOpenError, require_answered
 from sandbox.answers.book import read_book
 from sandbox.answers.desk import Desk, asker_of
@@ -415,6 +416,17 @@ def test_a_crash_loses_no_acknowledged_answer(site, tmp_path, when):
     assert [given.answer for given in site.desk().book().drafts_of("p-ada")] == kept
     site.desk().answer("p-ada", third.digest, "33")
     assert [given.answer for given in site.desk().book().drafts_of("p-ada")] == [*kept, "33"]
+
+
+def test_nobody_waits_for_ever_for_a_process_that_stands_still(site, monkeypatch):
+    (asked,) = site.ask(question())
+    monkeypatch.setattr(journal, "PATIENCE_S", 0.05)
+    lock = os.open(site.folder / "labels" / MODEL / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(StorageError, match="another process has kept"):
+        site.desk().answer("p-ada", asked.digest, "12")
+    os.close(lock)
+    assert site.desk().answer("p-ada", asked.digest, "12").answer == "12"
 
 
 def test_a_full_disk_keeps_the_file_as_it_was(site, monkeypatch):

@@ -1,7 +1,7 @@
 """One file of lines that only grows: a line that was acknowledged is on disk, and stays as it was.
 
 Invariants:
-- One writer at a time (a lock that dies with its process); readers need none.
+- One writer at a time (a lock that dies with its process, and that nobody waits for without end); readers need none.
 - A line is flushed to disk before anybody is told that it was written.
 - A line that a crash cut off was never acknowledged; it is dropped, and nothing else is.
 - Anything else that is no line of ours is an error that names it: nothing is skipped silently.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from guardrails.errors import RecordError, StorageError
 
 FILE, LOCK = "journal.jsonl", "lock"
 MAX_BYTES = 1 << 30
+PATIENCE_S = 30
+_LOOK_S = 0.01
 
 Line = Mapping[str, Any]
 
@@ -56,10 +59,29 @@ class Journal:
         except OSError as error:
             raise StorageError(f"{self.folder} cannot be written: {error.strerror}") from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._wait(lock)
             yield Writer(self)
         finally:
             os.close(lock)
+
+    def _wait(self, lock: int) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._locked(lock):
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"another process has kept {self.folder} for {PATIENCE_S} s; nothing was written",
+                    hint="try again; if it stays so, end that process: its lock goes with it",
+                )
+            time.sleep(_LOOK_S)
+
+    def _locked(self, lock: int) -> bool:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise StorageError(f"{self.folder} cannot be locked: {error.strerror}") from None
+        return True
 
     def _parsed(self, raw: bytes, number: int) -> Line:
         where = f"{self.file}:{number}"
