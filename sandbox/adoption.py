@@ -48,6 +48,11 @@ def base_bundle(
         return store.put_tree(folder / "bundle")
 
 
+def shipped() -> list[str]:
+    """The names after ``shipped:``. The assistant's files come with a package, those of the others are here."""
+    return sorted(["assistant", *(path.parent.name for path in SHIPPED.glob("*/config.json"))])
+
+
 def _source(model: ModelConfig, workspace: Path, folder: Path, runner: Runner, report: Report) -> Path:
     if model.base == "shipped:assistant":
         return _converted(folder, runner, report)
@@ -60,7 +65,7 @@ def _source(model: ModelConfig, workspace: Path, folder: Path, runner: Runner, r
         return _from_hub(model, folder, report)
     raise ConfigError(
         f"models.{model.name}: base {model.base!r} is not a Hugging Face directory (no config.json in {source})",
-        hint="give a local directory, a hub id (owner/name), or shipped:NAME (assistant, navigator, player, tiny …)",
+        hint=f"give a local directory, a hub id (owner/name), or shipped:NAME, of {', '.join(shipped())}",
     )
 
 
@@ -99,8 +104,7 @@ def _shipped(name: str, folder: Path) -> Path:
     """The model files of a shipped model, without the script that made them."""
     source = SHIPPED / name
     if not (source / "config.json").is_file():
-        known = ", ".join(sorted(path.parent.name for path in SHIPPED.glob("*/config.json")))
-        raise ConfigError(f"no model {name!r} is shipped", hint=f"shipped: {known}, assistant")
+        raise ConfigError(f"no model {name!r} is shipped", hint=f"shipped: {', '.join(shipped())}")
     target = folder / "shipped"
     target.mkdir()
     for path in source.iterdir():

@@ -62,6 +62,15 @@ def test_a_base_that_is_no_model_is_refused(tmp_path, base):
         adopted(tmp_path, base)
 
 
+@pytest.mark.parametrize("base", ["nowhere", "shipped:absent"])
+def test_whoever_names_no_base_is_told_every_one_that_ships(tmp_path, base):
+    with pytest.raises(ConfigError) as refused:
+        adopted(tmp_path, base)
+    folders = {path.parent.name for path in SHIPPED.glob("*/__init__.py")}
+    assert {"assistant", "navigator", "player", "pupil", "rover", "tiny"} <= folders
+    assert all(name in str(refused.value.hint) for name in folders)
+
+
 def test_a_base_with_a_pickle_is_refused(tmp_path):
     (hugging_face_directory(tmp_path / "own") / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(BundleError, match="pytorch_model"):

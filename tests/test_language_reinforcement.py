@@ -18,7 +18,8 @@ from sandbox.worker import merge, weights
 from sandbox.worker.data import read_lines, write_records
 from sandbox.worker.environments.skills import parse_skill
 from sandbox.worker.learners import Task, forms, load_learner
-from sandbox.worker.learners.language import policy_gradient, preference, sampling
+from sandbox.worker.learners.language import policy_gradient, preference, rehearsal, sampling
+from sandbox.worker.learners.language.pairs import IGNORED
 from sandbox.worker.learners.language.rewards import REWARDS, reward_of
 from sandbox.worker.learners.language.updates import Updates
 
@@ -152,6 +153,8 @@ def test_an_adapter_is_written_that_merges(tmp_path):
         ({"beta": "1"}, "unknown key 'beta'"),
         ({"method": "preference", "samples": "1"}, "a choice is between two"),
         ({"method": "preference", "ask": "1000"}, "200 at most"),
+        ({"method": "preference", "rehearsed": "-1"}, "rehearsed and keep must not be below zero"),
+        ({"method": "preference", "keep": "nan"}, "rehearsed and keep must not be below zero"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path, recipe, said):
@@ -196,29 +199,36 @@ def answered(questions: list[dict], fresh: bool = True) -> list[dict]:
     return lines
 
 
+ASKING = {"method": "preference", "answer_tokens": "8", "samples": "4"}
+PREFERRING = {**ASKING, "steps": "8", "batch": "8", "lr": "5e-4", "rehearsed": "8"}
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> list[dict]:
+    """Sixteen choices that the champion asks for."""
+    folder = tmp_path_factory.mktemp("asked")
+    learn(folder, {**ASKING, "ask": "16"})
+    return [json.loads(row) for row in (folder / "out" / "questions.jsonl").read_text().splitlines()]
+
+
 def test_without_a_choice_it_asks_and_writes_no_model(tmp_path):
-    assert learn(tmp_path, {"method": "preference", "ask": "5"}) == {}
+    assert learn(tmp_path, {**ASKING, "ask": "5"}) == {}
     asked = [json.loads(line) for line in (tmp_path / "out" / "questions.jsonl").read_text().splitlines()]
     assert len(asked) == 5
     assert all(one["kind"] == "choice" and len(set(one["options"])) == 2 for one in asked)
     assert not (tmp_path / "out" / "model").exists()
     # What was asked is not asked again, and what nobody could decide is not trained on.
     skipped = [{**one, "answer": "", "chosen": -1, "skipped": True, "fresh": True} for one in asked]
-    assert learn(tmp_path / "more", {"method": "preference", "ask": "40"}, answers=skipped) == {}
+    assert learn(tmp_path / "more", {**ASKING, "ask": "40"}, answers=skipped) == {}
     later = (tmp_path / "more" / "out" / "questions.jsonl").read_text().splitlines()
     assert later
     assert not {json.loads(line)["prompt"] for line in later} & {one["prompt"] for one in asked}
 
 
-def test_from_choices_it_learns_to_say_what_people_prefer(tmp_path):
-    learn(tmp_path / "ask", {"method": "preference", "ask": "16"})
-    questions = [
-        json.loads(row) for row in (tmp_path / "ask" / "out" / "questions.jsonl").read_text().splitlines()
-    ]
+def test_from_choices_it_learns_to_say_what_people_prefer(tmp_path, questions):
     answers = answered(questions)
-    recipe = {"method": "preference", "steps": "8", "batch": "8", "lr": "5e-4"}
-    claims = learn(tmp_path / "one", recipe, answers=answers)
-    learn(tmp_path / "two", recipe, answers=answers)
+    claims = learn(tmp_path / "one", PREFERRING, answers=answers)
+    learn(tmp_path / "two", PREFERRING, answers=answers)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert float(claims["last_loss"]) < float(claims["first_loss"])
     records = [line.value for line in read_lines(tmp_path / "one" / "out" / "data" / "preferences.jsonl")]
@@ -229,7 +239,7 @@ def test_from_choices_it_learns_to_say_what_people_prefer(tmp_path):
         for r, a in zip(records, answers, strict=True)
     )
     # Without one that is new it asks instead.
-    assert learn(tmp_path / "three", recipe, answers=answered(questions, fresh=False)) == {}
+    assert learn(tmp_path / "three", PREFERRING, answers=answered(questions, fresh=False)) == {}
 
 
 def test_the_champion_itself_is_the_zero_of_preferences(model, tokenizer):
@@ -237,3 +247,37 @@ def test_the_champion_itself_is_the_zero_of_preferences(model, tokenizer):
     pair = (prompt, tokenizer("12345.")["input_ids"], tokenizer("54321.")["input_ids"])
     loss, preferred = preference._loss(model, model, [pair], {"beta": 0.1, "imitation": 0.0})
     assert (loss.item(), preferred) == (pytest.approx(0.6931472, abs=1e-6), 0.0)
+
+
+# --- rehearsal -------------------------------------------------------------------------------
+
+
+def test_what_is_rehearsed_is_the_champions_own_answer_to_a_prompt_that_differs_in_one_token(
+    model, tokenizer
+):
+    prompts = [list(tokenizer(text)["input_ids"]) for text in ("52413>", "90217>")]
+    made = rehearsal.rehearsals(model, tokenizer, prompts, 20, 8, seed=3)
+    assert made == rehearsal.rehearsals(model, tokenizer, prompts, 20, 8, seed=3)
+    assert made != rehearsal.rehearsals(model, tokenizer, prompts, 20, 8, seed=4)
+    assert len(made) == 20
+    for ids, labels in made:
+        prompt = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED]
+        assert min(sum(a != b for a, b in zip(prompt, known, strict=True)) for known in prompts) <= 1
+        said, _ = rehearsal.greedy(model, torch.tensor([prompt]), 8, tokenizer.eos_token_id)
+        assert ids == prompt + said[0] + [tokenizer.eos_token_id]
+    own = rehearsal.chances(model, made)
+    assert rehearsal.divergence(own, own).item() == 0
+
+
+def test_who_rehearses_stays_nearer_to_the_champion_where_nobody_was_asked(
+    tmp_path, model, tokenizer, questions
+):
+    prompts = [list(tokenizer(asked["prompt"])["input_ids"]) for asked in questions]
+    rows = rehearsal.rehearsals(model, tokenizer, prompts, 64, 8, seed=99)  # not those that it rehearses
+    before, moved = rehearsal.chances(model, rows).detach(), {}
+    for rehearsed in ("32", "0"):
+        recipe = {**PREFERRING, "rehearsed": rehearsed}
+        learn(tmp_path / rehearsed, recipe, answers=answered(questions))
+        later = weights.load_model(tmp_path / rehearsed / "out" / "model", torch.float32)
+        moved[rehearsed] = rehearsal.divergence(before, rehearsal.chances(later, rows)).item()
+    assert 0 < moved["32"] < moved["0"] / 2, moved

@@ -79,8 +79,8 @@ def test_expert_iteration_beside_it(tmp_path, champion):
     require_gains(reinforce(tmp_path, champion, {"method": "expert_iteration"}))
 
 
-def test_what_people_prefer_answers_more_puzzles(tmp_path, champion):
-    gains = []
+def test_what_people_prefer_answers_more_puzzles_and_forgets_little(tmp_path, champion):
+    gains, kept = [], 0
     for seed in SEEDS:
         answers: list[dict[str, Any]] = []
         for number in range(2):
@@ -91,16 +91,19 @@ def test_what_people_prefer_answers_more_puzzles(tmp_path, champion):
                 folder, champion, PUPIL, "reinforcement", recipe, 100 * seed + number, answers=known
             )
             answers += answered(asked.asked)
-        made = trials.trial(
-            tmp_path / f"t-{seed}", champion, PUPIL, "reinforcement", PREFERRING, seed, answers=answers
-        )
-        gains.append(made.gain("skills"))
         usable = sum(not answer["skipped"] for answer in answers)
-        print(trials.table([(f"{usable} of {len(answers)} choices", seed, gains[-1], made.cpu_s)]))
+        for rehearsed in (32, 0):
+            recipe = {"method": "preference", "rehearsed": rehearsed}
+            folder = tmp_path / f"t-{seed}-{rehearsed}"
+            made = trials.trial(folder, champion, PUPIL, "reinforcement", recipe, seed, answers=answers)
+            gain, lost = made.gain("skills"), made.read("drift.forgetting", "accuracy_delta", suite=COPIES)
+            name = f"{usable} of {len(answers)} choices, {rehearsed} rehearsed"
+            print(trials.table([(name, seed, gain, made.cpu_s), ("  copying", seed, lost, 0)]))
+            if rehearsed:
+                gains.append(gain)
+                kept += lost.lower > -0.05
     require_gains(gains)
-
-
-PREFERRING = {"method": "preference"}
+    assert kept >= 4
 
 
 def test_replay_forgets_less_than_none(tmp_path):

@@ -20,7 +20,8 @@ from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker import adapters, data, weights
 from sandbox.worker.learners import Task, read_recipe
-from sandbox.worker.learners.language.pairs import IGNORED
+from sandbox.worker.learners.language.pairs import IGNORED, Row, loss_of
+from sandbox.worker.learners.language.rehearsal import ROWS, chances, divergence, greedy, rehearsals
 from sandbox.worker.questions import (
     MAX_PROMPT,
     MAX_QUESTIONS,
@@ -56,11 +57,7 @@ DEFAULTS: dict[str, Any] = {
 }
 QUERIES = ("uncertainty", "random")
 SHOWN = 60
-_ROWS = 128
 _REHEARSALS = 64
-
-Row = tuple[list[int], list[int]]
-"""Tokens, and the labels of those that are learnt."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +155,10 @@ def _answers_of(task: Task, recipe: dict[str, Any], prompts: Sequence[str]) -> l
     # Prompts of one length go together: then nothing has to be padded.
     for group in _of_one_length([prompt for prompt in prompts if rows[prompt]], rows):
         ids = torch.tensor([rows[prompt] for prompt in group])
-        written, chances = _greedy(model, ids, recipe["answer_tokens"], tokenizer.eos_token_id)
+        written, likely = greedy(model, ids, recipe["answer_tokens"], tokenizer.eos_token_id)
         said += [
             Said(prompt, tokenizer.decode(tokens, skip_special_tokens=True), chance)
-            for prompt, tokens, chance in zip(group, written, chances, strict=True)
+            for prompt, tokens, chance in zip(group, written, likely, strict=True)
         ]
         task.report(len(said) / len(prompts), "looking", prompts=len(said))
     return said
@@ -171,34 +168,7 @@ def _of_one_length(prompts: Sequence[str], rows: dict[str, list[int]]) -> list[l
     groups: dict[int, list[str]] = {}
     for prompt in prompts:
         groups.setdefault(len(rows[prompt]), []).append(prompt)
-    return [
-        group[at : at + _ROWS] for _, group in sorted(groups.items()) for at in range(0, len(group), _ROWS)
-    ]
-
-
-def _greedy(
-    model: PreTrainedModel, ids: torch.Tensor, tokens: int, end: int | None
-) -> tuple[list[list[int]], list[float]]:
-    """The likeliest continuation of each row, without its end, and the product of its tokens' probabilities."""
-    import torch
-
-    chance = torch.zeros(len(ids))
-    alive = torch.ones(len(ids), dtype=torch.bool)
-    written: list[list[int]] = [[] for _ in ids]
-    cache, step = None, ids
-    with torch.inference_mode():
-        for _ in range(tokens):
-            out = model(input_ids=step, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            best, token = out.logits[:, -1].float().log_softmax(-1).max(-1)
-            chance += best * alive
-            alive &= token != (-1 if end is None else end)
-            for row in alive.nonzero().flatten().tolist():
-                written[row].append(int(token[row]))
-            if not bool(alive.any()):
-                break
-            step = token[:, None]
-    return written, [math.exp(value) for value in chance.tolist()]
+    return [group[at : at + ROWS] for _, group in sorted(groups.items()) for at in range(0, len(group), ROWS)]
 
 
 # --- training ------------------------------------------------------------------------------
@@ -242,42 +212,20 @@ def _row(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Row:
 def _rehearsal(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: dict[str, Any], seed: int
 ) -> list[Row]:  # fmt: skip
-    """What the champion says after the asked prompts with one token exchanged, every other time the last one."""
-    import torch
-
-    draw = random.Random(f"{seed}/rehearsal")  # noqa: S311 - a draw to be repeated, not a secret
+    """What the champion says after other prompts, at most as long as the longest answer."""
     longest = max(sum(label != IGNORED for label in labels) for _, labels in rows)
-    special = set(tokenizer.all_special_ids)
-    tokens = [token for token in range(len(tokenizer)) if token not in special]
-    made: dict[int, list[list[int]]] = {}
-    for number in range(recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)):
-        ids, labels = rows[draw.randrange(len(rows))]
-        prompt = [token for token, label in zip(ids, labels, strict=True) if label == IGNORED]
-        prompt[-1 if number % 2 else draw.randrange(len(prompt))] = draw.choice(tokens)
-        made.setdefault(len(prompt), []).append(prompt)
-    kept = []
-    model.eval()
-    for _, prompts in sorted(made.items()):
-        for at in range(0, len(prompts), _ROWS):
-            group = prompts[at : at + _ROWS]
-            written, _ = _greedy(model, torch.tensor(group), longest, tokenizer.eos_token_id)
-            for prompt, said in zip(group, written, strict=True):
-                whole = said + ([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])
-                kept.append((prompt + whole, [IGNORED] * len(prompt) + whole))
-    draw.shuffle(kept)
-    return kept
+    prompts = [[token for token, label in zip(*row, strict=True) if label == IGNORED] for row in rows]
+    number = recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)
+    return rehearsals(model, tokenizer, prompts, number, longest, seed)
 
 
 def _distance(model: PreTrainedModel, batch: Sequence[Row]) -> torch.Tensor:
     """How far the adapter moves what is said after these prompts: the mean divergence from the champion, in nats."""
     import torch
 
-    ids, labels, mask = _tensors(batch)
-    where = labels[:, 1:] != IGNORED
     with torch.no_grad(), model.disable_adapter():
-        before = model(input_ids=ids, attention_mask=mask).logits[:, :-1][where].float().log_softmax(-1)
-    now = model(input_ids=ids, attention_mask=mask).logits[:, :-1][where].float().log_softmax(-1)
-    return (before.exp() * (before - now)).sum(-1).mean()
+        before = chances(model, batch)
+    return divergence(before, chances(model, batch))
 
 
 def _fit(
@@ -299,8 +247,7 @@ def _fit(
         share = min((step + 1) / rising, (recipe["steps"] - step) / max(1, recipe["steps"] - rising))
         for group in optimizer.param_groups:
             group["lr"] = recipe["lr"] * min(1.0, share)
-        ids, labels, mask = _tensors(batch)
-        loss = model(input_ids=ids, labels=labels, attention_mask=mask).loss
+        loss = loss_of(model, batch)
         value = loss.item()
         if kept:
             at = step * recipe["rehearsed"] % len(kept)
@@ -316,17 +263,6 @@ def _fit(
     if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
         raise JobFailedError("the adapter holds numbers that are not finite after the last step")
     return losses
-
-
-def _tensors(batch: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    import torch
-
-    width = max(len(ids) for ids, _ in batch)
-    short = [width - len(ids) for ids, _ in batch]
-    ids = torch.tensor([row + [0] * gap for (row, _), gap in zip(batch, short, strict=True)])
-    labels = torch.tensor([row + [IGNORED] * gap for (_, row), gap in zip(batch, short, strict=True)])
-    mask = torch.tensor([[1] * (width - gap) + [0] * gap for gap in short])
-    return ids, labels, mask
 
 
 def _tokenizer(task: Task) -> PreTrainedTokenizerBase:

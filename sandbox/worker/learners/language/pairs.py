@@ -64,16 +64,21 @@ def _row(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Row:
     return asked + said + end, [IGNORED] * len(asked) + said + end
 
 
-def loss_of(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
-    """Nats per learnt token. Rows are padded on the right, where nothing that is learnt can see it."""
+def tensors(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, labels and mask. Rows are padded on the right, where nothing that is learnt can see it."""
     width = max(len(ids) for ids, _ in rows)
     gaps = [width - len(ids) for ids, _ in rows]
-    loss: torch.Tensor = model(
-        input_ids=torch.tensor([ids + [0] * gap for (ids, _), gap in zip(rows, gaps, strict=True)]),
-        labels=torch.tensor([labels + [IGNORED] * gap for (_, labels), gap in zip(rows, gaps, strict=True)]),
-        attention_mask=torch.tensor([[1] * (width - gap) + [0] * gap for gap in gaps]),
-        use_cache=False,
-    ).loss
+    return (
+        torch.tensor([ids + [0] * gap for (ids, _), gap in zip(rows, gaps, strict=True)]),
+        torch.tensor([labels + [IGNORED] * gap for (_, labels), gap in zip(rows, gaps, strict=True)]),
+        torch.tensor([[1] * (width - gap) + [0] * gap for gap in gaps]),
+    )
+
+
+def loss_of(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
+    """Nats per learnt token."""
+    ids, labels, mask = tensors(rows)
+    loss: torch.Tensor = model(input_ids=ids, labels=labels, attention_mask=mask, use_cache=False).loss
     return loss
 
 

@@ -1,7 +1,8 @@
 """Preferences: people choose between two answers of the model, and it learns to say what they prefer.
 
 Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290) against the champion, with a share of plain
-imitation of what was chosen, without which both answers of a pair may become less likely.
+imitation of what was chosen, without which both answers of a pair may become less likely. Pairs of one skill say
+nothing of the others: beside them the champion's own words after other prompts are kept (``rehearsal``).
 
 Invariants:
 - Without a choice that is new it asks, and proposes nothing; with one it trains on all choices so far.
@@ -23,6 +24,8 @@ from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
 from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners.language.pairs import Row
+from sandbox.worker.learners.language.rehearsal import chances, divergence, rehearsals
 from sandbox.worker.learners.language.sampling import (
     Said,
     load_tokenizer,
@@ -56,6 +59,8 @@ DEFAULTS: dict[str, Any] = {
     "temperature": 0.7,  # of sampling
     "beta": 0.1,  # how dear it is to move away from the champion
     "imitation": 0.2,  # weight of imitating what was chosen
+    "rehearsed": 32,  # of the champion's words in one update, to which it is kept; 0: none
+    "keep": 1.0,  # weight of keeping to them
     "steps": 40,  # updates
     "batch": 32,  # choices in one update
     "lr": 2e-4,  # highest learning rate
@@ -71,6 +76,7 @@ DEFAULTS: dict[str, Any] = {
 _WHOLE = ("ask", "pool", "answer_tokens", "steps", "batch", "rank")
 _POSITIVE = ("temperature", "beta", "lr", "clip", "alpha")
 _PROMPTS_AT_A_TIME = 64
+_REHEARSALS = 64  # updates with rehearsals of their own; then they come again
 
 Pair = tuple[list[int], list[int], list[int]]
 """Tokens of a prompt, of the answer that was chosen, and of the other."""
@@ -97,6 +103,8 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
         raise InvalidInputError(f"recipe: ask = {recipe['ask']}; people are asked {MAX_QUESTIONS} at most")
     if not 0 <= recipe["imitation"] < 1e6:
         raise InvalidInputError(f"recipe: imitation = {recipe['imitation']} must not be below zero")
+    if recipe["rehearsed"] < 0 or not 0 <= recipe["keep"] < 1e6:
+        raise InvalidInputError("recipe: rehearsed and keep must not be below zero")
     return recipe
 
 
@@ -174,6 +182,7 @@ def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dic
     task.report(0.0, "loading", choices=len(pairs))
     model = forms.prepare(task.champion, recipe)
     champion = load_model(task.champion, torch.float32)
+    kept = _kept(champion, tokenizer, pairs, recipe, task.seed)
     updates = Updates(forms.trained(model), recipe)
     draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
     left: list[Pair] = []
@@ -183,7 +192,11 @@ def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dic
             left += draw.sample(pairs, len(pairs))
         batch, left = left[: recipe["batch"]], left[recipe["batch"] :]
         loss, preferred = _loss(model, champion, batch, recipe)
-        losses.append(updates.step(loss))
+        losses.append(loss.item())  # of the choices alone: what is kept costs nothing at first, whatever comes
+        if kept:
+            at = step * recipe["rehearsed"] % len(kept)
+            loss = loss + recipe["keep"] * _moved(model, champion, kept[at : at + recipe["rehearsed"]])
+        updates.step(loss)
         task.report(
             (step + 1) / recipe["steps"],
             "training",
@@ -217,6 +230,25 @@ def _pair(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Pair:
         for name in ("prompt", "chosen", "rejected")
     )
     return prompt, [*chosen, int(tokenizer.eos_token_id)], [*rejected, int(tokenizer.eos_token_id)]
+
+
+def _kept(
+    champion: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], recipe: dict[str, Any],
+    seed: int,
+) -> list[Row]:  # fmt: skip
+    """The champion's words that are rehearsed, each at most as long as the longest answer that was chosen."""
+    number = recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)
+    if not (number and recipe["keep"]):
+        return []
+    longest = max(len(chosen) for _, chosen, _ in pairs)
+    return rehearsals(champion, tokenizer, [prompt for prompt, _, _ in pairs], number, longest, seed)
+
+
+def _moved(model: PreTrainedModel, champion: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
+    """How far the model has moved from the champion's words, in nats a token."""
+    with torch.no_grad():
+        before = chances(champion, rows)
+    return divergence(before, chances(model, rows))
 
 
 def _loss(
