@@ -210,7 +210,7 @@ def test_the_hub_is_asked_only_where_a_source_names_it(tmp_path, monkeypatch):
     assert not asked
     assert len(read_source("hub:owner/name@v1", tmp_path)) == 3
     assert asked == [("owner/name", True, "v1", "dataset"), ("owner/name", False, "v1", "dataset")]
-    for wrong in ("hub:name", "hub:../name", "hub:a/b/c", "hub:"):
+    for wrong in ("hub:name", "hub:../name", "hub:a/b/c", "hub:", "hub:a/b@..", "hub:a/b@.x"):
         with pytest.raises(ConfigError, match="no hub id"):
             read_source(wrong, tmp_path)
 
