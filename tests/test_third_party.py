@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from guardrails import third_party
-from guardrails.errors import InvalidInputError
+from guardrails.errors import InvalidInputError, UnknownNameError
 from guardrails.records import ModelKind
 from sandbox import orders
 from sandbox.config import Recipe
 from sandbox.worker.learners import load_learner
+from ui.cli.jobs import require_learner
 
 DOCS = Path(__file__).parent.parent / "docs" / "learner-authors.md"
 EXAMPLE = re.compile(r"```python\n(# acme_learners\.py.*?)```", re.DOTALL)
@@ -78,6 +79,15 @@ def test_its_bytes_are_on_record(brought: Path) -> None:
     assert {k: v for k, v in before.items() if k != "learner.code"} == {
         k: v for k, v in after.items() if k != "learner.code"
     }
+
+
+def test_the_command_line_knows_it_where_it_is_installed(brought: Path) -> None:
+    require_learner("acme-learners:shrink")
+    for reference in ("acme-learners:nothing", "absent-thing:shrink"):
+        with pytest.raises(InvalidInputError):
+            require_learner(reference)
+    with pytest.raises(UnknownNameError):
+        require_learner("shrink")
 
 
 @pytest.mark.parametrize(
