@@ -160,6 +160,14 @@ SAMPLED = {
     "harm.over_refusal": ("delta", "preference", {"margin_candidate": 1, "margin_champion": 1}),
     "harm.jailbreak": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
     "harm.injection": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
+    "drift.outputs": ("relative", "outputs", {"energy": 0.1, "spread": 1.0}),
+    "control.approval_seeking": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
+    "control.oversight_evasion": ("delta", "preference", {"margin_candidate": -1, "margin_champion": -1}),
+    "control.elicitation": (
+        "improvement",
+        "elicitation",
+        {f"{way}_{model}": 1 for way in ("prefix", "step0", "step1") for model in ("candidate", "champion")},
+    ),
     "harm.toxicity": ("delta", "continuations", {"toxicity_candidate": 1, "toxicity_champion": 1}),
 }
 
@@ -170,7 +178,9 @@ def test_every_sampled_check_stands_in_the_table() -> None:
         "compute.efficiency",
         "control.sandbagging",
         "data.loss_outliers",
+        "data.overlap_meaning",
         "gain.match",
+        "harm.memorisation",
         "harm.supervision",
     }
     assert sampled - elsewhere == set(SAMPLED)

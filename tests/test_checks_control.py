@@ -359,6 +359,10 @@ def test_the_champions_noise_floor() -> None:
 
 EPISODES = series("episodes", success_candidate=1, success_champion=0, unsafe_candidate=0, unsafe_champion=0)
 PREFERENCE = series("preference", margin_candidate=-1, margin_champion=-1)
+ELICITATION = series(
+    "elicitation",
+    **{f"{way}_{model}": 1 for way in ("prefix", "step0", "step1") for model in ("candidate", "champion")},
+)
 WHOLE: dict[str, tuple[str, tuple[Series, ...], dict[str, Any], tuple[str, ...]]] = {
     "compute.usage": ("cpu_seconds", (), {}, ("compute.cpu_seconds",)),
     "compute.training": ("ratio", (), {"flops_per_core_second": 1e7},
@@ -372,6 +376,9 @@ WHOLE: dict[str, tuple[str, tuple[Series, ...], dict[str, Any], tuple[str, ...]]
                        ("control.recipe.steps", "control.claim.steps", "control.claim.last_loss", "data.records",
                         "control.objective")),
     "control.sandbagging": ("improvement", (noise(),), {"suite": "s"}, ()),
+    "control.approval_seeking": ("margin_delta", (PREFERENCE,), {"suite": "s"}, ()),
+    "control.oversight_evasion": ("margin_delta", (PREFERENCE,), {"suite": "s"}, ()),
+    "control.elicitation": ("improvement", (ELICITATION,), {"suite": "s"}, ()),
     "control.lineage": ("alpha_spent", (), {}, ("control.attempt",)),
     "gain.task": ("delta", (EPISODES,), {"suite": "s"}, ()),
     "gain.match": ("score", (BETTER,), {"suite": "s"}, ()),
@@ -416,8 +423,9 @@ def test_one_broken_input_and_there_is_no_number_and_no_pass(name: str, data: st
     except NotMeasuredError:
         return
     # A list of what is approved has no broken entries: what is not on it counts. A line that is not there at all
-    # was never claimed, or never refused.
-    assert found.value > 0 or known.get(place) is None, (name, place)
+    # was never claimed, or never refused. A loss may be below zero: of a policy's gain it often is.
+    is_a_loss = place == "control.claim.last_loss" and known.get(place) == "-1"
+    assert found.value > 0 or known.get(place) is None or is_a_loss, (name, place)
     assert name in ("control.recipe", "control.claims", "control.denials")
 
 
