@@ -115,7 +115,7 @@ class Site:
 
 def example() -> str:
     """The program of the documentation."""
-    (found,) = blocks(ROOT / "docs" / "learner-authors.md", "python")
+    (found,) = (b for b in blocks(ROOT / "docs" / "learner-authors.md", "python") if "request.json" in b)
     return found
 
 
