@@ -192,7 +192,8 @@ def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dic
             left += draw.sample(pairs, len(pairs))
         batch, left = left[: recipe["batch"]], left[recipe["batch"] :]
         loss, preferred = _loss(model, champion, batch, recipe)
-        losses.append(loss.item())  # of the choices alone: what is kept costs nothing at first, whatever comes
+        # Of the choices alone: keeping to the champion's words costs nothing at first, and more whatever is learnt.
+        losses.append(loss.item())
         if kept:
             at = step * recipe["rehearsed"] % len(kept)
             loss = loss + recipe["keep"] * _moved(model, champion, kept[at : at + recipe["rehearsed"]])
