@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from fakes import Site, memory_folder, policy
 from hypothesis import settings
 from postgresql_server import Server, start_server
 
+# Runners say how wide their terminal is, and tables follow it; tests read them at their own width.
+os.environ.pop("COLUMNS", None)
 settings.register_profile("interlock", deadline=None, print_blob=True)
 settings.load_profile("interlock")
 
