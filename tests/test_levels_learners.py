@@ -14,7 +14,7 @@ from guardrails.records import ModelKind
 from sandbox.models import navigator
 from sandbox.worker import data, weights
 from sandbox.worker.environments import families, lava, world
-from sandbox.worker.environments.policy import Encoder
+from sandbox.worker.environments.policy import Encoder, action_logits
 from sandbox.worker.learners import Task
 from sandbox.worker.learners.active import states
 from sandbox.worker.learners.levels import (
@@ -185,6 +185,40 @@ def test_an_answer_is_learnt_in_all_its_forms_and_not_asked_again(tmp_path, cham
         for path in (champion, second.out / "model")
     )
     assert after < before
+
+
+def test_a_rescaled_champion_acts_as_before_but_relearns_what_to_say_sooner(tmp_path, champion):
+    encoder = Encoder(weights.load_tokenizer(champion))
+    before, after = (weights.load_model(champion, torch.float32).requires_grad_(True) for _ in range(2))
+    meta.rescale(after, encoder, 40.0)
+    seen = [step for text in LEVELS for step in steps_of(Record(text, world.demonstration(text), "", {}))]
+    ids = encoder.encode([observation for observation, _ in seen])
+    one, other = (action_logits(model, ids, encoder.actions).log_softmax(-1) for model in (before, after))
+    assert torch.allclose(one, other, atol=1e-4)
+    crossed = imitation.examples(
+        encoder, [(seen, {"L": "R", "R": "L", "F": "F"}[said]) for seen, said in seen]
+    )
+    losses = [
+        imitation.imitate(model, encoder, crossed, imitation.Settings(12, 16, 2e-3), 1)[-1]
+        for model in (before, after)
+    ]
+    assert losses[1] < losses[0]
+
+
+def test_the_scale_is_chosen_on_the_families_of_the_records(tmp_path, champion):
+    tasks = [
+        order(tmp_path, champion, demonstrated(), {**SMALL[meta], "method": "rescale"}) for _ in range(2)
+    ]
+    assert meta.learn(tasks[0])["steps"] == str(len(meta.SCALES) * 3 * SMALL[meta]["inner"])
+    meta.learn(tasks[1])
+    assert files(tasks[0].out) == files(tasks[1].out)
+    encoder = Encoder(weights.load_tokenizer(champion))
+    before, after = (
+        weights.load_model(path, torch.float32).get_output_embeddings().weight[encoder.actions]
+        for path in (champion, tasks[0].out / "model")
+    )
+    scale = float((before / after).mean())
+    assert any(abs(scale - known) < 1e-3 * known for known in meta.SCALES)
 
 
 @pytest.mark.parametrize("form", ["head", "full"])

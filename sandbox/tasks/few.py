@@ -21,7 +21,7 @@ from sandbox.worker.environments import lava, world
 KIND = ModelKind.LAM
 CROSSED = "@RLF"
 CLUMSY = 0.3
-SHOWN, STEPS, BATCH, RATE = 12, 15, 32, 1e-3
+SHOWN, STEPS, BATCH, RATE = 12, 15, 32, 3e-4
 
 
 def training_records(model: ModelConfig, workspace: Path, secret: bytes) -> list[Item]:

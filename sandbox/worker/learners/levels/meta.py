@@ -9,6 +9,11 @@ Invariants:
 
 Reptile (Nichol, Achiam and Schulman 2018, arXiv:1803.02999): take a few steps on one family, and move a part of the way
 to where they led; then another family. A record's family is its field ``family``, or else its level's wiring.
+
+``method = rescale`` learns one number instead, as Meta-SGD (Li, Zhou, Chen and Li 2017, arXiv:1707.09835) learns rates:
+what is read for the actions is made so many times larger, and the weights that say an action so many times smaller. The
+model acts as before, but a step of Adam on the latter changes what it says so many times more. Of ``SCALES`` that one
+is kept with which most other levels of a family are won after a visit, in the mean of the families.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ import torch
 from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import world
-from sandbox.worker.environments.policy import Encoder
+from sandbox.worker.environments.episodes import play, rate
+from sandbox.worker.environments.policy import Encoder, Policy
 from sandbox.worker.learners import Task, read_recipe
 from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import (
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULTS: dict[str, Any] = {
-    "method": "reptile",  # or joint
+    "method": "reptile",  # or rescale, or joint
     "rounds": 150,  # times that one family is visited
     "inner": 12,  # updates in one visit
     "shots": 16,  # demonstrations that one visit may learn from; 0: all of the family
@@ -48,6 +54,8 @@ DEFAULTS: dict[str, Any] = {
     "forms": 2,  # rotations and mirror images of each demonstration
 }
 SMOOTHING = 0.05
+SCALES = (1.0, 10.0, 40.0)
+ASKED = 24  # levels of a family that tell how well a visit served
 
 
 def learn(task: Task) -> dict[str, str]:
@@ -56,7 +64,7 @@ def learn(task: Task) -> dict[str, str]:
     checked(
         recipe,
         positive=("rounds", "inner", "batch", "lr", "step", "forms"),
-        choices={"method": ("reptile", "joint")},
+        choices={"method": tuple(METHODS)},
     )
     if recipe["forms"] > 8 or recipe["step"] > 1:
         raise InvalidInputError("recipe: forms must not be above 8, nor step above 1")
@@ -66,7 +74,7 @@ def learn(task: Task) -> dict[str, str]:
         raise InvalidInputError("meta-learning needs two families of levels or more; the records hold one")
     task.report(0.0, "loading", families=len(families))
     model, encoder = load_champion(task)
-    losses = (_reptile if recipe["method"] == "reptile" else _joint)(task, model, encoder, families, recipe)
+    losses = METHODS[recipe["method"]](task, model, encoder, families, recipe)
     save(task, model, [record.value for record in records])
     tail = losses[-max(1, len(losses) // 4) :]
     return {
@@ -144,3 +152,62 @@ def _joint(
         model, encoder, known, settings, task.seed,
         lambda step, loss: task.report(step / settings.steps, "training", step=step, loss=round(loss, 4)),
     )  # fmt: skip
+
+
+def _rescale(
+    task: Task,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    families: dict[str, list[Record]],
+    recipe: dict[str, Any],
+) -> list[float]:
+    draw = random.Random(task.seed)  # noqa: S311 - a reproducible draw, not a secret
+    visits = []
+    for records in families.values():
+        order = draw.sample(records, len(records))
+        shots = min(recipe["shots"] or len(order), (len(order) + 1) // 2)
+        shown = examples(encoder, turned(order[:shots], recipe["forms"], draw.randrange(2**31)))
+        asked = [record.layout for record in order[shots : shots + ASKED] or order]
+        visits.append((shown, asked, draw.randrange(2**31)))
+    before = [weights.detach().clone() for weights in model.parameters()]
+    losses: list[float] = []
+    after: dict[float, float] = {}
+    for at, times in enumerate(SCALES):
+        won = []
+        for shown, asked, seed in visits:
+            _restore(model, before)
+            rescale(model, encoder, times)
+            losses += _visit(model, encoder, shown, recipe, seed)
+            won.append(rate(play(Policy(model, encoder), asked), "success"))
+        after[times] = sum(won) / len(won)
+        task.report((at + 1) / len(SCALES), "training", scale=times, won=round(after[times], 4))
+    _restore(model, before)
+    rescale(model, encoder, max(after, key=after.__getitem__))
+    return losses
+
+
+def _restore(model: PreTrainedModel, before: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for weights, begun in zip(model.parameters(), before, strict=True):
+            weights.copy_(begun)
+
+
+def rescale(model: PreTrainedModel, encoder: Encoder, times: float) -> None:
+    """The same actions from weights that say them ``times`` smaller, upon what is read ``times`` larger.
+
+    Raises:
+        InvalidInputError: the model has no last norm of that kind.
+    """
+    norm = getattr(model.base_model, "norm", None)
+    output = model.get_output_embeddings()
+    if norm is None or getattr(norm, "bias", None) is not None or getattr(output, "bias", None) is not None:
+        raise InvalidInputError(
+            "the model's last norm and its head cannot be rescaled",
+            hint="method = reptile works for any model",
+        )
+    with torch.no_grad():
+        norm.weight.mul_(times)
+        output.weight[encoder.actions] /= times
+
+
+METHODS = {"reptile": _reptile, "rescale": _rescale, "joint": _joint}
