@@ -94,7 +94,9 @@ def test_another_processor_is_named_and_does_not_make_it_tampered(site, proposal
     data = json.loads(capsys.readouterr().out)["data"]
     assert (status, data["reproduced"]) == (1, False)
     assert data["made_digest"] != data["bundle_digest"] == str(site.row(proposal).proposal.bundle)
-    assert data["files"] == ["model/model.safetensors", "proposal.json"]
+    # What it says of its losses differs in any case; in the stored numbers that may drown in rounding.
+    assert "proposal.json" in data["files"]
+    assert set(data["files"]) <= {"model/model.safetensors", "proposal.json"}
     assert data["differs"] == {
         "processor": {"recorded": recorded_processor(site, proposal), "here": "an older one"}
     }

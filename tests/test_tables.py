@@ -13,7 +13,7 @@ from guardrails.decision_log import database
 from guardrails.decision_log.scratch import ReplayTables, Scratch
 from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
 from guardrails.errors import LogVerificationError, RecordError, StorageError
-from guardrails.ledger.rows import Workspace, read, read_all, write
+from guardrails.ledger.rows import Workspace, read, read_all, replaced, write
 
 names = st.sampled_from(["proposals", "champions", "Champions", "é"])
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
@@ -165,3 +165,8 @@ def test_the_two_live_in_different_places(tmp_path: Path):
         database.metadata.create_all(connection)
         MemoryTables().put("t", "k", {})
         assert SqlTables(connection).get("t", "k") is None
+
+
+def test_a_row_gets_no_field_that_its_kind_lacks():
+    with pytest.raises(TypeError, match="Workspace has no field nothing"):
+        replaced(Workspace("interlock/x", "2026-01-01T00:00:00.000000Z", 3), nothing=1)
