@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test test-slow install install-dev lint bench fuzz fuzz-short clean
+.PHONY: run test test-slow trials install install-dev lint bench fuzz fuzz-short clean
 
 # No shell in between: what ends make ends the program, which then ends its jobs.
 run: install
@@ -16,6 +16,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 test: install-dev
 	$(PYTEST) --dist loadfile
+
+# What each technique brings, with five seeds and its control: docs/techniques.md.
+trials: install-dev
+	$(PYTEST) --dist worksteal -s -m trials tests/benchmarks
 
 test-slow: install-dev
 	$(PYTEST) --dist worksteal -m slow

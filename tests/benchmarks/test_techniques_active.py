@@ -1,6 +1,6 @@
 """Active learning on ``pupil``: an oracle answers what it asks; five seeds, and beside them random questions.
 
-``python -m pytest -m slow -s tests/benchmarks/test_techniques_active.py`` prints the table of docs/techniques.md.
+``python -m pytest -m trials -s tests/benchmarks/test_techniques_active.py`` prints the table of docs/techniques.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sandbox.config import ModelConfig
 from sandbox.models import pupil
 from sandbox.worker.environments.skills import parse_skill
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.trials, pytest.mark.timeout(1800)]
 
 SEEDS = (1, 2, 3, 4, 5)
 ASK, POOL = 128, 400

@@ -25,7 +25,7 @@ LABELS = 80
 RESCALE = {"method": "rescale", "inner": 20, "batch": 64, "forms": 1}  # a visit as the probe trains
 BASES = {"navigator": navigator}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.trials, pytest.mark.timeout(3600)]
 
 
 def model(name: str, levels: str, items: int = ITEMS) -> ModelConfig:

@@ -83,7 +83,7 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.trials
 @pytest.mark.timeout(7200)
 def test_self_play_wins_its_match(tmp_path: Path) -> None:
     before = strength(player.locate())

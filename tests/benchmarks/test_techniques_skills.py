@@ -1,6 +1,6 @@
 """What reinforcement and replay bring, five seeds each, on private items and by the checks that judge.
 
-``python -m pytest -m slow -s tests/benchmarks/test_techniques_skills.py`` prints the tables of docs/techniques.md.
+``python -m pytest -m trials -s tests/benchmarks/test_techniques_skills.py`` prints the tables of docs/techniques.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sandbox.config import ModelConfig
 from sandbox.models import pupil, tiny
 from sandbox.worker.environments.skills import parse_skill
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.trials, pytest.mark.timeout(3600)]
 
 SEEDS = (1, 2, 3, 4, 5)
 PUPIL = ModelConfig(

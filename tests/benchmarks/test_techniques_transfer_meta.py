@@ -1,6 +1,6 @@
 """Transfer and meta-learning of ``pupil``: five seeds, and beside them from scratch and joint training, equal compute.
 
-``python -m pytest -m slow -s tests/benchmarks/test_techniques_transfer_meta.py`` prints the tables of
+``python -m pytest -m trials -s tests/benchmarks/test_techniques_transfer_meta.py`` prints the tables of
 docs/techniques.md.
 """
 
@@ -17,7 +17,7 @@ from guardrails.statistics import Estimate
 from sandbox.config import ModelConfig
 from sandbox.models import pupil
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.trials
 
 SEEDS = (1, 2, 3, 4, 5)
 TRANSFER = ModelConfig(
