@@ -13,12 +13,13 @@ A learner module has one function ``learn`` of the shape ``Learner``, imported w
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from guardrails import third_party
+from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind
 
@@ -120,3 +121,14 @@ def read_recipe(recipe: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[
         except ValueError:
             raise InvalidInputError(f"recipe: {name} = {text!r:.40} is not of type {kind.__name__}") from None
     return values
+
+
+def loss_claims(losses: Sequence[float], records: int) -> dict[str, str]:
+    """What a run says of itself where it went down a loss: the first one, the mean of the last quarter, and counts."""
+    tail = losses[-max(1, len(losses) // 4) :]
+    return {
+        "first_loss": decimal(losses[0]),
+        "last_loss": decimal(sum(tail) / len(tail)),
+        "records": str(records),
+        "steps": str(len(losses)),
+    }

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import lava
 from sandbox.worker.environments.episodes import Episode, play, rate
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Task, read_recipe, self_play
+from sandbox.worker.learners import Task, forms, read_recipe, self_play
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -236,13 +235,6 @@ def _update(
 
 
 def _save(task: Task, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
-    """Write weights in the champion's own number format, everything else as the champion has it."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise JobFailedError("the weights hold numbers that are not finite after the last iteration")
-    target = task.out / "model"
-    stored = weights.read_config(task.champion).get("dtype", "float32")
-    model.to(getattr(torch, str(stored))).save_pretrained(target, safe_serialization=True)
-    for path in sorted(task.champion.iterdir()):
-        if path.name == weights.CONFIG or path.name in weights.TOKENIZER_FILES:
-            shutil.copyfile(path, target / path.name)
+    """Write the model, and the records that it learnt from."""
+    forms.save(model, {"form": forms.FULL}, task.champion, task.out / "model")
     data.write_records(task.out / "data" / "layouts.jsonl", records)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 import math
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import connect_four as c4
 from sandbox.worker.environments.games import LOST, WON, Game, Model, legal_mask, play
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners import Task, forms, read_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -272,13 +271,6 @@ def _mirrored(opening: str) -> str:
 
 
 def _save(task: Task, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
-    """Write weights in the champion's own number format, everything else as the champion has it."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise JobFailedError("the weights hold numbers that are not finite after the last iteration")
-    target = task.out / "model"
-    stored = weights.read_config(task.champion).get("dtype", "float32")
-    model.to(getattr(torch, str(stored))).save_pretrained(target, safe_serialization=True)
-    for path in sorted(task.champion.iterdir()):
-        if path.name == weights.CONFIG or path.name in weights.TOKENIZER_FILES:
-            shutil.copyfile(path, target / path.name)
+    """Write the model, and the records that it learnt from."""
+    forms.save(model, {"form": forms.FULL}, task.champion, task.out / "model")
     data.write_records(task.out / "data" / "openings.jsonl", records)

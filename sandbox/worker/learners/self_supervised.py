@@ -16,10 +16,9 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
-from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners import Task, forms, loss_claims, read_recipe
 from sandbox.worker.learners.language.pairs import loss_of
 from sandbox.worker.learners.language.updates import Updates, require
 
@@ -63,14 +62,7 @@ def learn(task: Task) -> dict[str, str]:
     losses = list(_train(model, _mixed(rows, again, recipe, task.seed), recipe, task))
     data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines + replayed])
     forms.save(model, recipe, task.champion, task.out / "model")
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(rows) + len(again)),
-        "steps": str(len(losses)),
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
+    return {**loss_claims(losses, len(rows) + len(again)), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def _checked(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import lava, world
 from sandbox.worker.environments.episodes import play
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners import Task, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, examples
 from sandbox.worker.questions import (
@@ -76,12 +75,7 @@ def learn(task: Task) -> dict[str, str]:
         given = [answer for answer in answers if not answer.skipped]
         model = copy.deepcopy(champion)
         losses = _train(task, model, champion, encoder, given, levels, recipe)
-        claims = {
-            "first_loss": decimal(losses[0]),
-            "last_loss": decimal(losses[-1]),
-            "records": str(len(given)),
-            "steps": str(len(losses)),
-        }
+        claims = loss_claims(losses, len(given))
     asked = _ask(task, model, encoder, levels, answers, recipe)
     if not fresh and not asked:
         raise InvalidInputError(

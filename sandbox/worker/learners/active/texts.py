@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guardrails.canonical import decimal
-from guardrails.errors import InvalidInputError, JobFailedError
+from guardrails.errors import InvalidInputError
 from sandbox.worker import adapters, data, weights
-from sandbox.worker.learners import Task, read_recipe
-from sandbox.worker.learners.language.pairs import IGNORED, Row, loss_of
+from sandbox.worker.learners import Task, forms, loss_claims, read_recipe
+from sandbox.worker.learners.language.pairs import IGNORED, Row, batches_of, loss_of, row_of
 from sandbox.worker.learners.language.rehearsal import ROWS, chances, divergence, greedy, rehearsals
+from sandbox.worker.learners.language.updates import Updates
 from sandbox.worker.questions import (
     MAX_PROMPT,
     MAX_QUESTIONS,
@@ -180,7 +180,7 @@ def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dic
     torch.manual_seed(task.seed)
     tokenizer = _tokenizer(task)
     task.report(0.0, "loading", answers=len(answers))
-    rows = [_row(tokenizer, answer) for answer in answers]
+    rows = [row_of(tokenizer, answer.prompt, answer.answer) for answer in answers]
     model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
     kept = _rehearsal(model, tokenizer, rows, recipe, task.seed) if recipe["rehearsed"] else []
     model = adapters.with_adapter(model, recipe)
@@ -190,23 +190,8 @@ def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dic
         for a in answers
     ]
     data.write_records(task.out / "data" / "answers.jsonl", lines)
-    adapters.save_adapter(task.out / "model", model)
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(rows)),
-        "steps": str(len(losses)),
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
-
-
-def _row(tokenizer: PreTrainedTokenizerBase, answer: Answer) -> Row:
-    """Tokens of prompt, answer and end, and labels for what comes after the prompt."""
-    prompt = tokenizer(answer.prompt, add_special_tokens=False)["input_ids"]
-    said = tokenizer(answer.answer, add_special_tokens=False)["input_ids"]
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return prompt + said + end, [IGNORED] * len(prompt) + said + end
+    forms.save(model, {"form": forms.ADAPTER}, task.champion, task.out / "model")
+    return {**loss_claims(losses, len(rows)), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def _rehearsal(
@@ -231,37 +216,20 @@ def _distance(model: PreTrainedModel, batch: Sequence[Row]) -> torch.Tensor:
 def _fit(
     model: PreTrainedModel, rows: list[Row], kept: list[Row], recipe: dict[str, Any], task: Task
 ) -> list[float]:
-    import torch
 
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=recipe["lr"], weight_decay=recipe["weight_decay"])
-    rising = max(1, round(recipe["steps"] * recipe["warmup"]))
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
-    left: list[Row] = []
+    updates = Updates(forms.trained(model), recipe)
+    batches = batches_of(rows, recipe["batch"], random.Random(task.seed))  # noqa: S311 - a training order is no secret
     losses = []
     model.train()
     for step in range(recipe["steps"]):
-        while len(left) < min(recipe["batch"], len(rows)):
-            left += draw.sample(rows, len(rows))
-        batch, left = left[: recipe["batch"]], left[recipe["batch"] :]
-        share = min((step + 1) / rising, (recipe["steps"] - step) / max(1, recipe["steps"] - rising))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe["lr"] * min(1.0, share)
-        loss = loss_of(model, batch)
-        value = loss.item()
+        loss = loss_of(model, next(batches))
+        # Of the answers alone: keeping to the champion's words costs nothing at first, and more whatever is learnt.
+        losses.append(loss.item())
         if kept:
             at = step * recipe["rehearsed"] % len(kept)
             loss = loss + recipe["keep"] * _distance(model, kept[at : at + recipe["rehearsed"]])
-        if not math.isfinite(value):
-            raise JobFailedError(f"the loss became {value} in step {step + 1} of {recipe['steps']}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trainable, recipe["clip"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
-        losses.append(value)
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in trainable):
-        raise JobFailedError("the adapter holds numbers that are not finite after the last step")
+        updates.step(loss)
+        task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(losses[-1], 4))
     return losses
 
 

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
-from sandbox.worker.learners import Report, Task, forms
+from sandbox.worker.learners import Report, Task, forms, loss_claims
 from sandbox.worker.learners.language.updates import Updates
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def read_groups(task: Task, tokenizer: PreTrainedTokenizerBase, length: int) -> 
             raise InvalidInputError(
                 f"{line.place}: a record needs prompt and answer, or text; all of them texts"
             )
-        ids, labels = _row(tokenizer, prompt, answer)
+        ids, labels = row_of(tokenizer, prompt, answer)
         if any(label != IGNORED for label in labels[1:length]):
             groups.setdefault(str(line.value.get("skill", "")), []).append((ids[:length], labels[:length]))
     if not groups:
@@ -56,7 +55,7 @@ def read_groups(task: Task, tokenizer: PreTrainedTokenizerBase, length: int) -> 
     return dict(sorted(groups.items()))
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Row:
+def row_of(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Row:
     """Prompt, answer and the tokenizer's end."""
     asked = list(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else []
     said = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
@@ -113,10 +112,4 @@ def finish(
     forms.save(model, recipe, task.champion, task.out / "model")
     lines = data.read_lines(task.data / "train.jsonl")
     data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines])
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(records),
-        "steps": str(len(losses)),
-    }
+    return loss_claims(losses, records)

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
-from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners import Task, forms, loss_claims, read_recipe
 from sandbox.worker.learners.language.pairs import Row
 from sandbox.worker.learners.language.rehearsal import chances, divergence, rehearsals
 from sandbox.worker.learners.language.sampling import (
@@ -207,13 +206,7 @@ def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dic
         )
     data.write_records(task.out / "data" / "preferences.jsonl", records)
     forms.save(model, recipe, task.champion, task.out / "model")
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(records)),
-        "steps": str(len(losses)),
-    }
+    return loss_claims(losses, len(records))
 
 
 def _record(choice: Answer) -> dict[str, Any]:

@@ -12,7 +12,6 @@ start (``"FFRF"``), and ``family``, the name of the group of levels that it belo
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guardrails.errors import InvalidInputError, JobFailedError
+from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
 from sandbox.worker.environments import lava, world
 from sandbox.worker.environments.policy import Encoder
-from sandbox.worker.learners import Task
+from sandbox.worker.learners import Task, forms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -108,15 +107,8 @@ def load_champion(task: Task) -> tuple[PreTrainedModel, Encoder]:
 
 
 def save(task: Task, model: PreTrainedModel, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write weights in the champion's own number format, everything else as the champion has it."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise JobFailedError("the weights hold numbers that are not finite after the last step")
-    target = task.out / "model"
-    stored = weights.read_config(task.champion).get("dtype", "float32")
-    model.to(getattr(torch, str(stored))).save_pretrained(target, safe_serialization=True)
-    for path in sorted(task.champion.iterdir()):
-        if path.name == weights.CONFIG or path.name in weights.TOKENIZER_FILES:
-            shutil.copyfile(path, target / path.name)
+    """Write the model, and the records that it learnt from."""
+    forms.save(model, {"form": forms.FULL}, task.champion, task.out / "model")
     data.write_records(task.out / "data" / "layouts.jsonl", records)
 
 

@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import world
 from sandbox.worker.environments.episodes import play, rate
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners import Task, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import (
     MAX_NORM,
@@ -76,13 +75,7 @@ def learn(task: Task) -> dict[str, str]:
     model, encoder = load_champion(task)
     losses = METHODS[recipe["method"]](task, model, encoder, families, recipe)
     save(task, model, [record.value for record in records])
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(records)),
-        "steps": str(len(losses)),
-    }
+    return loss_claims(losses, len(records))
 
 
 def _families(records: list[Record]) -> dict[str, list[Record]]:

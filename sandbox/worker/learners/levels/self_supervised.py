@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import lava, world
 from sandbox.worker.environments.policy import Encoder
-from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners import Task, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, Step, checked, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, Examples, examples, loss_of
 
@@ -72,13 +71,7 @@ def learn(task: Task) -> dict[str, str]:
         raise InvalidInputError("no recording gets anywhere: there is no next step to learn")
     losses = _train(task, model, encoder, steps, _transitions(recordings), recipe)
     save(task, model, [record.value for record in recordings])
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(recordings)),
-        "steps": str(len(losses)),
-    }
+    return loss_claims(losses, len(recordings))
 
 
 def _wander(records: Sequence[Record], walks: int, length: int, seed: int) -> Iterator[Record]:

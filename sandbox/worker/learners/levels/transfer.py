@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from sandbox.worker import adapters, data
-from sandbox.worker.learners import Task, read_recipe
+from sandbox.worker.learners import Task, loss_claims, read_recipe
 from sandbox.worker.learners.levels import checked, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import Settings, examples, imitate, turned
 
@@ -67,13 +66,7 @@ def learn(task: Task) -> dict[str, str]:
         _save_adapter(task, learner, values)
     else:
         save(task, model, values)
-    tail = losses[-max(1, len(losses) // 4) :]
-    return {
-        "first_loss": decimal(losses[0]),
-        "last_loss": decimal(sum(tail) / len(tail)),
-        "records": str(len(records)),
-        "steps": str(len(losses)),
-    }
+    return loss_claims(losses, len(records))
 
 
 def forget(model: PreTrainedModel) -> None:
