@@ -41,7 +41,9 @@ from guardrails.errors import (
 )
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.matches import Stopping
+from guardrails.policy.facts import adopted_task
 from guardrails.records import Compute, Measurements, ModelKind
+from guardrails.view import proven_view_of
 from sandbox import command_learner, orders, tasks
 from sandbox.answers import asking
 from sandbox.answers.asking import Asked
@@ -89,6 +91,7 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
         DeniedError: questions that this recipe asked before are still open.
     """
     champion = bench.gate.require_ready(model.name)
+    _require_own_task(bench, model)
     desk, asker = desk_of(bench, model.name), asker_of(recipe)
     book = desk.book()
     asking.require_answered(book, model.name, asker)
@@ -163,6 +166,7 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
 
 def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) -> str:
     """Measure a proposal against the champion on private items, and judge it; returns its new state."""
+    _require_own_task(bench, model)
     with _measuring(bench, proposal_id), job_folder(bench) as folder:
         order = bench.gate.begin_measurement(proposal_id)
         mounts = {}
@@ -213,6 +217,21 @@ def measure(bench: Bench, model: ModelConfig, proposal_id: str, report: Report) 
         _keep_cache(folder / "measured" / "cache.json", cache)
         bench.gate.record_evidence(order, measured, evaluator_version(), outcome.level, outcome.compute)
     return bench.gate.judge(proposal_id)
+
+
+def _require_own_task(bench: Bench, model: ModelConfig) -> None:
+    """Refuse a model that is configured for another task than it was adopted for, which the rules go by.
+
+    Its suites would be another task's, made by whoever writes the configuration, under the names that rules know.
+    """
+    with proven_view_of(bench.gate.log) as view:
+        adopted = adopted_task(model.kind, view.model(model.name).labels)
+    configured = adopted_task(model.kind, tasks.labels_of(model))
+    if configured != adopted:
+        raise DeniedError(
+            f"{model.name} was adopted for the task {adopted}, interlock.toml says {configured}",
+            hint="change task or levels back, or add the model for this task under another name",
+        )
 
 
 def environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,21 @@ def test_a_halt_ends_the_running_job_and_stops_the_next(site):
 def test_two_measurements_of_one_proposal_do_not_meet(site, proposal):
     with rounds._measuring(site.bench, proposal), pytest.raises(DeniedError, match="another process"):
         rounds.measure(site.bench, site.model, proposal, quiet)
+
+
+@pytest.mark.parametrize("step", ["propose", "measure"])
+def test_a_model_configured_for_another_task_than_it_was_adopted_for_is_neither_trained_nor_measured(
+    site, proposal, step
+):
+    """Rules go by the task that a root signed for: its suites would be others under names that they know."""
+    other = replace(site.model, task="skills", train=("sort",), controls={})
+    with pytest.raises(
+        DeniedError, match="adopted for the task text, interlock.toml says skills"
+    ):
+        if step == "propose":
+            rounds.propose(site.bench, other, Recipe("self_supervised"), 1, quiet)
+        else:
+            rounds.measure(site.bench, other, proposal, quiet)
 
 
 def test_folders_of_dead_jobs_are_swept_and_living_ones_kept(site):

@@ -37,6 +37,11 @@ def label_of_task(kind: ModelKind, task: str) -> dict[str, str]:
     return {} if task == _FIRST_TASK[kind] else {TASK_LABEL: task}
 
 
+def adopted_task(kind: ModelKind, labels: Mapping[str, str]) -> str:
+    """The task that a model was adopted for, by the labels that a root signed for."""
+    return labels.get(TASK_LABEL, _FIRST_TASK[kind])
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is being judged, as the gate knows it.
@@ -76,7 +81,7 @@ class Subject:
     @property
     def task(self) -> str:
         """What the model was adopted for. A configuration cannot change it, so it cannot choose among rules."""
-        return self.labels.get(TASK_LABEL, _FIRST_TASK[self.kind])
+        return adopted_task(self.kind, self.labels)
 
     def facts(self) -> dict[str, Any]:
         """The values behind the names in FACTS."""
