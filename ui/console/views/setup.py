@@ -63,13 +63,16 @@ def is_local() -> bool:
 
 
 def frame(workspace: Workspace) -> None:
-    """The sidebar of a workspace without people."""
+    """The sidebar of this page. It is not drawn again when set-up ends, so what it says must be true then too."""
+    said = "Not set up. Nothing runs, and nobody can decide anything yet."
+    if _job:
+        said = "In set-up. The queue opens from here once it is done."
     with st.sidebar:
         markup.show(sidebar.brand(workspace.path))
         markup.show(
             el(
                 "p",
-                "Not set up. Nothing runs, and nobody can decide anything yet.",
+                said,
                 cls="dim",
                 style="font-size:12.5px",
             )
