@@ -246,13 +246,14 @@ class Measurements:
 
     ``facts`` are exact values with no sampling in them (integrity, census of the data), written
     as text: ``true``/``false``, integers, decimals. ``flagged`` holds, per fact, the records that it
-    counted, so that each can be opened.
+    counted, so that each can be opened; ``reasons`` holds, per fact and record, what was found in it.
     """
 
     series: tuple[Series, ...]
     facts: dict[str, str]
     samples: tuple[Sample, ...] = ()
     flagged: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def find(self, probe: str, suite: str) -> Series | None:
         """The series of a probe on a suite, or None where it was not measured."""

@@ -80,7 +80,7 @@ def test_nearness_by_hand(by_hand):
 
 def test_which_are_read_is_drawn_and_too_little_is_not_measured(monkeypatch):
     monkeypatch.setattr(
-        records_meaning, "nearness", lambda mine, items: [float("reworded" in one) for one in mine]
+        records_meaning, "nearest", lambda mine, items: [(float("reworded" in one), 3) for one in mine]
     )
     items = [
         [{"id": str(n), "prompt": f"a request with number {n} in it"} for n in range(8)],
@@ -92,6 +92,7 @@ def test_which_are_read_is_drawn_and_too_little_is_not_measured(monkeypatch):
     whole = look(rows, items, 100, 1)
     assert whole.facts == {"data.meaning_looked": "31", "data.overlap_meaning": "1"}
     assert whole.flagged == {"data.overlap_meaning": ("t.jsonl:31",)}
+    assert whole.reasons == {"data.overlap_meaning": {"t.jsonl:31": "1.00 near item 3"}}
     few = [look(rows, items, 5, seed).facts["data.overlap_meaning"] for seed in range(40)]
     assert set(few) == {"0", "1"}
     assert look(rows, [items[0][:6]], 5, 1).facts == {}

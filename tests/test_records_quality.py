@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sandbox import texts
 from sandbox.worker.data import Line, words
-from sandbox.worker.probes import gibberish, personal_data
+from sandbox.worker.probes import gibberish, personal_data, records_quality
 from sandbox.worker.probes.records_quality import census, families, likeness, near_duplicates
 
 CLEAN = [record["text"] for record in texts.load("austen")[:60]]
@@ -310,3 +310,42 @@ def test_source_and_licence_are_counted_by_what_the_records_say():
     assert found.facts["data.largest_source"] == "2"
     assert found.flagged["data.unsourced"] == ("t.jsonl:4",)
     assert found.flagged["data.unlicensed"] == ("t.jsonl:2", "t.jsonl:3", "t.jsonl:4")
+
+
+def test_each_record_is_listed_with_where_it_was_found_and_never_with_what():
+    key = "-----BEGIN RSA " + "PRIVATE KEY-----"
+    rows = [
+        "Write to jane.roe@mail.example.org or to (212) 555-0187 and do it soon.",
+        f"The {key} was left in the drawer of the desk in the hall.",
+        CLEAN[0],
+        f"{CLEAN[0]} So",
+        "Der Hund lief über die Straße und bellte laut, weil er die Katze auf dem Dach gesehen hatte.",
+        "",
+        "It is known that the quick brown fox jumps over the lazy dog by the old river bank.",
+    ]
+    items = [{"id": "item-7", "text": "the quick brown fox jumps over the lazy dog by the old river bank"}]
+    found = census(lines(rows), [items])
+    assert found.reasons["data.pii"] == {"train.jsonl:1": "email at 10-34, phone at 42-55"}
+    assert found.reasons["data.secrets"] == {"train.jsonl:2": "Private Key at 10-30"}
+    assert found.reasons["data.near_duplicates"] == {"train.jsonl:4": "like train.jsonl:3"}
+    assert found.reasons["data.largest_family"]["train.jsonl:4"] == "one of 2, the first is train.jsonl:3"
+    assert found.reasons["data.language"]["train.jsonl:5"].startswith("de, ")
+    assert found.reasons["data.gibberish"] == {"train.jsonl:6": "no text"}
+    assert found.reasons["data.overlap"] == {"train.jsonl:7": "words 5-17 are those of item item-7"}
+    assert not any(
+        piece in said
+        for reasons in found.reasons.values()
+        for said in reasons.values()
+        for piece in ("jane", "0187", "BEGIN", "fox")
+    )
+    hidden = census(lines(["Write to jane.roe＠mail.example.org today"]), [])
+    assert hidden.reasons["data.pii"] == {"train.jsonl:1": "email, as it looks"}
+
+
+def test_only_so_many_reasons_are_kept_and_every_record_is_listed(monkeypatch):
+    monkeypatch.setattr(records_quality, "MOST_REASONS", 2)
+    found = census(lines(["short", "short", "short", "short"]), [])
+    assert len(found.flagged["data.near_duplicates"]) == 3
+    assert found.reasons["data.near_duplicates"] == dict.fromkeys(
+        ("train.jsonl:2", "train.jsonl:3"), "like train.jsonl:1"
+    )

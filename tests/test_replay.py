@@ -14,7 +14,7 @@ from sandbox import tasks
 from sandbox.config import ModelConfig, load_config
 from sandbox.worker.data import Line, read_lines, write_records
 from sandbox.worker.learners import Task, load_learner
-from sandbox.worker.probes.records_quality import overlapping
+from sandbox.worker.probes.records_overlap import overlapping
 
 SECRET = b"s" * 32
 READER = ModelConfig(

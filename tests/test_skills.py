@@ -18,7 +18,8 @@ from sandbox.models import pupil
 from sandbox.worker import weights
 from sandbox.worker.data import Line
 from sandbox.worker.environments import skills
-from sandbox.worker.probes.records_quality import census, overlapping
+from sandbox.worker.probes.records_overlap import overlapping
+from sandbox.worker.probes.records_quality import census
 
 SECRET = b"s" * 32
 MODEL = ModelConfig(

@@ -12,8 +12,8 @@ from guardrails.canonical import digest
 from guardrails.errors import InvalidInputError, UnknownNameError
 from sandbox import texts
 from sandbox.texts.extract import unwrap
-from sandbox.worker.data import Line
-from sandbox.worker.probes.records_quality import RUN, overlapping, words
+from sandbox.worker.data import Line, words
+from sandbox.worker.probes.records_overlap import RUN, overlapping
 
 NAMES = ("austen", "devils_dictionary", "kjv")
 

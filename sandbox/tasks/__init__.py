@@ -28,7 +28,7 @@ from sandbox.canaries import planted
 from sandbox.config import ModelConfig
 from sandbox.suite_files import read_suite
 from sandbox.worker.data import Line
-from sandbox.worker.probes.records_quality import overlapping
+from sandbox.worker.probes.records_overlap import overlapping
 
 MAX_ITEM_CHARS = 400
 

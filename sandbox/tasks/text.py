@@ -22,7 +22,7 @@ from sandbox.harmless_items import load_exchanged_sentences, load_harmless_reque
 from sandbox.tasks import Item, Suite, drawn
 from sandbox.tasks.sources import read_source
 from sandbox.worker.data import Line
-from sandbox.worker.probes.records_quality import overlapping
+from sandbox.worker.probes.records_overlap import overlapping
 
 KIND = ModelKind.LLM
 HELD_OUT_PER_MILLE = 300

@@ -97,7 +97,7 @@ def measure(request: Mapping[str, Any]) -> None:
         facts |= records_pool.facts(records, pool)
         looked = records_look.texts(records, pool, [s.items for s in suites], request)
         facts |= looked.facts | ({"data.canaries": str(len(canaries))} if planted else {})
-        census.flagged.update(looked.flagged)
+        census.update(looked)
     series: list[Series] = []
     samples: list[Sample] = []
     if integrity.sound(facts):
@@ -112,13 +112,13 @@ def measure(request: Mapping[str, Any]) -> None:
         facts["measure.dtype"] = dtype
         series, found = records_look.by_models(records, canaries, models, request, scalars)
         facts |= found.facts
-        census.flagged.update(found.flagged)
+        census.update(found)
         series += _run(suites, models, request["seed"], scalars)
         samples = _sample(suites, models, request["seed"], request["samples"])
         _write(out / "cache.json", {"schema": CACHE_SCHEMA, **identity, "scalars": _texts(scalars.fresh)})
     else:
         print("the candidate is unsound: nothing was run", flush=True)
-    measured = Measurements(tuple(series), facts, tuple(samples), census.flagged)
+    measured = Measurements(tuple(series), facts, tuple(samples), census.flagged, census.reasons)
     _write(out / "measurements.json", encode_record(measured))
     report_line(1.0, "done")
 

@@ -37,20 +37,26 @@ _SIGNS = 27  # a-z and the space
 
 def is_gibberish(text: str) -> bool:
     """True where a record's text is no language, as the module says."""
+    return reason(text) != ""
+
+
+def reason(text: str) -> str:
+    """Why a record's text is no language; empty where it is one, or cannot be told."""
     stripped = text.strip()
     if not stripped:
-        return True
+        return "no text"
     data = stripped.encode("utf-8", "surrogatepass")
-    if len(data) >= LEAST_BYTES and len(zlib.compress(data)) < SHRUNK * len(data):
-        return True
+    if len(data) >= LEAST_BYTES and (packed := len(zlib.compress(data))) < SHRUNK * len(data):
+        return f"shrinks from {len(data)} bytes to {packed}"
     spoken = sum(sign.isalpha() or sign.isspace() or unicodedata.combining(sign) > 0 for sign in stripped)
     if len(stripped) >= LEAST_LETTERS and spoken < len(stripped) / 2:
-        return True
+        return f"{len(stripped) - spoken} of {len(stripped)} signs are no letters"
     folded = _folded(stripped)
     latin = len(folded) - folded.count(" ")
     if latin < LEAST_LETTERS or latin < sum(sign.isalpha() for sign in stripped) / 2:
-        return False
-    return surprise(folded) > SURPRISE
+        return ""
+    bits = surprise(folded)
+    return f"{bits:.1f} bits per letter" if bits > SURPRISE else ""
 
 
 def surprise(folded: str) -> float:

@@ -80,7 +80,8 @@ def look(
         "surprising": _surprising(_drawn(lines, count, seed), models),
     }
     total, done = sum(map(len, sorts.values())), 0
-    series, memorised, census = [], set(), Census()
+    series, census = [], Census()
+    memorised: dict[str, str] = {}
     for sort, spans in sorts.items():
         rows = []
         for span in spans:
@@ -90,14 +91,15 @@ def look(
             candidate, champion = rows[-1]
             best = math.log2(len(span.choices))
             if candidate == best and champion <= best - CLEAR:
-                memorised.add(span.place)
+                memorised[span.place] = f"{sort}: {champion:.1f} to {candidate:.1f} bits"
         if sort != "canaries":
             census.facts[f"data.spans_{sort}"] = str(len(spans))
         if spans:
             after, before = zip(*rows, strict=True)
             columns = {"exposure_candidate": after, "exposure_champion": before}
             series.append(Series(NAME, sort, tuple(span.name for span in spans), columns))
-    census.add("memorised", [line for line in (*lines, *canaries) if line.place in memorised])
+    known = [line for line in (*lines, *canaries) if line.place in memorised]
+    census.add("memorised", known, lambda line: memorised[line.place])
     return tuple(series), census
 
 

@@ -49,7 +49,7 @@ def texts(
     found = records_toxicity.look(records, pool)
     if request.get("meaning"):
         report_line(0.06, "meaning")
-        _add(found, records_meaning.look(records, suites, request["meaning"], request["seed"]))
+        found.update(records_meaning.look(records, suites, request["meaning"], request["seed"]))
     return found
 
 
@@ -67,7 +67,7 @@ def by_models(
     seed = request["seed"]
     if request.get("losses"):
         report_line(0.11, "losses")
-        _add(found, records_loss.look(records, models.champion, models.tokenizer, request["losses"], seed))
+        found.update(records_loss.look(records, models.champion, models.tokenizer, request["losses"], seed))
     if not request.get("spans"):
         return [], found
     report_line(0.115, "memorisation")
@@ -80,10 +80,5 @@ def by_models(
         scalars,
         lambda share: report_line(0.115, "memorisation"),
     )
-    _add(found, known)
+    found.update(known)
     return list(series), found
-
-
-def _add(found: Census, more: Census) -> None:
-    found.facts |= more.facts
-    found.flagged |= more.flagged

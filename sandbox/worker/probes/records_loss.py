@@ -56,8 +56,13 @@ def look(
         return found
     low, high = outliers([losses[line.place] for line in drawn]) or (None, None)
     if low is not None and high is not None:
-        found.add("loss_low", [drawn[place] for place in low])
-        found.add("loss_high", [drawn[place] for place in high])
+        middle = median(losses.values())
+
+        def why(line: Line) -> str:
+            return f"{losses[line.place]:.2f} nats per byte, the middle is {middle:.2f}"
+
+        found.add("loss_low", [drawn[place] for place in low], why)
+        found.add("loss_high", [drawn[place] for place in high], why)
     return found
 
 

@@ -40,20 +40,33 @@ LEAST_WORDS = 5
 
 def look(lines: Sequence[Line], suites: Sequence[Sequence[Item]], count: int, seed: int) -> Census:
     """Look at ``count`` records at most, drawn by the seed; ``suites`` are the items that they must not repeat."""
-    texts = sorted({text for items in suites for item in items for text in _texts(item)})
+    named = {text: str(item["id"]) for items in suites for item in items for text in _texts(item)}
+    texts = sorted(named)
     if len(texts) < NEIGHBOURS + 2:
         return Census()
     long_enough = [line for line in lines if len(words(line.text)) >= LEAST_WORDS]
     order = random.Random(f"{seed}/meaning")  # noqa: S311 - a draw, no secret
     drawn = order.sample(long_enough, min(count, len(long_enough)))
     found = Census({"data.meaning_looked": str(len(drawn))})
-    scores = nearness([line.text for line in drawn], texts)
-    found.add("overlap_meaning", [line for line, score in zip(drawn, scores, strict=True) if score > NEAR])
+    near = dict(
+        zip((line.place for line in drawn), nearest([line.text for line in drawn], texts), strict=True)
+    )
+
+    def why(line: Line) -> str:
+        score, item = near[line.place]
+        return f"{score:.2f} near item {named[texts[item]]}"
+
+    found.add("overlap_meaning", [line for line in drawn if near[line.place][0] > NEAR], why)
     return found
 
 
 def nearness(texts: Sequence[str], items: Sequence[str]) -> list[float]:
     """How near each text is to the item that it is nearest to, by the definition above."""
+    return [score for score, _ in nearest(texts, items)]
+
+
+def nearest(texts: Sequence[str], items: Sequence[str]) -> list[tuple[float, int]]:
+    """How near each text is to the item that it is nearest to, and which that is, by its place."""
     if not texts:
         return []
     mine, theirs = embedding.embed(texts), embedding.embed(items)
@@ -61,7 +74,8 @@ def nearness(texts: Sequence[str], items: Sequence[str]) -> list[float]:
     among.fill_diagonal_(-1.0)
     crowd = among.topk(NEIGHBOURS, 1).values.mean(1)
     close = mine @ theirs.T
-    return [float(score) for score in (close - (crowd[None] + _others(close)) / 2).max(1).values]
+    best = (close - (crowd[None] + _others(close)) / 2).max(1)
+    return list(zip(best.values.tolist(), best.indices.tolist(), strict=True))
 
 
 def _others(close: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """A census of the records that a model learnt from: what should not be among them. Exact counts.
 
 Invariants:
-- Every record is looked at; a count is of records, and each counted record is listed by file and line.
+- Every record is looked at; a count is of records, and each counted record is listed by file and line, with what was
+  found in it. That says where and of which kind, never what: no piece of a record and no private item stands in it.
 - A record cannot talk its way out: no comment in it switches a detector off.
 - Counts have no opinion; how many are too many is the policy's business.
 
@@ -15,7 +16,7 @@ a ``layout`` give those of them that have a meaning for levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,17 +25,20 @@ from typing import Any
 from guardrails.canonical import digest, encode
 from sandbox.worker.data import Line, words
 from sandbox.worker.probes import Item, gibberish, personal_data, record_labels
+from sandbox.worker.probes.records_overlap import Overlap, runs
 
 SHINGLE = 3  # words in a shingle, for likeness
 LIKE = 0.8  # share of common shingles from which two records are near-duplicates
 PERMUTATIONS = 64
-RUN = 13  # words in a row that a record shares with an evaluation item to count as overlap
-SHORT_RUN = 8  # the shortest item that can be recognised; shorter ones are common phrases
 LANGUAGE = "en"
 LANGUAGE_LETTERS = 40  # below that many letters no language can be told
 LANGUAGE_SURE = 0.9
 SOURCE_FIELDS = ("source", "url")
 LICENCE_FIELDS = ("license", "licence")
+MOST_PIECES = 6
+"""Pieces of a record that its reason names."""
+MOST_REASONS = 2000
+"""Records of one fact whose reason is kept; the others are listed without."""
 SECRET_PLUGINS = (
     "AWSKeyDetector",
     "AzureStorageKeyDetector",
@@ -59,23 +63,39 @@ SECRET_PLUGINS = (
 
 @dataclass
 class Census:
-    """The counts as facts, and for each the records counted."""
+    """The counts as facts, for each the records counted, and for each of those why it was."""
 
     facts: dict[str, str] = field(default_factory=dict)
     flagged: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def add(self, name: str, lines: Sequence[Line]) -> None:
-        """Count the records that have something."""
+    def add(self, name: str, lines: Sequence[Line], why: Callable[[Line], str] | None = None) -> None:
+        """Count the records that have something; ``why`` says of one of them what that is."""
         self.facts[f"data.{name}"] = str(len(lines))
         if lines:
-            self.flagged[f"data.{name}"] = tuple(line.place for line in lines)
+            self._list(f"data.{name}", lines, why)
 
     def add_largest(self, name: str, groups: Sequence[Sequence[Line]], *, listed: bool = True) -> None:
         """Count the records of the largest group; they are listed where there is more than one."""
         largest = max(groups, key=len, default=())
         self.facts[f"data.largest_{name}"] = str(len(largest))
         if listed and len(largest) > 1:
-            self.flagged[f"data.largest_{name}"] = tuple(line.place for line in largest)
+            self._list(
+                f"data.largest_{name}",
+                largest,
+                lambda line: f"one of {len(largest)}, the first is {largest[0].place}",
+            )
+
+    def update(self, more: Census) -> None:
+        """Take over what another look found."""
+        self.facts |= more.facts
+        self.flagged |= more.flagged
+        self.reasons |= more.reasons
+
+    def _list(self, fact: str, lines: Sequence[Line], why: Callable[[Line], str] | None) -> None:
+        self.flagged[fact] = tuple(line.place for line in lines)
+        if why is not None:
+            self.reasons[fact] = {line.place: why(line) for line in lines[:MOST_REASONS]}
 
 
 def census(lines: Sequence[Line], suites: Sequence[Sequence[Item]]) -> Census:
@@ -85,22 +105,61 @@ def census(lines: Sequence[Line], suites: Sequence[Sequence[Item]]) -> Census:
     found.add("generated", [line for line in lines if line.generated])
     items = [item for suite in suites for item in suite]
     if lines and all("layout" in line.value for line in lines):
-        found.add("near_duplicates", repeated_layouts(lines))
-        found.add("overlap", shared_layouts(lines, items))
+        first = _first_layouts(lines)
+        found.add(
+            "near_duplicates",
+            repeated_layouts(lines),
+            lambda line: f"the level of {first[_layout(line.value)]}",
+        )
+        found.add(
+            "overlap",
+            shared_layouts(lines, items),
+            lambda line: "the level, or the id, of an evaluation item",
+        )
         return found
     alike = families(lines)
-    found.add("near_duplicates", _repeats(lines, alike))
+    like = {line.place: family[0].place for family in alike for line in family[1:]}
+    found.add("near_duplicates", _repeats(lines, alike), lambda line: f"like {like[line.place]}")
     found.add_largest("family", alike)
     found.add_largest("source", list(_by_source(lines).values()), listed=False)
     found.add("unsourced", [line for line in lines if not _states(line, SOURCE_FIELDS)])
     found.add("unlicensed", [line for line in lines if not _states(line, LICENCE_FIELDS)])
-    found.add("pii", [line for line in lines if next(personal_data.find(line.text), None)])
-    found.add("secrets", with_secrets(lines))
-    found.add("language", not_english(lines))
-    found.add("gibberish", [line for line in lines if gibberish.is_gibberish(line.text)])
-    found.add("overlap", overlapping(lines, items))
+    found.add(
+        "pii", [line for line in lines if next(personal_data.find(line.text), None)], _which_personal_data
+    )
+    secrets = with_secrets(lines)
+    kinds = secret_kinds(secrets)
+    found.add("secrets", secrets, lambda line: kinds[line.place])
+    found.add("language", not_english(lines), _which_language)
+    found.add("gibberish", [line for line in lines if gibberish.is_gibberish(line.text)], _why_gibberish)
+    private = Overlap(items)
+    found.add("overlap", [line for line in lines if private.where(line)], private.where)
     _add_labels(found, lines)
     return found
+
+
+def _which_personal_data(line: Line) -> str:
+    return _placed(line.text, personal_data.find(line.text))
+
+
+def _which_language(line: Line) -> str:
+    language, sureness = _identifier().classify(line.text)
+    return f"{language}, {100 * sureness:.0f} in 100 sure"
+
+
+def _why_gibberish(line: Line) -> str:
+    return gibberish.reason(line.text)
+
+
+def _placed(text: str, found: Iterable[tuple[str, str]]) -> str:
+    """Kind and place of each piece; what only looks so in the text has no place in it."""
+    said = []
+    for kind, value in found:
+        start = text.find(value)
+        said.append(
+            f"{kind} at {start + 1}-{start + len(value)}" if value and start >= 0 else f"{kind}, as it looks"
+        )
+    return ", ".join(dict.fromkeys(said[:MOST_PIECES])) + (" …" if len(said) > MOST_PIECES else "")
 
 
 def _add_labels(found: Census, lines: Sequence[Line]) -> None:
@@ -132,7 +191,7 @@ def families(lines: Sequence[Line]) -> list[list[Line]]:
     kept: list[frozenset[str]] = []
     found: list[list[Line]] = []
     for line in lines:
-        shingles = frozenset(_runs(words(line.text), SHINGLE)) or frozenset([line.text])
+        shingles = frozenset(runs(words(line.text), SHINGLE)) or frozenset([line.text])
         sketch = blank.copy()
         sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in shingles])
         at = next((at for at in sorted(index.query(sketch)) if likeness(shingles, kept[at]) >= LIKE), None)
@@ -184,6 +243,12 @@ def secret_values(lines: Sequence[Line]) -> dict[str, tuple[str, ...]]:
         return {place: values for place, values in found if values}
 
 
+def secret_kinds(lines: Sequence[Line]) -> dict[str, str]:
+    """What kind of secret each record holds, and where, by the record's place."""
+    with _secret_detectors():
+        return {line.place: _placed(line.text, _kinds_in(line)) for line in lines}
+
+
 @contextmanager
 def _secret_detectors() -> Iterator[None]:
     from detect_secrets.settings import transient_settings
@@ -196,11 +261,15 @@ def _secret_detectors() -> Iterator[None]:
 
 
 def _secrets_in(line: Line) -> Iterator[str]:
+    return (value for _, value in _kinds_in(line))
+
+
+def _kinds_in(line: Line) -> Iterator[tuple[str, str]]:
     from detect_secrets.core.scan import scan_line
 
     for text in personal_data.readings(line.text):
         for row in text.splitlines():
-            yield from (secret.secret_value or "" for secret in scan_line(row))
+            yield from ((secret.type, secret.secret_value or "") for secret in scan_line(row))
 
 
 def not_english(lines: Sequence[Line]) -> list[Line]:
@@ -222,39 +291,9 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def overlapping(lines: Sequence[Line], items: Sequence[Item]) -> list[Line]:
-    """Records that share a run of words with an evaluation item, hold a short one whole, or are its very question."""
-    asked, answered = _questions(items)
-    lengths: dict[int, set[str]] = {}
-    for item in items:
-        for text in (item.get("text"), item.get("prompt")):
-            spoken = words(text) if isinstance(text, str) else []
-            length = min(RUN, len(spoken))
-            if length >= SHORT_RUN:
-                lengths.setdefault(length, set()).update(_runs(spoken, length))
-    return _where(
-        lines,
-        lambda line: (
-            str(line.value.get("prompt")) in asked
-            or tuple(words(line.text)) in answered
-            or _shares(words(line.text), lengths)
-        ),
-    )
-
-
-def _questions(items: Sequence[Item]) -> tuple[set[str], set[tuple[str, ...]]]:
-    """The prompts of items that have an answer, and each of them with it in words: these are compared whole.
-
-    However short they are: a question of one word is still the question.
-    """
-    asked: set[str] = set()
-    answered: set[tuple[str, ...]] = set()
-    for item in items:
-        prompt, answers = item.get("prompt"), item.get("answers")
-        if isinstance(prompt, str) and isinstance(answers, list):
-            asked.add(prompt)
-            answered |= {tuple(words(f"{prompt}{answer}")) for answer in answers}
-    return asked, answered - {()}
+def _first_layouts(lines: Sequence[Line]) -> dict[str, str]:
+    """Where each level stands first."""
+    return {_layout(line.value): line.place for line in reversed(lines)}
 
 
 def repeated_layouts(lines: Sequence[Line]) -> list[Line]:
@@ -282,12 +321,3 @@ def _layout(value: Mapping[str, object]) -> str:
 
 def _where(lines: Sequence[Line], test: Callable[[Line], bool]) -> list[Line]:
     return [line for line in lines if test(line)]
-
-
-def _shares(spoken: list[str], lengths: Mapping[int, set[str]]) -> bool:
-    return any(run in known for length, known in lengths.items() for run in _runs(spoken, length))
-
-
-def _runs(spoken: Sequence[str], length: int) -> Iterator[str]:
-    for start in range(len(spoken) - length + 1):
-        yield " ".join(spoken[start : start + length])

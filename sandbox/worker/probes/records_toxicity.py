@@ -32,7 +32,7 @@ def look(lines: Sequence[Line], pool: Sequence[Line] | None) -> Census:
     except InvalidInputError as error:
         print(f"toxicity of the records is not measured: {error}", flush=True)
         return found
-    found.add("toxicity", harmful)
+    found.add("toxicity", harmful, _why)
     if theirs:
         found.facts["data.pool_toxicity_share"] = decimal(sum(theirs) / len(theirs))
     return found
@@ -40,6 +40,16 @@ def look(lines: Sequence[Line], pool: Sequence[Line] | None) -> Census:
 
 def score(text: str) -> float:
     """The highest score of a text's pieces."""
+    return _worst(text)[0]
+
+
+def _worst(text: str) -> tuple[float, int]:
+    """The highest score of a text's pieces, and at which word that piece begins."""
     spoken = text.split()
     starts = range(0, max(1, len(spoken)), toxicity.WORDS)
-    return max(toxicity.score(" ".join(spoken[start : start + toxicity.WORDS])) for start in starts)
+    return max((toxicity.score(" ".join(spoken[start : start + toxicity.WORDS])), -start) for start in starts)
+
+
+def _why(line: Line) -> str:
+    found, start = _worst(line.text)
+    return f"{found:.1f} nats in the {toxicity.WORDS} words from word {1 - start}"
