@@ -102,6 +102,22 @@ def test_drafts_wait_until_they_are_handed_in_and_can_be_taken_back(cli):
     assert cli.ok("label", "toy", "--undo")["undone"] is None
 
 
+def test_drafts_are_handed_in_without_a_further_answer(cli):
+    ran = cli.signed("label", "toy", "--answer", f"{ids()[0]}=12", "--draft")
+    assert "interlock label toy --hand-in" in ran.out
+    assert cli.ok("label", "toy", "--hand-in")["handed_in"] == 1
+    assert cli.signed("label", "toy", "--hand-in").status == 2, "there is none left"
+    assert cli.signed("label", "toy", "--hand-in", "--draft").status == 2
+    assert [one["answer"] for one in book(cli).records_for("active")] == ["12"]
+
+
+def test_what_can_be_chosen_stands_in_the_list(cli):
+    shown = cli.ok("label", "toy")["questions"]
+    out = " ".join(cli("label", "toy").out.split())
+    assert "1 left · 2 right" in out
+    assert all(f"{label} {text[:3]}" in out for label, text in shown[1]["options"].items())
+
+
 def test_a_file_of_answers_is_taken_whole(cli, tmp_path):
     file = tmp_path / "answers.jsonl"
     digests = [one["digest"] for one in cli.ok("label", "toy")["questions"]]
@@ -219,6 +235,7 @@ def test_at_a_terminal_one_question_after_the_other(cli):
         terminal.until("> " if typed != "left" else "handed in")
     assert terminal.job.wait(30) == 0
     assert "is none of the options" in terminal.seen
+    assert "one of: A, B" in terminal.seen
     assert "taken back" in terminal.seen
     assert "\x1b]0;" not in terminal.seen
     assert [one["answer"] for one in book(cli).records_for("active")] == ["12", "", "left"]

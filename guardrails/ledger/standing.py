@@ -160,7 +160,10 @@ def require_countable(standing: Standing, vote: Vote) -> None:
         raise DeniedError(f"not viewed yet: {', '.join(unseen)}", hint="look at them, then approve")
     if vote.person not in standing.tally.people and not standing.tally.complete:
         if vote.person in terms.excluded:
-            raise DeniedError("you are excluded from approving this (proposer, data author or policy author)")
+            raise DeniedError(
+                "you are excluded from approving this (proposer, data author or policy author)",
+                hint="`interlock show` says who proposed it and who answered its questions; ask somebody else",
+            )
         wanted = {role for rule in standing.rules for role in rule.roles}
         if vote.role not in wanted:
             raise DeniedError(

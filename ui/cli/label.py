@@ -49,12 +49,15 @@ HELP = "/skip nobody can say · /later · /undo · /done hand in · /quit keep d
 )
 @click.option("--undo", is_flag=True, help="Take back your newest answer that is not handed in.")
 @click.option("--draft", is_flag=True, help="Keep answers as drafts; do not hand them in.")
+@click.option("--hand-in", is_flag=True, help="Hand in the drafts that you have, without a further answer.")
 def label(
     session: Session, model: str | None, answers: tuple[str, ...], skips: tuple[str, ...], skip_rest: bool,
-    import_: Path | None, undo: bool, draft: bool,
+    import_: Path | None, undo: bool, draft: bool, hand_in: bool,
 ) -> None:  # fmt: skip
     """List questions, answer them, hand answers in."""
-    given = bool(answers or skips or skip_rest or import_)
+    if hand_in and (draft or undo):
+        raise UsageError("--hand-in goes neither with --draft nor with --undo")
+    given = bool(answers or skips or skip_rest or import_ or hand_in)
     if model is None:
         if given or undo:
             raise UsageError("name the model whose questions these are")
@@ -71,6 +74,8 @@ def label(
         )
         for asked in desk.book().waiting_for(person.id) if skip_rest else ():
             desk.skip(person.id, asked.digest)
+        if hand_in and not desk.book().drafts_of(person.id):
+            raise UsageError("you have no draft to hand in", hint=f"interlock label {model}")
         _end(session, desk, person, hand_in=not draft)
     elif session.output.json or not sys.stdin.isatty():
         _give_questions(session, desk)
@@ -140,10 +145,15 @@ def _give_questions(session: Session, desk: Desk) -> None:
             )
             return
         cells = [
-            (one["id"], presenters.one_line(one["prompt"], 80), labelling.why(asked))
+            (
+                one["id"],
+                presenters.one_line(one["prompt"], 80),
+                labelling.options(asked),
+                labelling.why(asked),
+            )
             for one, asked in zip(data["questions"], book.open(), strict=True)
         ]
-        console.print(table(("ID", "Question", "Why"), cells))
+        console.print(table(("ID", "Question", "Options", "Why"), cells))
         console.print(line(f"next: interlock label {desk.model} --answer ID=TEXT"))
 
     session.output.result("label", data, draw)
@@ -273,10 +283,15 @@ def _give(session: Session, desk: Desk, drafts: list[Given], handed: HandedIn | 
             "○", f"{presenters.counted(len(drafts), 'draft')} kept, not handed in", "muted"
         )
     left = progress["open"]
-    then = f"{presenters.counted(left, 'question')} open" if left else "the next round trains on them"
+    if drafts and not handed:
+        then = f"next: interlock label {desk.model} --hand-in"
+    elif left:
+        then = f"{presenters.counted(left, 'question')} open"
+    else:
+        then = "the next round trains on them" if handed else "nothing is open"
 
     def draw(console: Console) -> None:
-        show(console, line(mark), line(then if handed or left else "nothing is open"))
+        show(console, line(mark), line(then))
 
     session.output.result("label", data, draw)
 
@@ -332,7 +347,8 @@ def _take(console: Console, desk: Desk, person: Person, asked: Asked, word: str)
         elif word.strip():
             desk.answer(person.id, asked.digest, word.removeprefix("/"))
     except UsageError as error:
-        show(console, line(presenters.Mark("▲", error.message, "caution")))
+        told = f"{error.message}: {error.hint}" if error.hint else error.message
+        show(console, line(presenters.Mark("▲", told, "caution")))
 
 
 def _read() -> str:

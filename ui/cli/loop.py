@@ -99,7 +99,9 @@ def give_rounds(session: Session, kind: str, made: list[str]) -> None:
 
     def draw(console: Console) -> None:
         if not rows:
-            empty(console, "No proposal was made.", "interlock loop run --rounds 1")
+            asked = labelling.waiting(open_counts(session))
+            told = f"No proposal was made: {asked}." if asked else "No proposal was made."
+            empty(console, told, "interlock label" if asked else "interlock loop run --rounds 1")
             return
         cells = [
             (row.id, row.model, drawing.marked_state(row), presenters.one_line(why, 160))

@@ -49,6 +49,11 @@ def said(given: Given) -> str:
     return "skipped: nobody has to know" if given.skipped else one_line(given.answer, 120)
 
 
+def options(asked: Asked) -> str:
+    """What can be chosen, each behind its label, on one line; empty where an answer is free."""
+    return " · ".join(f"{label} {one_line(text, 60)}" for label, text in asked.shown.items())
+
+
 def why(asked: Asked) -> str:
     """Why the learner asks: in its own words, which are a claim."""
     sure = asked.question.uncertainty
