@@ -19,9 +19,10 @@ from guardrails.errors import BundleError, UsageError
 from guardrails.records import Proposal
 from guardrails.registry import TreeEntry, encode_manifest
 from guardrails.view import view_of
-from sandbox import command_learner, orders, rounds
+from sandbox import command_learner, orders
 from sandbox.config import Learner, ModelConfig, Recipe
-from sandbox.rounds import Bench, Report
+from sandbox.rounds import Bench, Report, job_folder, training
+from sandbox.rounds.provenance import provenance
 from sandbox.worker.questions import ANSWERS
 
 ANSWER_KEYS = frozenset({"chosen", "fresh", "kind", "prompt", "skipped"})
@@ -77,20 +78,20 @@ def reproduce(
             hint="proposals that a job of this workspace made can be reproduced",
         )
     recipe = Recipe(proposal.technique, dict(proposal.recipe), learner)
-    with rounds.job_folder(bench) as folder:
+    with job_folder(bench) as folder:
         _lay_out(bench.gate.store.get_bytes(proposal.data), folder / "data")
-        intent = rounds.intent_of(model.name, proposal.technique, proposal.seed)
-        request = rounds.order(model, recipe, proposal.seed, proposal.champion, intent)
-        outcome, staged = rounds.train(bench, model, recipe, folder, request, report)
+        intent = training.intent_of(model.name, proposal.technique, proposal.seed)
+        request = training.order(model, recipe, proposal.seed, proposal.champion, intent)
+        outcome, staged = training.train(bench, model, recipe, folder, request, report)
         try:
-            rounds.take_bundle(folder)
+            training.take_bundle(folder)
         except BundleError as error:
             raise command_learner.refused_bundle(error, outcome) from None
-        if rounds.has_adapter(folder):
-            rounds.merge(bench, model, folder, proposal.champion, report)
+        if training.has_adapter(folder):
+            training.merge(bench, model, folder, proposal.champion, report)
         made = listed(folder / "bundle")
         stored = bench.gate.store.tree(proposal.bundle)
-        here = rounds.provenance(model, outcome, staged) | orders.ordered(recipe, model.kind)
+        here = provenance(model, outcome, staged) | orders.ordered(recipe, model.kind)
         return Reproduction(
             proposal=proposal_id,
             recorded=proposal.bundle,

@@ -14,7 +14,7 @@ from guardrails.records import State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds
 from sandbox.config import JobLimits, Learner, Recipe
-from sandbox.rounds import Bench
+from sandbox.rounds import Bench, training
 from sandbox.runner import LocalRunner
 from ui import setup
 from ui.wiring import Workspace, create_workspace
@@ -254,7 +254,7 @@ def test_its_own_limits_end_it(site):
 def test_its_limits_never_widen_the_models(site):
     assert JobLimits(wall_s=5).tightest(JobLimits(wall_s=9, processes=3)) == JobLimits(wall_s=5, processes=3)
     recipe = Recipe("command:x", {}, Learner("x", ("true",), limits=JobLimits(wall_s=10**6)))
-    assert rounds._limited(site.model, recipe).limits == site.model.limits
+    assert training.limited(site.model, recipe).limits == site.model.limits
 
 
 @pytest.mark.parametrize("program", ["no-such-program", "/no/such/program", "/in/learner"])

@@ -13,7 +13,7 @@ from guardrails.records import Measurements, Series, Surface
 from guardrails.view import view_of
 from sandbox import rounds
 from sandbox.config import Recipe
-from sandbox.rounds import Bench
+from sandbox.rounds import Bench, measuring
 from sandbox.runner import LocalRunner
 from ui import setup
 from ui.cli.main import run
@@ -37,11 +37,11 @@ def quiet(*_: object) -> None:
 
 def test_a_match_out_of_its_order_is_refused() -> None:
     found = Measurements((Series("games", "s", ("b", "a"), {}),), {}, (), {})
-    rounds._require_order(found, {"s": ("b", "a", "c")})
-    rounds._require_order(found, {})
+    measuring.require_order(found, {"s": ("b", "a", "c")})
+    measuring.require_order(found, {})
     for drawn in (("a", "b", "c"), ("a", "c", "b"), ("b",)):
         with pytest.raises(BundleError, match="first of those drawn"):
-            rounds._require_order(found, {"s": drawn})
+            measuring.require_order(found, {"s": drawn})
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from sandbox import reproduction, rounds
 from sandbox.config import Recipe
 from sandbox.isolation.spec import JobSpec
 from sandbox.reproduction import Reproduction
+from sandbox.rounds import jobs, provenance
 from ui.cli.main import run
 
 RECIPE = Recipe("self_supervised", {"steps": "3", "batch": "4", "form": "average", "dtype": "float32"})
@@ -87,8 +88,8 @@ def test_another_processor_is_named_and_does_not_make_it_tampered(site, proposal
     def older(**fields):
         return JobSpec(**fields | {"env": fields["env"] | {"ATEN_CPU_CAPABILITY": "default"}})
 
-    monkeypatch.setattr(rounds, "JobSpec", older)
-    monkeypatch.setattr(rounds, "processor", lambda: "an older one")
+    monkeypatch.setattr(jobs, "JobSpec", older)
+    monkeypatch.setattr(provenance, "processor", lambda: "an older one")
     monkeypatch.setenv("INTERLOCK_RUNNER", "local")
     status = run(["--workspace", str(site.workspace.path), "--json", "reproduce", proposal])
     data = json.loads(capsys.readouterr().out)["data"]

@@ -16,7 +16,7 @@ from guardrails.records import Action, Role, State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds
 from sandbox.config import Recipe
-from sandbox.rounds import Bench
+from sandbox.rounds import Bench, bench
 from sandbox.runner import LocalRunner
 from ui import setup
 from ui.wiring import Workspace, create_workspace
@@ -178,7 +178,7 @@ def test_a_halt_ends_the_running_job_and_stops_the_next(site):
 
 
 def test_two_measurements_of_one_proposal_do_not_meet(site, proposal):
-    with rounds._measuring(site.bench, proposal), pytest.raises(DeniedError, match="another process"):
+    with bench.measuring(site.bench, proposal), pytest.raises(DeniedError, match="another process"):
         rounds.measure(site.bench, site.model, proposal, quiet)
 
 

@@ -175,7 +175,7 @@ _LOUD = {
 @pytest.mark.parametrize("kind", _LOUD)
 def test_what_a_job_prints_is_only_text(kind: str, tmp_path: Path) -> None:
     """Through the runner that the loop uses: neither the tail nor a progress line can do anything."""
-    from sandbox.rounds import _show_latest
+    from sandbox.rounds.jobs import show_latest
     from sandbox.runner import LocalRunner
 
     payload = tmp_path / "payload"
@@ -198,7 +198,7 @@ def test_what_a_job_prints_is_only_text(kind: str, tmp_path: Path) -> None:
         while (outcome := handle.poll()) is None:
             lines = handle.lines()
             assert all(len(line) < 1 << 20 for line in lines)
-            _show_latest(lines, "stage", lambda text, share: reported.append((text, share)))
+            show_latest(lines, "stage", lambda text, share: reported.append((text, share)))
             time.sleep(0.01)
     finally:
         runner.shutdown()
