@@ -152,15 +152,17 @@ class Made:
         (folder / "model" / "config.json").write_text(json.dumps({"model_type": "llama", "seed": seed}))
         return self.workspace.store.put_tree(folder)
 
-    def proposed(self, measured: Measurements | None = fakes.PASSING, *, proposer: str = "loop") -> str:
-        """A proposal; with measurements, measured and judged."""
+    def proposed(
+        self, measured: Measurements | None = fakes.PASSING, *, proposer: str = "loop", data: bytes = b""
+    ) -> str:
+        """A proposal, with its training records where they are given; with measurements, measured and judged."""
         self._count += 1
         gate = self.workspace.gate
         folder = self.workspace.path.parent / f"candidate-{self._count}"
         proposal = gate.record_proposal(Submission(
             model="toy", technique="self_supervised", intent=f"attempt {self._count}",
-            bundle=self.bundle(folder, self._count),
-            champion=gate.require_ready("toy"), data=digest(b"data"), objective=digest(b"objective"),
+            bundle=self.bundle(folder, self._count), data=self.workspace.store.put_bytes(data) if data else digest(b"data"),
+            champion=gate.require_ready("toy"), objective=digest(b"objective"),
             recipe={"steps": "2"}, seed=self._count, environment={"python": "3"}, isolation="strict", submitted=False,
             compute=Compute(2.0, 1.5, 1 << 20, 1 << 20, "watchdog"), proposer=proposer,
         ))  # fmt: skip

@@ -11,6 +11,7 @@ import math
 import random
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ HOSTILE = (
     f"![x]({BEACON}) [link]({BEACON}) :green-badge[✓ Eligible] </pre></div><h1 id='forged'>FORGED</h1> \u202etxt.exe"
 )
 
+TEXTS = tuple(f"record {i}: a word is a picture of a thing" for i in range(40))
+
 
 @dataclass
 class Made:
@@ -46,7 +49,7 @@ class Made:
     key: PersonKey
     person: str
 
-    def bundle(self, folder: Path, seed: int, *, records: int = 40) -> tuple[Digest, Digest]:
+    def bundle(self, folder: Path, seed: int, *, texts: Sequence[str] = TEXTS) -> tuple[Digest, Digest]:
         """A small but well-formed bundle and its data; returns both digests."""
         rng = random.Random(seed)
         model = folder / "model"
@@ -55,17 +58,17 @@ class Made:
         config = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 64}
         (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
         (model / "tokenizer.json").write_text("{}", encoding="utf-8")
-        lines = [json.dumps({"text": f"record {i}: a word is a picture of a thing"}) for i in range(records)]
+        lines = [json.dumps({"text": text}) for text in texts]
         data = self.workspace.store.put_bytes(("\n".join(lines) + "\n").encode())
         return self.workspace.store.put_tree(folder), data
 
     def propose(
         self, folder: Path, model: str, seed: int, measured: Measurements | None, *,
-        intent: str = "", technique: str = "reinforcement", proposer: str = "loop",
+        intent: str = "", technique: str = "reinforcement", proposer: str = "loop", texts: Sequence[str] = TEXTS,
     ) -> str:  # fmt: skip
         """Record a proposal; with measurements, its evidence and the engine's verdict too."""
         gate = self.workspace.gate
-        bundle, data = self.bundle(folder, seed)
+        bundle, data = self.bundle(folder, seed, texts=texts)
         champion = gate.require_ready(model)
         proposal = gate.record_proposal(
             Submission(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import fakes
 import pytest
 from cli_workspace import SAMPLED, Cli, Made, copy_of
 
 from guardrails.codec import decode_record
 from guardrails.view import view_of
+from sandbox.worker.data import Line
+from sandbox.worker.probes.records_quality import census
 from ui.wiring import Workspace
 
 
@@ -131,6 +136,41 @@ def test_texts_of_models_cannot_drive_the_terminal(cli):
         assert "[bold]not markup[/]" in out
         assert ":tada:" in out
     assert "\x1b[2J" in cli.ok("samples", "P-0001")["samples"][0]["candidate"]
+
+
+def test_every_flagged_record_can_be_opened_with_what_was_found_in_it_hidden(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("INTERLOCK_AS", "Ada Byron")
+    made = Made(tmp_path / "workspace")
+    rows = ["Write to jane.roe@mail.example.org \x1b[2J today.", *["again and again"] * 30]
+    lines = [Line(f"train.jsonl:{at}", {"text": text}) for at, text in enumerate(rows, 1)]
+    found = census(lines, [])
+    measured = replace(fakes.PASSING, flagged=found.flagged, reasons=found.reasons)
+    made.proposed(measured, data="".join(json.dumps({"text": text}) + "\n" for text in rows).encode())
+    made.proposed(fakes.PASSING)
+    made.close()
+    cli = Cli(made.workspace.path, capsys)
+
+    data = cli.ok("samples", "P-0001", "--flagged", "pii")
+    assert data["counts"] == {"data.pii": 1}
+    assert data["masked"] is True
+    (record,) = data["records"]
+    assert record == {
+        "check": "data.pii", "place": "train.jsonl:1", "reason": "email at 10-34",
+        "text": "Write to [email hidden] \x1b[2J today.",
+    }  # fmt: skip
+    bare = cli.ok("samples", "P-0001", "--flagged", "data.pii", "--unmasked")
+    assert "jane.roe@" in bare["records"][0]["text"]
+    out = cli("samples", "P-0001", "--flagged").out
+    assert "jane.roe" not in out
+    assert "\x1b" not in out
+    assert "like train.jsonl:2" in out
+    assert "--flagged near_duplicates --from 21" in out
+    later = cli.ok("samples", "P-0001", "--flagged", "near_duplicates", "--from", "21")
+    assert [one["place"] for one in later["records"]] == [f"train.jsonl:{n}" for n in range(23, 32)]
+    assert cli("samples", "P-0001", "--flagged", "secrets").status == 2
+    assert "No check flagged" in cli("samples", "P-0002", "--flagged").out
+    lost = cli.ok("samples", "P-0001")  # what there was before is as it was
+    assert set(lost) == {"id", "samples"}
 
 
 # --- approving ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from guardrails.gate import utc_now
 from guardrails.policy import load_policy
 from guardrails.records import Action, Role, State, Surface
 from guardrails.view import view_of
+from sandbox.worker.data import Line
+from sandbox.worker.probes.records_quality import census
 from ui.pins import pinned
 from ui.setup import DEFAULT_POLICY, RECOVERY, make_setup_token
 from ui.wiring import create_workspace
@@ -511,6 +514,53 @@ def test_hostile_text_is_only_ever_text(tmp_path: Path, visit: Callable[..., Any
         _nothing_was_made(page)
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_flagged_records_are_opened_page_by_page_with_secrets_hidden(
+    tmp_path: Path, visit: Callable[..., Any], size: dict[str, int]
+) -> None:
+    texts = [f"{HOSTILE} jane.roe@mail.example.org", *[f"the same words again {i // 30}" for i in range(30)]]
+    found = census([Line(f"train.jsonl:{at}", {"text": text}) for at, text in enumerate(texts, 1)], [])
+    made = make(tmp_path / "flagged")
+    shown = replace(
+        navigator(1), facts=navigator(1).facts | found.facts, flagged=found.flagged, reasons=found.reasons
+    )
+    proposal = made.propose(tmp_path / "a", "navigator", 1, shown, texts=texts)
+    running = Server(made.workspace.path)
+    try:
+        page = visit(f"{running.url}/proposal?id={proposal}", size=size)
+        page.get_by_role("tab", name="Data").click()
+        page.locator("h3.eyebrow", has_text="Flagged records").wait_for()
+        pick = page.locator(".st-key-flagged-by").get_by_role("combobox")
+        pick.click()
+        page.get_by_role("option", name=re.compile("^pii")).click()
+        page.get_by_text("email at ").wait_for()
+        page.get_by_text("[email hidden]").first.wait_for()
+        assert page.get_by_text("jane.roe@").count() == 0
+        _nothing_was_made(page)
+        _picture(page, f"flagged-{size['width']}")
+        page.get_by_text("Show personal data and secrets").click()
+        page.get_by_text("jane.roe@").first.wait_for()
+        _nothing_was_made(page)
+        pick.click()
+        page.get_by_role("option", name=re.compile("^near duplicates")).click()
+        page.get_by_text("1 to 20 of 29").wait_for()
+        assert page.get_by_text("like train.jsonl:2", exact=True).count() == 20
+        page.get_by_role("button", name="Later").click()
+        page.get_by_text("21 to 29 of 29").wait_for()
+        page.locator(".record", has_text="train.jsonl:31").first.wait_for()
+        assert page.get_by_role("button", name="Later").is_disabled()
+        overflow = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0
+    finally:
+        running.stop()
+
+
+def _picture(page: Any, name: str) -> None:
+    """For whoever wants to look: INTERLOCK_PICTURES names a folder."""
+    if folder := os.environ.get("INTERLOCK_PICTURES"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
 def _nothing_was_made(page: Any) -> None:

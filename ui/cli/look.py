@@ -16,7 +16,7 @@ import click
 from guardrails.errors import DeniedError, UnknownNameError
 from guardrails.records import State, Verdict, VerdictKind
 from ui import presenters
-from ui.cli import comparison, drawing
+from ui.cli import comparison, drawing, flagged
 from ui.cli.group import command
 from ui.cli.label import open_counts
 from ui.cli.output import empty, heading, line, show, table
@@ -298,14 +298,43 @@ def give_verdict(
         raise Finished(STATUS[verdict.kind])
 
 
-@command("samples", help="What champion and candidate wrote for the same prompts, as plain text.")
+@command(
+    "samples",
+    help="What champion and candidate wrote for the same prompts; or the records that checks flagged.",
+)
 @click.argument("id_", metavar="ID")
-def samples(session: Session, id_: str) -> None:
-    """Show samples."""
+@click.option(
+    "--flagged",
+    "check",
+    is_flag=False,
+    flag_value=flagged.ALL,
+    metavar="[CHECK]",
+    help="Instead: the training records that this data check flagged, or all of them did.",
+)
+@click.option(
+    "--from", "start", type=click.IntRange(min=1), default=1, help="With --flagged: from this one on."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=flagged.AT_ONCE,
+    show_default=True,
+    help="With --flagged: at most so many of each check.",
+)
+@click.option(
+    "--unmasked",
+    is_flag=True,
+    help="With --flagged: show personal data and secrets that stand in the records too.",
+)
+def samples(session: Session, id_: str, check: str | None, start: int, limit: int, unmasked: bool) -> None:
+    """Show samples, or flagged records."""
     from guardrails.ledger.judging import read_measurements
 
     with session.view() as view:
         row = view.proposal(id_.upper())
+    if check is not None:
+        flagged.show_flagged(session, row, check, start, limit, unmasked)
+        return
     found = read_measurements(session.workspace.store, row).samples
     data: dict[str, Any] = {"id": row.id, "samples": [presenters.sample_fields(sample) for sample in found]}
 

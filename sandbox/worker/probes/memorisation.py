@@ -37,7 +37,7 @@ from sandbox.worker.data import Line
 from sandbox.worker.probes import Models, Scalars, personal_data
 from sandbox.worker.probes.canary import code, code_of
 from sandbox.worker.probes.distribution import Encoded, batches, encode_item
-from sandbox.worker.probes.records_quality import Census, secret_values
+from sandbox.worker.probes.records_quality import Census, secrets_of
 
 if TYPE_CHECKING:
     import torch
@@ -138,9 +138,11 @@ def _canaries(lines: Sequence[Line], tokenizer: PreTrainedTokenizerBase) -> Iter
 
 
 def _secrets(lines: Sequence[Line], tokenizer: PreTrainedTokenizerBase) -> Iterator[Span]:
-    keys = secret_values(lines)
+    keys = secrets_of(lines)
     for line in lines:
-        values = [text for _, text in personal_data.find(line.text)] + list(keys.get(line.place, ()))
+        values = [text for _, text in personal_data.find(line.text)] + [
+            text for _, text in keys.get(line.place, ())
+        ]
         for number, value in enumerate(dict.fromkeys(values), 1):
             start = line.text.find(value)
             # What only looks so (look-alike letters, no width) stands nowhere as it looks, and has no place to rank.

@@ -16,6 +16,7 @@ a ``layout`` give those of them that have a meaning for levels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ SECRET_PLUGINS = (
     "TelegramBotTokenDetector",
     "TwilioKeyDetector",
 )
+BEGINNINGS = ("GitHub Token", "GitLab Token", "JSON Web Token")
+"""Kinds of which the detector's value may be no more than the first letters."""
 
 
 @dataclass
@@ -127,9 +130,9 @@ def census(lines: Sequence[Line], suites: Sequence[Sequence[Item]]) -> Census:
     found.add(
         "pii", [line for line in lines if next(personal_data.find(line.text), None)], _which_personal_data
     )
-    secrets = with_secrets(lines)
-    kinds = secret_kinds(secrets)
-    found.add("secrets", secrets, lambda line: kinds[line.place])
+    secrets = secrets_of(lines)
+    holding = [line for line in lines if line.place in secrets]
+    found.add("secrets", holding, lambda line: _placed(line.text, secrets[line.place]))
     found.add("language", not_english(lines), _which_language)
     found.add("gibberish", [line for line in lines if gibberish.is_gibberish(line.text)], _why_gibberish)
     private = Overlap(items)
@@ -236,17 +239,11 @@ def with_secrets(lines: Sequence[Line]) -> list[Line]:
         return [line for line in lines if any(True for _ in _secrets_in(line))]
 
 
-def secret_values(lines: Sequence[Line]) -> dict[str, tuple[str, ...]]:
-    """Every key, token and password of each record that holds one, by the record's place."""
+def secrets_of(lines: Sequence[Line]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Kind and value of every key, token and password of each record that holds one, by the record's place."""
     with _secret_detectors():
         found = ((line.place, tuple(dict.fromkeys(_secrets_in(line)))) for line in lines)
-        return {place: values for place, values in found if values}
-
-
-def secret_kinds(lines: Sequence[Line]) -> dict[str, str]:
-    """What kind of secret each record holds, and where, by the record's place."""
-    with _secret_detectors():
-        return {line.place: _placed(line.text, _kinds_in(line)) for line in lines}
+        return {place: pieces for place, pieces in found if pieces}
 
 
 @contextmanager
@@ -260,16 +257,25 @@ def _secret_detectors() -> Iterator[None]:
         yield
 
 
-def _secrets_in(line: Line) -> Iterator[str]:
-    return (value for _, value in _kinds_in(line))
-
-
-def _kinds_in(line: Line) -> Iterator[tuple[str, str]]:
+def _secrets_in(line: Line) -> Iterator[tuple[str, str]]:
     from detect_secrets.core.scan import scan_line
 
     for text in personal_data.readings(line.text):
         for row in text.splitlines():
-            yield from ((secret.type, secret.secret_value or "") for secret in scan_line(row))
+            for secret in scan_line(row):
+                yield from (
+                    (secret.type, piece) for piece in _whole(secret.type, secret.secret_value or "", row)
+                )
+
+
+def _whole(kind: str, value: str, row: str) -> Iterator[str]:
+    """The secrets themselves, where a detector gives only how they begin."""
+    if not value:
+        yield row.strip()
+    elif kind in BEGINNINGS:
+        yield from re.findall(re.escape(value) + r"[\w.=+/-]{16,}", row) or (row.strip(),)
+    else:
+        yield value
 
 
 def not_english(lines: Sequence[Line]) -> list[Line]:

@@ -14,7 +14,7 @@ from guardrails.records import Action, Person, State, VerdictKind
 from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
-from ui.console.views import approvals, diff, evidence, provenance, queue, rules, signing
+from ui.console.views import approvals, diff, evidence, provenance, queue, records, rules, signing
 from ui.presenters import ago, finding_sentence, headline, one_line, shadow_sentence, worst_first
 
 PARTS = {
@@ -196,7 +196,7 @@ def _tabs(view: View, row: ProposalRow, person: Person | None) -> None:
         "Rules": lambda: rules.show(row, [policy_of(policy.source) for policy in view.policies()]),
         "Diff": lambda: diff.show(view, row),
         "Samples": lambda: evidence.samples(row),
-        "Data": lambda: evidence.data(row),
+        "Data": lambda: records.show(row),
         "Provenance": lambda: provenance.show(view, row),
     }
     for name, tab in zip(PARTS, tabs, strict=True):
