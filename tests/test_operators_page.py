@@ -60,7 +60,13 @@ def run(cli: Cli, line: str, **replaced: str) -> None:
 
 
 def test_looking_and_approving(cli):
-    for line in printed("interlock list", "interlock show P-0001", "interlock explain", "interlock samples"):
+    for line in printed(
+        "interlock list",
+        "interlock show P-0001",
+        "interlock explain",
+        "interlock samples P-0001",
+        "interlock samples P-0001 --flagged",
+    ):
         run(cli, line)
     run(cli, printed('interlock approve P-0001 --reason "more levels')[0])
     assert cli.ok("show", "P-0001")["state"] == "promoted"
