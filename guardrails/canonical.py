@@ -22,6 +22,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ class Digest:
     @classmethod
     def parse(cls, text: str) -> Digest:
         """Read ``sha256:<64 hex>``; raises RecordError on anything else."""
-        algorithm, _, value = text.partition(":")
-        return cls(value, algorithm)
+        return _parsed(text)
 
     @property
     def short(self) -> str:
@@ -57,6 +57,13 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Digest:
+    # The same bundles, champions and policies are named by record after record.
+    algorithm, _, value = text.partition(":")
+    return Digest(value, algorithm)
 
 
 def digest(data: bytes) -> Digest:
@@ -94,16 +101,19 @@ def parse_decimal(text: str) -> float:
 def encode(value: Any) -> bytes:
     """Canonical bytes of a value; raises RecordError if it holds what no record may hold."""
     _check(value, 0)
-    return _ENCODER.encode(value).encode("utf-8")
+    return "".join(_ENCODE(value, 0)).encode("utf-8")
 
 
-def parse(data: bytes) -> Any:
-    """The value of canonical bytes; raises RecordError if the bytes are not exactly canonical."""
+def parse(data: bytes, *, within: int = 0) -> Any:
+    """The value of canonical bytes; raises RecordError if the bytes are not exactly canonical.
+
+    ``within``: in so many objects and arrays the value stands, which count for its depth.
+    """
     try:
         value = _decode(data.decode("utf-8"))
-        if not _is_plain(data):
-            _check(value, 0)
-        canonical = _ENCODER.encode(value).encode("utf-8")
+        if not _is_plain(data, within):
+            _check(value, within)
+        canonical = "".join(_ENCODE(value, 0)).encode("utf-8")
     except RecordError:
         raise
     except (UnicodeError, ValueError, RecursionError) as error:
@@ -122,7 +132,7 @@ def _decode(text: str) -> Any:
     return value if end == len(text) else _DECODER.decode(text)
 
 
-def _is_plain(data: bytes) -> bool:
+def _is_plain(data: bytes, within: int) -> bool:
     """Whether a look at the bytes shows that a decoded value holds only what a record may hold.
 
     Numbers were checked as they were read. What is left is text beyond ASCII, in a key or as half a character,
@@ -132,7 +142,7 @@ def _is_plain(data: bytes) -> bool:
         data.isascii()
         and b"\\u" not in data
         and b"null" not in data
-        and data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+        and data.count(b"{") + data.count(b"[") + within <= MAX_DEPTH
     )
 
 
@@ -187,6 +197,13 @@ def _check_text(text: str) -> None:
 # or found to be of limited depth, so there is no cycle to look for.
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)
+# The part of it that is in C; ``iterencode`` would make it anew each time.
+_MAKE: Any = getattr(json.encoder, "c_make_encoder", None)
+_ENCODE: Any = (
+    _MAKE(None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", True, False, False)
+    if _MAKE
+    else _ENCODER.iterencode
 )
 _DECODER: Any = json.JSONDecoder(
     parse_float=_refuse_number, parse_constant=_refuse_number, parse_int=_integer

@@ -47,48 +47,57 @@ def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
 
 def decode_record(cls: type[R], data: Any) -> R:
     """The record of class ``cls`` that ``encode_record`` wrote; raises RecordError otherwise."""
-    if not isinstance(data, dict):
+    if type(data) is not dict and not isinstance(data, dict):
         raise RecordError(f"{cls.__name__}: an object is needed, not {type(data).__name__}")
-    readers = _readers(typing.cast("Any", cls))
-    values = {}
+    plan = _plan(typing.cast("Any", cls))
+    readers = plan.readers
+    values = plan.defaults.copy()
     for name, item in data.items():
-        if name not in readers:
+        field = readers.get(name)
+        if field is None:
             raise RecordError(f"{cls.__name__}: unknown field {min(set(data) - set(readers))!r:.80}")
-        plain, read, where = readers[name]
         # Most fields are plain text, which needs no function to be read.
-        values[name] = item if type(item) is plain else read(item, where)
-    if not hasattr(cls, "__post_init__") and _required(typing.cast("Any", cls)) <= values.keys():
-        return _made(cls, values)
+        values[name] = item if type(item) is field[0] else field[1](item, field[2])
+    if plan.is_plain and plan.required <= data.keys():
+        for name, factory in plan.factories:
+            if name not in values:
+                values[name] = factory()
+        return made(cls, values)
     try:
-        return cls(**values)
+        return cls(**{name: values[name] for name in data})
     except TypeError as error:
         raise RecordError(f"{cls.__name__}: {error}") from None
 
 
-def _made(cls: type[R], values: dict[str, Any]) -> R:
-    """What the constructor of a plain record makes of these values, without its call for every field."""
-    for name, default, factory in _optional(typing.cast("Any", cls)):
-        if name not in values:
-            values[name] = default if factory is None else factory()
-    made = object.__new__(cls)
-    made.__dict__.update(values)
-    return made
+def made(cls: type[R], fields: dict[str, Any]) -> R:
+    """What the constructor of a frozen dataclass makes of all its fields, without its checks and a call for each.
+
+    For values that were checked already, and classes of which every record needs several.
+    """
+    record = object.__new__(cls)
+    record.__dict__.update(fields)
+    return record
+
+
+class _Plan(typing.NamedTuple):
+    """How records of one class are read: see ``_readers``; ``is_plain``: nothing is checked when one is made."""
+
+    readers: dict[str, tuple[type | None, Read, str]]
+    required: frozenset[str]
+    defaults: dict[str, Any]
+    factories: tuple[tuple[str, Callable[[], Any]], ...]
+    is_plain: bool
 
 
 @cache
-def _required(cls: Any) -> frozenset[str]:
-    return frozenset(item.name for item in dataclasses.fields(cls)) - {name for name, _, _ in _optional(cls)}
-
-
-@cache
-def _optional(cls: Any) -> tuple[tuple[str, Any, Callable[[], Any] | None], ...]:
-    """The names of the fields that have a default, with it or with what makes it."""
-    missing = dataclasses.MISSING
-    return tuple(
-        (item.name, item.default, None if item.default_factory is missing else item.default_factory)
-        for item in dataclasses.fields(cls)
-        if item.default is not missing or item.default_factory is not missing
+def _plan(cls: Any) -> _Plan:
+    missing, fields = dataclasses.MISSING, dataclasses.fields(cls)
+    defaults = {item.name: item.default for item in fields if item.default is not missing}
+    factories = tuple(
+        (item.name, item.default_factory) for item in fields if item.default_factory is not missing
     )
+    required = frozenset(item.name for item in fields) - defaults.keys() - dict(factories).keys()
+    return _Plan(_readers(cls), required, defaults, factories, not hasattr(cls, "__post_init__"))
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from guardrails import canonical
 from guardrails.canonical import Digest, digest
 from guardrails.decision_log import envelope as env
-from guardrails.decision_log import merkle
+from guardrails.decision_log import merkle, plain
 from guardrails.decision_log.envelope import Envelope, Reference, Signature, Statement
 from guardrails.decision_log.keys import PersonKey, ServiceKey, verify_person, verify_service
 from guardrails.errors import DeniedError, InterlockError, RecordError
@@ -114,7 +113,7 @@ def test_statement_round_trip(value: Statement):
     again = env.parse_statement(payload)
     assert again == value
     assert again.encode() == payload
-    assert env.body_of(payload) == canonical.encode(dict(value.body)), (
+    assert plain.body_of(payload) == canonical.encode(dict(value.body)), (
         "the body stands in the payload as it is"
     )
 
@@ -127,12 +126,60 @@ def test_an_envelope_means_the_same_to_the_parser_and_to_the_pattern(
     """Most envelopes are read by a pattern alone: never otherwise than the parser of JSON would read them."""
     made = [Signature(keyid, b"1" * 64), *([Signature(keyid + "x", b"2" * 64)] if both else [])]
     data = Envelope(value.encode(), tuple(made)).encode()
-    assert bool(env._SIGNED_ONCE.fullmatch(data)) is (not both and keyid.isascii() and keyid.isprintable()
-                                                     and not set(keyid) & {'"', "\\"})  # fmt: skip
+    usual = not both and keyid.isascii() and keyid.isprintable() and not set(keyid) & {'"', "\\"}
+    assert (env._signed_once(data) is not None) is usual
     found = env.open_envelope(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(env, "_SIGNED_ONCE", re.compile(b"never"))
+        patch.setattr(env, "_signed_once", lambda _data: None)
         assert env.open_envelope(data) == found == Envelope(value.encode(), tuple(made))
+
+
+ODD = st.sampled_from(
+    [b'"', b"\\", b",", b"{", b"}", b" ", b"0", b"-0", b"1.5", b"null", b"\xc3\xa9", b'"log":"', b"\\u00e9", b"\\ud800",
+     b'"a":1,', b"[[[[", b"9007199254740992", b"NaN"]
+)  # fmt: skip
+
+
+def read_by(parse: Any, payload: bytes) -> Any:
+    try:
+        return parse(payload)
+    except RecordError as error:
+        return error.message
+
+
+@settings(deadline=None, max_examples=400)
+@given(statements, st.integers(0, 2000), st.integers(0, 6), ODD | st.binary(max_size=3))
+def test_a_statement_means_the_same_to_the_parser_and_to_the_patterns(
+    value: Statement, at: int, removed: int, put: bytes
+):
+    """Whatever is done to a payload: it is read, or refused for the same reason, as a parser of all of it does."""
+    payload = value.encode()
+    at %= len(payload)
+    for data in (payload, payload[:at] + put + payload[at + removed :]):
+        whole = read_by(env._parsed, data)
+        assert read_by(env.parse_statement, data) == whole
+        assert isinstance(whole, Statement) or data != payload
+
+
+def nested(depth: int) -> bytes:
+    return (b'{"a":' * depth + b"1" + b"}" * depth) if depth else b"1"
+
+
+@pytest.mark.parametrize("depth", range(58, 66))
+def test_a_body_may_not_be_deeper_for_being_read_by_itself(depth: int):
+    usual = statement(body={"a": 1}).encode()
+    payload = usual.replace(b'"body":{"a":1}', b'"body":' + nested(depth))
+    assert read_by(env.parse_statement, payload) == read_by(env._parsed, payload)
+    assert isinstance(read_by(env._parsed, payload), Statement) is (depth <= canonical.MAX_DEPTH - 2)
+
+
+def test_most_statements_are_read_by_patterns():
+    """Otherwise the comparisons above would compare the parser with itself."""
+    whole = plain.split(statement().encode())
+    assert whole is not None
+    assert whole.body == b'{"model":"navigator","seed":7}'
+    assert plain.split(statement(log="caf\u00e9").encode()) is None
+    assert plain.split(statement(references=()).encode()) is not None
 
 
 @settings(deadline=None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from fakes import Site, verify
 from large_log import grow
 from log_samples import tamper
 
-from guardrails.decision_log import readers
+from guardrails.decision_log import crew, readers
+from guardrails.decision_log.crew import Crew, Work
 from guardrails.decision_log.entry import Entry
-from guardrails.decision_log.readers import Refused, entries_of, read
+from guardrails.decision_log.readers import Refused, batches_of, read, read_packed
 from guardrails.errors import DeniedError, InterlockError
 from guardrails.ledger.people import require_service
 from guardrails.ledger.rows import require_roster
@@ -41,11 +44,13 @@ def services_of(site: Site) -> frozenset[str]:
 
 def test_two_processes_read_what_one_does(site: Site):
     with site.log.read() as snapshot, pytest.MonkeyPatch.context() as patch:
-        alone = list(entries_of(snapshot, 1))
+        alone = [entry for batch in batches_of(snapshot, 1) for entry in batch]
         patch.setattr(readers, "_AHEAD", 1)
-        together = list(entries_of(snapshot, 2))
-    assert [replace(entry, proven=()) for entry in together] == alone
+        together = [entry for batch in batches_of(snapshot, 2) for entry in batch]
+        plainly = list(snapshot.entries())
+    assert together == alone
     assert all(len(entry.proven) == 1 for entry in together)
+    assert [replace(entry, proven=()) for entry in together] == plainly
 
 
 def test_a_log_verified_by_two_processes_is_refused_for_the_same_reason(site: Site, tmp_path: Path):
@@ -64,7 +69,7 @@ def test_a_log_verified_by_two_processes_is_refused_for_the_same_reason(site: Si
 
 def test_what_is_proven(site: Site):
     rows = rows_of(site)
-    for entry in read(rows[:40], services_of(site)):
+    for entry in read(rows[:40], services_of(site)).entries:
         assert isinstance(entry, Entry)
         kind = entry.statement.record
         service = {"failure": "gate", "transition": "gate", "verdict": "gate", "evidence": "evaluator"}.get(
@@ -74,20 +79,22 @@ def test_what_is_proven(site: Site):
             assert entry.proven == (site.services[service].public_base64,)
         elif kind in ("roster", "decision"):
             assert entry.proven[0] in {human.key.public for human in site.people.values()}
-    assert {entry.proven for entry in read(rows[6:7], frozenset())} == {()}, "an unknown key proves nothing"
+    assert {entry.proven for entry in read(rows[6:7], frozenset()).entries} == {()}, (
+        "an unknown key proves nothing"
+    )
 
 
 def test_a_signature_that_does_not_hold_proves_nothing(site: Site):
     rows = rows_of(site)
-    one, other = read([rows[-2], rows[-1]], services_of(site))
-    assert isinstance(one, Entry)
-    assert isinstance(other, Entry)
-    words = [entry for entry in read(rows[3:30], frozenset()) if entry.statement.record == "decision"]  # type: ignore[union-attr]
-    taken = replace(words[-1], signatures=words[-2].signatures)  # type: ignore[arg-type, union-attr]
-    assert words[-1].proven  # type: ignore[union-attr]
-    assert readers._proven(taken, frozenset()) == ()
+    services = {key.keyid: key.public_base64 for key in site.services.values()}
+    one, other = read([rows[-2], rows[-1]], services_of(site)).entries
+    words = [entry for entry in read(rows[3:30], frozenset()).entries if entry.statement.record == "decision"]
+    taken = replace(words[-1], signatures=words[-2].signatures)
+    assert words[-1].proven
+    assert readers._proven(taken, {}) == ()
     exchanged = replace(one, signatures=other.signatures)
-    assert readers._proven(exchanged, services_of(site)) == ()
+    assert readers._proven(one, services) == one.proven != ()
+    assert readers._proven(exchanged, services) == ()
     with site.log.read() as snapshot, pytest.raises(DeniedError, match="not signed by"):
         require_service(exchanged, require_roster(snapshot.tables))
 
@@ -96,13 +103,105 @@ def test_what_is_not_well_formed_is_refused_in_its_place(site: Site):
     rows = rows_of(site)[:4]
     rows[2] = (2, rows[2][1], rows[2][2][:-1], rows[2][3])
     found = read(rows, frozenset())
-    assert [type(one) for one in found] == [Entry, Entry, Refused]
-    assert found[2] == Refused(2, found[2].reason)  # type: ignore[union-attr]
+    assert [entry.seq for entry in found.entries] == [0, 1]
+    assert found.refused == Refused(2, found.refused.reason)  # type: ignore[union-attr]
+    assert readers._unpacked(rows, read_packed(rows, frozenset())) == found, "another process says the same"
 
 
-def test_a_process_that_ends_early_is_an_error(site: Site, monkeypatch: pytest.MonkeyPatch):
-    submit = ProcessPoolExecutor.submit
-    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda pool, *_: submit(pool, os._exit, 1))
-    monkeypatch.setattr(readers._Batch, "take_over", lambda *_: False)
-    with site.log.read() as snapshot, pytest.raises(InterlockError, match="ended early; nothing is known"):
-        list(entries_of(snapshot, 2))
+def test_services_that_are_no_keys_prove_nothing_and_break_nothing(site: Site):
+    rows = rows_of(site)[5:7]
+    known = read(rows, services_of(site)).entries
+    assert read(rows, services_of(site) | {"no key", ""}).entries == known
+
+
+# --- processes that do not answer -------------------------------------------------------------
+
+
+def pid(*_order: object) -> bytes:
+    return str(os.getpid()).encode()
+
+
+def ended(*_order: object) -> bytes:
+    os._exit(1)
+
+
+def slow(*_order: object) -> bytes:
+    time.sleep(600)
+    return b"too late"
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_process_that_ends_early_is_an_error():
+    work = Work()
+    with Crew(1, ended) as hands:
+        hands.submit(work)
+        with pytest.raises(InterlockError, match="ended early; nothing is known"):
+            hands.answer(work)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGKILL, "ended early; nothing is known"),
+        (signal.SIGSTOP, "not answered for 3 s; nothing is known"),
+    ],
+)
+def test_a_process_that_is_stopped_or_killed_is_an_error_in_bounded_time(
+    number: signal.Signals, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    with Crew(1, pid) as hands:
+        first = Work(b"x")
+        hands.submit(first)
+        process = int(hands.answer(first))
+        monkeypatch.setattr(crew, "PATIENCE_S", 3)
+        os.kill(process, number)
+        begun = time.monotonic()
+        later = Work(b"x" * 10_000_000)  # more than a pipe holds: who would write it here would wait for ever
+        hands.submit(later)
+        with pytest.raises(InterlockError, match=reason):
+            hands.answer(later)
+        assert time.monotonic() - begun < 10
+        assert later.answer is None
+    assert not is_alive(process), "nothing is left behind, not even what was stopped"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_verification_whose_process_is_stopped_or_killed_fails(
+    site: Site, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+):
+    """In the middle of it, and with the parent doing all that it can do itself."""
+    monkeypatch.setattr(crew, "PATIENCE_S", 2)
+    monkeypatch.setattr(readers, "_AHEAD", 1)
+    talk: Callable[..., Any] = Crew._talk
+
+    def cut(hands: Crew, pipe: Any) -> None:
+        while not hands._hands:
+            time.sleep(0.01)
+        os.kill(hands._hands[0][0].pid, number)
+        talk(hands, pipe)
+
+    monkeypatch.setattr(Crew, "_talk", cut)
+    monkeypatch.setattr(Crew, "take_back", lambda *_: False)
+    with pytest.raises(InterlockError, match="nothing is known of the log"):
+        verify(site.url, site.store, jobs=2, recompute=None)
+
+
+def test_work_that_nobody_has_begun_can_be_taken_back():
+    with Crew(1, slow) as hands:
+        first, second = Work(), Work()
+        hands.submit(first)
+        while hands._waiting:
+            time.sleep(0.01)
+        hands.submit(second)
+        assert (hands.take_back(first), hands.take_back(second), hands.take_back(second)) == (
+            False,
+            True,
+            False,
+        )

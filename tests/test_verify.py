@@ -10,10 +10,14 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 from fakes import BLOCKED, BROKEN, MODEL, REVIEWABLE, Human, Site, measurements, memory_folder, policy, verify
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guardrails import canonical
 from guardrails.canonical import Digest
@@ -22,6 +26,8 @@ from guardrails.decision_log.envelope import format_time, open_envelope, parse_s
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.merkle import leaf_hash
 from guardrails.decision_log.store import Log
+from guardrails.decision_log.verify import _check_all
+from guardrails.errors import LogVerificationError
 from guardrails.ledger import project
 from guardrails.ledger.standing import binding_of
 from guardrails.records import (
@@ -737,3 +743,58 @@ def test_records_that_nobody_can_read(copy):
         assert not found.ok
         assert reason in found.reason
         assert found.index == len(copy.site.kinds())
+
+
+# --- the order of what is told ------------------------------------------------------------------
+
+
+class _Place:
+    """Leaves among which some are there already."""
+
+    def __init__(self, repeated: set[int]) -> None:
+        self._repeated = repeated
+
+    def add(self, rows: Any) -> dict[int, int]:
+        return {seq: 0 for seq, _ in rows if seq in self._repeated}
+
+    def at(self, seq: int) -> None:
+        return None
+
+
+@given(
+    st.lists(st.sampled_from(["", "place", "rules", "text", "rules text", "place rules text"]), max_size=8)
+)
+def test_checks_made_kind_by_kind_tell_what_each_record_in_turn_would_tell_first(flaws):
+    def check(kind: str) -> Any:
+        def fail(entry: Any) -> None:
+            asked.append((kind, entry.seq))
+            if kind in flaws[entry.seq]:
+                raise LogVerificationError(kind, index=entry.seq)
+
+        return fail
+
+    asked: list[tuple[str, int]] = []
+    batch = [
+        SimpleNamespace(seq=seq, leaf="00", statement=SimpleNamespace(references=()))
+        for seq in range(len(flaws))
+    ]
+    repeated = {seq for seq, flaw in enumerate(flaws) if "place" in flaw}
+    expected = next(
+        (
+            (seq, kind)
+            for seq, flaw in enumerate(flaws)
+            for kind in ("place", "rules", "text")
+            if kind in flaw
+        ),
+        None,
+    )
+    try:
+        _check_all(batch, _Place(repeated), check("text"), check("rules"))  # type: ignore[arg-type]
+        found = None
+    except LogVerificationError as error:
+        found = error.index, "place" if "once more" in error.reason else error.reason
+    assert found == expected
+    last = len(flaws) if expected is None else expected[0] + (expected[1] != "place")
+    assert [seq for kind, seq in asked if kind == "rules"] == list(range(last)), (
+        "no rule is asked after the flaw"
+    )

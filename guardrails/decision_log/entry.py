@@ -7,15 +7,16 @@ not verified, but for those that ``proven`` names.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from guardrails import canonical
 from guardrails.canonical import Digest
-from guardrails.decision_log import merkle
+from guardrails.codec import made
+from guardrails.decision_log import merkle, plain
 from guardrails.decision_log.envelope import (
     Reference,
     Signature,
     Statement,
-    body_of,
     open_envelope,
     parse_statement,
 )
@@ -43,9 +44,14 @@ class Entry:
         """The entry that these bytes are at this position; raises RecordError if they are no record."""
         opened = open_envelope(envelope)
         statement = parse_statement(opened.payload)
-        return cls(
-            seq, merkle.leaf_hash(envelope).hex(), envelope, opened.payload, statement, opened.signatures
-        )
+        leaf = merkle.leaf_hash(envelope).hex()
+        return made(
+            cls,
+            {
+                "seq": seq, "leaf": leaf, "envelope": envelope, "payload": opened.payload,
+                "statement": statement, "signatures": opened.signatures, "proven": (),
+            },
+        )  # fmt: skip
 
     @classmethod
     def stored(cls, seq: int, leaf: str, envelope: bytes, time: str) -> Entry:
@@ -60,6 +66,39 @@ class Entry:
             raise LogVerificationError("the time stored beside it is not the one that it states", index=seq)
         return entry
 
+    def proven_by(self, keys: tuple[str, ...]) -> Entry:
+        """The same, with the keys whose signatures somebody has found to hold."""
+        return made(Entry, {**self.__dict__, "proven": keys})
+
+    def packed(self) -> tuple[Any, ...]:
+        """All but position and envelope, as plain values: for another process, which has those two."""
+        said = self.statement
+        return (
+            self.leaf, self.payload, said.record, [(name, one.hex) for name, one in said.subjects.items()],
+            said.body, said.log, said.time, [(one.seq, one.sha256) for one in said.references],
+            [(one.keyid, one.signature) for one in self.signatures], self.proven,
+        )  # fmt: skip
+
+    @classmethod
+    def unpacked(cls, seq: int, envelope: bytes, packed: tuple[Any, ...]) -> Entry:
+        """What ``packed`` was made of; nothing is checked, as that was done before it was packed."""
+        leaf, payload, record, subjects, body, log, time, references, signatures, proven = packed
+        statement = made(
+            Statement,
+            {
+                "record": record, "subjects": {name: Digest(hex_) for name, hex_ in subjects}, "body": body,
+                "log": log, "time": time, "references": tuple([Reference(*one) for one in references]),
+            },
+        )  # fmt: skip
+        signed = tuple([Signature(*one) for one in signatures])
+        return made(
+            cls,
+            {
+                "seq": seq, "leaf": leaf, "envelope": envelope, "payload": payload,
+                "statement": statement, "signatures": signed, "proven": proven,
+            },
+        )  # fmt: skip
+
     @property
     def reference(self) -> Reference:
         """What a later record cites."""
@@ -68,4 +107,4 @@ class Entry:
     @property
     def body_digest(self) -> Digest:
         """The digest of the record itself, without what the statement says around it."""
-        return canonical.digest(body_of(self.payload))
+        return canonical.digest(plain.body_of(self.payload))

@@ -25,28 +25,30 @@ from typing import Any, Literal, Protocol
 
 from guardrails import canonical
 from guardrails.canonical import Digest
+from guardrails.codec import made
+from guardrails.decision_log import plain
+from guardrails.decision_log.plain import (
+    KIND,
+    MOMENT,
+    PREDICATE_PREFIX,
+    PREDICATE_VERSION,
+    STATEMENT_TYPE,
+)
 from guardrails.errors import RecordError
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_PREFIX = "urn:interlock:predicate:"
-PREDICATE_VERSION = ":v1"
-SCHEMA = "interlock/v1"
+SCHEMA = plain.SCHEMA
 NAMESPACE = "interlock-decision"
 MAX_ENVELOPE_BYTES = 65_535
-_BEFORE_BODY = b'{"_type":"%b","predicate":{"body":' % STATEMENT_TYPE.encode()
-_AFTER_BODY = b'},"log":"'
 
-# The bytes of every envelope with one signature and a key id without escapes. What matches is canonical JSON.
-_SIGNED_ONCE = re.compile(
-    rb'\{"payload":"([A-Za-z0-9+/]+={0,2})","payloadType":"application/vnd\.in-toto\+json",'
-    rb'"signatures":\[\{"keyid":"([ !#-\[\]-~]+)","sig":"([A-Za-z0-9+/]+={0,2})"\}\]\}'
-)
+# An envelope with one signature whose key id needs no escapes: what stands before, between and after its base64.
+_BEFORE_PAYLOAD = b'{"payload":"'
+_BEHIND_PAYLOAD = b'","payloadType":"%b","signatures":[{"keyid":"' % PAYLOAD_TYPE.encode()
+_SIGNED_ONCE = re.compile(rb'([ !#-\[\]-~]+)","sig":"([A-Za-z0-9+/]+={0,2})"\}\]\}')
 _STATEMENT = {"_type", "predicate", "predicateType", "subject"}
 _PREDICATE = {"body", "log", "references", "schema", "time"}
 _PAE = re.compile(rb"DSSEv1 ([1-9][0-9]{0,3}) ")
-_RECORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_RECORD, _TIME = re.compile(KIND), re.compile(MOMENT)
 
 
 class Signer(Protocol):
@@ -139,9 +141,7 @@ class Statement:
             raise RecordError(f"{self.record}: no subject; in-toto wants at least one thing with a digest")
         if not (isinstance(self.log, str) and self.log):
             raise RecordError(f"{self.record}: the statement does not name its log")
-        parse_time(self.time)
-        if self.references and len({one.seq for one in self.references}) != len(self.references):
-            raise RecordError(f"{self.record}: a record is referenced twice")
+        _require_sound(self.record, self.time, self.references)
 
     def encode(self) -> bytes:
         """The canonical payload; raises RecordError if the body holds what no record may hold."""
@@ -165,12 +165,46 @@ class Statement:
         )
 
 
+def _require_sound(record: str, time: str, references: Sequence[Reference]) -> None:
+    """Refuse a day that there is not, and a record that is cited twice."""
+    parse_time(time)
+    if len(references) > 1 and len({one.seq for one in references}) != len(references):
+        raise RecordError(f"{record}: a record is referenced twice")
+
+
 def parse_statement(payload: bytes) -> Statement:
     """The statement of a payload: the strict inverse of ``Statement.encode``.
 
     Raises:
         RecordError: the payload is anything else than what ``encode`` would have written.
     """
+    parts = plain.split(payload)
+    if parts is not None:
+        with contextlib.suppress(RecordError):  # the reason is found by the parser that reads all of it
+            return _put_together(parts)
+    return _parsed(payload)
+
+
+def _put_together(parts: plain.Parts) -> Statement:
+    body = canonical.parse(parts.body, within=plain.BODY_DEPTH)
+    if not isinstance(body, dict):
+        raise RecordError("predicate.body is not an object")
+    subjects = {name: Digest(sha256) for sha256, name in parts.subjects}
+    if len(parts.subjects) > 1:
+        _require_ordered(parts.record, [name for _, name in parts.subjects])
+    references = tuple([Reference(int(seq), sha256) for seq, sha256 in parts.references])
+    # The patterns have checked what the constructor would, but for these two.
+    _require_sound(parts.record, parts.time, references)
+    return made(
+        Statement,
+        {
+            "record": parts.record, "subjects": subjects, "body": body, "log": parts.log, "time": parts.time,
+            "references": references,
+        },
+    )  # fmt: skip
+
+
+def _parsed(payload: bytes) -> Statement:
     outer = _fields(canonical.parse(payload), "statement", _STATEMENT)
     inner = _fields(outer["predicate"], "predicate", _PREDICATE)
     if outer["_type"] != STATEMENT_TYPE:
@@ -181,9 +215,7 @@ def parse_statement(payload: bytes) -> Statement:
         raise RecordError("predicate.body is not an object")
     subjects = [_subject(item) for item in _list(outer["subject"], "subject")]
     record = _record_kind(outer["predicateType"])
-    # The bytes are canonical and every field is known, so only this could be written in two ways.
-    if any(one >= other for (one, _), (other, _) in itertools.pairwise(subjects)):
-        raise RecordError(f"{record}: subjects are unsorted or repeated")
+    _require_ordered(record, [name for name, _ in subjects])
     return Statement(
         record=record,
         subjects=dict(subjects),
@@ -194,11 +226,10 @@ def parse_statement(payload: bytes) -> Statement:
     )
 
 
-def body_of(payload: bytes) -> bytes:
-    """The canonical bytes of a statement's body: those in a payload that ``parse_statement`` has taken."""
-    # What stands around the body is known; after it, nothing else is followed by a key "log", and in texts quotes
-    # are escaped.
-    return payload[len(_BEFORE_BODY) : payload.rindex(_AFTER_BODY) + 1]
+def _require_ordered(record: str, names: Sequence[str]) -> None:
+    # The bytes are canonical and every field is known, so only this could be written in two ways.
+    if any(one >= other for one, other in itertools.pairwise(names)):
+        raise RecordError(f"{record}: subjects are unsorted or repeated")
 
 
 def _record_kind(predicate_type: Any) -> str:
@@ -270,10 +301,8 @@ def open_envelope(data: bytes) -> Envelope:
     """
     if len(data) > MAX_ENVELOPE_BYTES:
         raise RecordError(f"the envelope has {len(data)} bytes, more than {MAX_ENVELOPE_BYTES}")
-    if plain := _SIGNED_ONCE.fullmatch(data):  # most are so, and need no parser
-        payload, keyid, signature = (part.decode("ascii") for part in plain.groups())
-        sole = Signature(keyid, _from_base64(signature, "sig"))
-        return Envelope(_from_base64(payload, "payload"), (sole,))
+    if (plainly := _signed_once(data)) is not None:  # most are so, and need no parser
+        return plainly
     fields = _fields(canonical.parse(data), "envelope", {"payload", "payloadType", "signatures"})
     if fields["payloadType"] != PAYLOAD_TYPE:
         raise RecordError(f"payload type {fields['payloadType']!r:.80} is not {PAYLOAD_TYPE}")
@@ -283,6 +312,19 @@ def open_envelope(data: bytes) -> Envelope:
     if any(one.keyid > other.keyid for one, other in itertools.pairwise(signatures)):
         raise RecordError("the signatures of the envelope are not in the order of their key ids")
     return Envelope(_from_base64(fields["payload"], "payload"), signatures)
+
+
+def _signed_once(data: bytes) -> Envelope | None:
+    """What a pattern finds in the bytes of an envelope, which is canonical JSON then; None where a parser has to look."""
+    end = data.find(_BEHIND_PAYLOAD)
+    behind = _SIGNED_ONCE.fullmatch(data, end + len(_BEHIND_PAYLOAD))
+    if behind is None or end < 0 or not data.startswith(_BEFORE_PAYLOAD):
+        return None
+    try:
+        signature = Signature(behind[1].decode("ascii"), _bytes_of(behind[2], "sig"))
+        return Envelope(_bytes_of(data[len(_BEFORE_PAYLOAD) : end], "payload"), (signature,))
+    except RecordError:
+        return None
 
 
 def _require_distinct(signatures: Sequence[Signature]) -> None:
@@ -303,11 +345,16 @@ def _to_base64(data: bytes) -> str:
 
 
 def _from_base64(value: Any, where: str) -> bytes:
+    return _bytes_of(_text(value, where).encode("utf-8"), where)
+
+
+def _bytes_of(encoded: bytes, where: str) -> bytes:
     try:
-        data = base64.b64decode(_text(value, where), validate=True)
+        data = binascii.a2b_base64(encoded, strict_mode=True)
     except (binascii.Error, ValueError):
         raise RecordError(f"{where} is not base64") from None
-    if _to_base64(data) != value:  # unused low bits would give one signature several spellings
+    # Unused low bits, which only the last four letters can have, would give one signature several spellings.
+    if encoded and binascii.b2a_base64(data[-(len(data) % 3 or 3) :], newline=False) != encoded[-4:]:
         raise RecordError(f"{where} is not canonical base64")
     return data
 

@@ -9,6 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from guardrails.decision_log import checkpoint as checkpoints
@@ -19,8 +20,6 @@ from guardrails.decision_log.snapshot import Snapshot
 from guardrails.decision_log.succession import LogKeys
 from guardrails.errors import InterlockError, LogVerificationError
 
-_COMPARED = 512
-
 
 class Growth:
     """A tree that grows record by record beside a snapshot; ``known`` are checkpoints that somebody kept."""
@@ -29,21 +28,24 @@ class Growth:
         self.size = 0
         self._snapshot = snapshot
         self._newest: dict[int, bytes] = {}
-        self._grown: dict[int, list[tuple[int, bytes]]] = {}
+        self._grown: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
         self._stored = Nodes(snapshot)
         self._heads = Heads(snapshot, known)
 
-    def add(self, entry: Entry) -> None:
-        """Take in the next record, whose place in the log was found to be right."""
-        for level, position, value in merkle.completed(self._lookup, self.size, bytes.fromhex(entry.leaf)):
-            self._newest[level] = value
-            self._grown.setdefault(level, []).append((position, value))
-        self.size += 1
-        if self.size % _COMPARED == 0:
-            self._compare()
-        self._heads.learn(entry)
-        if self._heads.waits_for(self.size):
-            self._heads.reach(self.size, self.root())
+    def add(self, batch: Sequence[Entry]) -> None:
+        """Take in the next records, whose places in the log were found to be right."""
+        for entry in batch:
+            for level, position, value in merkle.completed(
+                self._lookup, self.size, bytes.fromhex(entry.leaf)
+            ):
+                self._newest[level] = value
+                self._grown[level].append((position, value))
+            self.size += 1
+            if entry.statement.record == "roster":
+                self._heads.learn(entry)
+            if self._heads.waits_for(self.size):
+                self._heads.reach(self.size, self.root())
+        self._compare()
 
     def root(self) -> bytes:
         """The root now."""

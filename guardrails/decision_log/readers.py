@@ -4,25 +4,23 @@ Invariants:
 - Every record is checked in the same way by whoever does it; what is refused is refused at its place in the order.
 - A signature that was found to hold is named by its public key (``Entry.proven``). Whether that key may sign is for
   the rules to say; a signature whose key is not named they verify themselves.
-- A process that ends early is an error: nothing is taken to be good for want of an answer.
+- A process that ends early, or falls silent, is an error: nothing is taken to be good for want of an answer.
 - Memory is bounded: some thousand records are under way at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import marshal
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guardrails.decision_log import sshsig
+from guardrails.decision_log.crew import Crew, Work
 from guardrails.decision_log.entry import Entry
-from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
-from guardrails.decision_log.keys import service_keyid, verify_person, verify_service
+from guardrails.decision_log.envelope import NAMESPACE, PAYLOAD_TYPE, pae
+from guardrails.decision_log.keys import service_keyid, verify_service
 from guardrails.errors import DeniedError, InterlockError, LogVerificationError, RecordError
 
 if TYPE_CHECKING:
@@ -39,110 +37,143 @@ class Refused(NamedTuple):
     reason: str
 
 
-def entries_of(snapshot: Snapshot, jobs: int) -> Generator[Entry, None, None]:
-    """The records of a snapshot in order, read by so many processes, this one included.
+class Batch(NamedTuple):
+    """Records that follow each other, and what stands where the next one should be, if that is none."""
+
+    entries: list[Entry]
+    refused: Refused | None = None
+
+
+def batches_of(snapshot: Snapshot, jobs: int) -> Generator[list[Entry], None, None]:
+    """The records of a snapshot in order, some hundred at a time, read by so many processes, this one included.
 
     Raises:
-        LogVerificationError: a record is missing, unreadable, or not what its leaf hash says.
-        InterlockError: one of the processes ended early.
+        LogVerificationError: after the records before it: a record is missing, unreadable, or not what its leaf
+            hash says.
+        InterlockError: one of the processes ended early, or does not answer.
     """
     if jobs < 2:
-        yield from snapshot.entries()
+        yield from _good(_alone(snapshot))
         return
-    pool = ProcessPoolExecutor(jobs - 1, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for item in _in_order(snapshot, pool, _AHEAD * jobs):
-            if isinstance(item, Refused):
-                raise LogVerificationError(item.reason, index=item.seq)
-            yield item
-    except BrokenProcessPool as error:
-        raise InterlockError(
-            "a process that reads records ended early; nothing is known of the log",
-            hint="was it out of memory? try fewer --jobs",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Crew(jobs - 1, read_packed) as crew:
+        yield from _good(_together(snapshot, crew, _AHEAD * jobs))
 
 
-def read(rows: list[Row], services: frozenset[str]) -> list[Entry | Refused]:
-    """The records of some rows, with the keys whose signatures hold; ends with the first that is refused."""
-    found: list[Entry | Refused] = []
+def _good(batches: Iterator[Batch]) -> Iterator[list[Entry]]:
+    for entries, refused in batches:
+        if entries:
+            yield entries
+        if refused is not None:
+            raise LogVerificationError(refused.reason, index=refused.seq)
+
+
+def read(rows: list[Row], services: frozenset[str]) -> Batch:
+    """The records of some rows, up to the first that is refused, with the keys whose signatures hold.
+
+    First all are read, then all signatures are verified: what one kind of work needs stays in the processor's cache.
+    ``services``: public keys, for hints only.
+    """
+    entries: list[Entry] = []
+    refused = None
     for row in rows:
         try:
-            entry = Entry.stored(*row)
+            entries.append(Entry.stored(*row))
         except LogVerificationError as error:
-            found.append(Refused(error.index, error.reason))
+            refused = Refused(error.index, error.reason)
             break
-        found.append(replace(entry, proven=_proven(entry, services)))
-    return found
+    by_id = _by_id(services | services_in(entries))
+    return Batch([entry.proven_by(_proven(entry, by_id)) for entry in entries], refused)
 
 
-def _proven(entry: Entry, services: frozenset[str]) -> tuple[str, ...]:
-    """The public keys under which a signature that states the key holds. ``services``: candidates, for hints only."""
+def read_packed(rows: list[Row], services: frozenset[str]) -> bytes:
+    """What ``read`` finds, for another process."""
+    entries, refused = read(rows, services)
+    return marshal.dumps(([entry.packed() for entry in entries], None if refused is None else tuple(refused)))
+
+
+def _unpacked(rows: list[Row], answer: bytes) -> Batch:
+    packed, refused = marshal.loads(answer)  # noqa: S302 - from a process that was started here
+    entries = [Entry.unpacked(row[0], row[2], one) for row, one in zip(rows, packed, strict=False)]
+    return Batch(entries, None if refused is None else Refused(*refused))
+
+
+def services_in(entries: list[Entry]) -> frozenset[str]:
+    """The services' keys in the rosters among some records."""
+    rosters = (entry.statement.body for entry in entries if entry.statement.record == "roster")
+    return frozenset().union(*map(_services, rosters))
+
+
+def _proven(entry: Entry, services: Mapping[str, str]) -> tuple[str, ...]:
+    """The public keys under which a signature that states the key holds. ``services``: by key id, for hints only."""
     message, found = pae(PAYLOAD_TYPE, entry.payload), []
     for signature in entry.signatures:
         try:
             if signature.keyid.startswith(sshsig.FINGERPRINT):  # a person's signature names its whole key
                 public = sshsig.read(signature.signature).key
                 if public.keyid == signature.keyid:
-                    verify_person(public.text, message, signature.signature)
+                    sshsig.verify(public, message, signature.signature, NAMESPACE)
                     found.append(public.text)
-                continue
-            for key in services:
-                if service_keyid(key) == signature.keyid:
-                    verify_service(key, message, signature.signature)
-                    found.append(key)
+            elif signature.keyid in services:
+                key = services[signature.keyid]
+                verify_service(key, message, signature.signature)
+                found.append(key)
         except (DeniedError, RecordError):
             continue
     return tuple(found)
 
 
-class _Batch:
-    """Some rows, and what was found in them: here, or by a process that is at it."""
-
-    def __init__(self, rows: list[Row], future: Future[list[Entry | Refused]]) -> None:
-        self._rows = rows
-        self.future = future
-        self.found: list[Entry | Refused] | None = None
-
-    def take_over(self, services: frozenset[str]) -> bool:
-        """Read here what no process has begun with; False where one has."""
-        if self.found is not None or not self.future.cancel():
-            return False
-        self.found = read(self._rows, services)
-        return True
+def _by_id(services: frozenset[str]) -> dict[str, str]:
+    found = {}
+    for key in services:
+        with contextlib.suppress(RecordError):  # what is no key proves nothing
+            found[service_keyid(key)] = key
+    return found
 
 
-def _in_order(snapshot: Snapshot, pool: ProcessPoolExecutor, ahead: int) -> Iterator[Entry | Refused]:
-    services: frozenset[str] = frozenset()
-    with contextlib.suppress(InterlockError):  # a hint, which may be missing or wrong
-        services = _services((snapshot.tables.get("roster", "current") or {}).get("roster"))
-    rows, waiting = snapshot.rows(), deque[_Batch]()
-    end: list[Refused] | None = None
+def _alone(snapshot: Snapshot) -> Iterator[Batch]:
+    services = _first_services(snapshot)
+    for rows in snapshot.rows():
+        batch = read(rows, services)
+        yield batch
+        services |= services_in(batch.entries)
+
+
+def _together(snapshot: Snapshot, crew: Crew, ahead: int) -> Iterator[Batch]:
+    services = _first_services(snapshot)
+    rows, waiting = snapshot.rows(), deque[Work]()
+    end: Batch | None = None
     while True:
         while end is None and len(waiting) < ahead:
             try:
-                batch = next(rows, [])
-                end = None if batch else []
+                some = next(rows, [])
+                end = None if some else Batch([])
             except LogVerificationError as error:  # told after the records before it
-                batch, end = [], [Refused(error.index, error.reason)]
-            if batch:
-                waiting.append(_Batch(batch, pool.submit(read, batch, services)))
+                some, end = [], Batch([], Refused(error.index, error.reason))
+            if some:
+                waiting.append(Work(some, services))
+                crew.submit(waiting[-1])
         if not waiting:
-            yield from end or ()
+            yield end or Batch([])
             return
-        for item in _found(waiting.popleft(), waiting, services):
-            if isinstance(item, Entry) and item.statement.record == "roster":
-                services |= _services(item.statement.body)
-            yield item
+        batch = _done(waiting.popleft(), waiting, crew)
+        yield batch
+        services |= services_in(batch.entries)
 
 
-def _found(batch: _Batch, waiting: deque[_Batch], services: frozenset[str]) -> list[Entry | Refused]:
+def _done(work: Work, waiting: deque[Work], crew: Crew) -> Batch:
     """What is in a batch; while a process still reads it, others are read here."""
-    while batch.found is None and not batch.future.done():
-        if not any(one.take_over(services) for one in (batch, *reversed(waiting))):
+    while work.answer is None:
+        mine = next((one for one in (work, *reversed(waiting)) if crew.take_back(one)), None)
+        if mine is None:
             break
-    return batch.future.result() if batch.found is None else batch.found
+        mine.answer = read_packed(*mine.order)
+    return _unpacked(work.order[0], work.answer or crew.answer(work))
+
+
+def _first_services(snapshot: Snapshot) -> frozenset[str]:
+    with contextlib.suppress(InterlockError):  # a hint, which may be missing or wrong
+        return _services((snapshot.tables.get("roster", "current") or {}).get("roster"))
+    return frozenset()
 
 
 def _services(roster: Any) -> frozenset[str]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from guardrails import canonical
@@ -49,28 +48,28 @@ class Scratch:
 
     def ask(self, statement: str, *values: Any) -> sqlite3.Cursor:
         """Run one statement."""
-        with _guarded():
+        try:  # asked some times for every record, so without the call that a context manager costs
             return self._file.execute(statement, values)
+        except sqlite3.Error as error:
+            raise _no_room(error) from error
 
-    def tell(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Run one statement for each of these."""
-        with _guarded():
-            self._file.executemany(statement, rows)
+    def tell(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> int:
+        """Run one statement for each of these; how many rows that changed."""
+        try:
+            return self._file.executemany(statement, rows).rowcount
+        except sqlite3.Error as error:
+            raise _no_room(error) from error
 
     def close(self) -> None:
         """Give the room back."""
         self._file.close()
 
 
-@contextmanager
-def _guarded() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StorageError(
-            f"verification has no room for its own notes: {error}",
-            hint="make room in the folder for temporary files, or name another one in SQLITE_TMPDIR",
-        ) from error
+def _no_room(error: sqlite3.Error) -> StorageError:
+    return StorageError(
+        f"verification has no room for its own notes: {error}",
+        hint="make room in the folder for temporary files, or name another one in SQLITE_TMPDIR",
+    )
 
 
 class Leaves:
@@ -78,17 +77,24 @@ class Leaves:
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self._newest: dict[int, bytes] = {}
 
-    def add(self, seq: int, leaf: bytes) -> int | None:
-        """Keep the leaf of a record; where it was there before, returns the position that it was there at."""
-        ask = self._scratch.ask
-        if ask("INSERT OR IGNORE INTO leaves VALUES (?, ?)", seq, leaf).rowcount:
-            return None
-        first: int = ask("SELECT seq FROM leaves WHERE leaf = ?", leaf).fetchone()[0]
-        return first
+    def add(self, rows: Sequence[tuple[int, bytes]]) -> dict[int, int]:
+        """Keep the leaves of the next records; returns which were there before: the position, and the former one."""
+        if self._scratch.tell("INSERT OR IGNORE INTO leaves VALUES (?, ?)", rows) == len(rows):
+            self._newest = dict(rows)
+            return {}
+        self._newest = {}
+        found = (
+            (seq, self._scratch.ask("SELECT seq FROM leaves WHERE leaf = ?", leaf).fetchone()[0])
+            for seq, leaf in rows
+        )
+        return {seq: first for seq, first in found if first != seq}
 
     def at(self, seq: int) -> bytes | None:
         """The leaf of a record; None where there is none yet."""
+        if seq in self._newest:
+            return self._newest[seq]
         row = self._scratch.ask("SELECT leaf FROM leaves WHERE seq = ?", seq).fetchone()
         return None if row is None else row[0]
 

@@ -80,7 +80,7 @@ class PublicKey:
         tail = _string(self.application) if self.kind == SK_ED25519 else b""
         return _string(self.kind.encode()) + _string(self.raw) + tail
 
-    @property
+    @cached_property
     def text(self) -> str:
         """``type base64``, without a comment: one key has one text."""
         return f"{self.kind} {base64.b64encode(self.blob).decode('ascii')}"

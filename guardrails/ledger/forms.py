@@ -15,6 +15,7 @@ around it: with the first record of the fuller form a log is ``strict``, and the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from guardrails.decision_log.tables import Tables
@@ -36,8 +37,10 @@ def enter(tables: Tables, record: Any) -> None:
         StaleError: the record leaves out what this log has learned to ask for.
     """
     is_full = _is_full(record)
+    if is_full is None:
+        return
     workspace = read(tables, Workspace)
-    if is_full is None or workspace is None or is_full is workspace.strict:
+    if workspace is None or is_full is workspace.strict:
         return
     if not is_full:
         raise StaleError(
@@ -49,14 +52,14 @@ def enter(tables: Tables, record: Any) -> None:
 
 def _is_full(record: Any) -> bool | None:
     """Whether a record is of the fuller form; None where there is one form only."""
-    if isinstance(record, Transition):
-        return record.attempt is not None if record.state is State.MEASURING else None
-    if isinstance(record, Evidence):
-        return record.measurement is not None
-    if isinstance(record, Promotion):
-        return record.rehearsed is not None
-    if isinstance(record, Proposal):
-        return record.generated is not None
-    if isinstance(record, Decision) and record.action in REQUESTED:
-        return record.terms is not None
-    return None
+    says = _SAYS_MORE.get(type(record))
+    return None if says is None else says(record)
+
+
+_SAYS_MORE: dict[type[Any], Callable[[Any], bool | None]] = {
+    Transition: lambda record: record.attempt is not None if record.state is State.MEASURING else None,
+    Evidence: lambda record: record.measurement is not None,
+    Promotion: lambda record: record.rehearsed is not None,
+    Proposal: lambda record: record.generated is not None,
+    Decision: lambda record: record.terms is not None if record.action in REQUESTED else None,
+}

@@ -62,25 +62,8 @@ def subjects_of(tables: Reader, record: Any, entry: Entry | None = None) -> Subj
     def own() -> Digest:
         return digest_of(record) if entry is None else entry.body_digest
 
-    if isinstance(record, Roster):
-        return {"roster": own()}
-    if isinstance(record, Proposal):
-        return {"bundle": record.bundle, "champion": record.champion, "data": record.data}
-    if isinstance(record, Failure):
-        return {"failure": own()}
-    if isinstance(record, Transition):
-        return _bundle_of(tables, record.proposal)
-    if isinstance(record, Evidence):
-        return {"bundle": record.bundle, "champion": record.champion, "measurements": record.measurements}
-    if isinstance(record, Verdict):
-        return {"evidence": record.evidence, "verdict": own()}
-    if isinstance(record, Removal):
-        return {"bundle": record.bundle}
-    if isinstance(record, Promotion | Rollback):
-        return {"bundle": record.bundle, "previous": record.previous}
-    if isinstance(record, Decision):
-        return _of_decision(tables, record, own)
-    return {}
+    find = _SUBJECTS.get(type(record))
+    return {} if find is None else find(tables, record, own)
 
 
 def allowed(tables: Reader, entry: Entry, record: Any) -> tuple[Subjects, ...]:
@@ -129,3 +112,24 @@ def _former_digest(request: RequestRow) -> Digest:
         {name: value for name, value in vote.items() if name in _FORMER_VOTE} for vote in row["votes"]
     ]
     return canonical.digest(canonical.encode(kept))
+
+
+Find = Callable[[Reader, Any, Callable[[], Digest]], Subjects]
+"""From the tables, a record and what gives the digest of the record itself."""
+
+_SUBJECTS: dict[type[Any], Find] = {
+    Roster: lambda _tables, _record, own: {"roster": own()},
+    Proposal: lambda _tables, record, _own: {
+        "bundle": record.bundle, "champion": record.champion, "data": record.data,
+    },
+    Failure: lambda _tables, _record, own: {"failure": own()},
+    Transition: lambda tables, record, _own: _bundle_of(tables, record.proposal),
+    Evidence: lambda _tables, record, _own: {
+        "bundle": record.bundle, "champion": record.champion, "measurements": record.measurements,
+    },
+    Verdict: lambda _tables, record, own: {"evidence": record.evidence, "verdict": own()},
+    Removal: lambda _tables, record, _own: {"bundle": record.bundle},
+    Promotion: lambda _tables, record, _own: {"bundle": record.bundle, "previous": record.previous},
+    Rollback: lambda _tables, record, _own: {"bundle": record.bundle, "previous": record.previous},
+    Decision: _of_decision,
+}  # fmt: skip

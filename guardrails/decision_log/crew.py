@@ -1,0 +1,133 @@
+"""Processes that read records, and what happens when one of them does not answer.
+
+Invariants:
+- An answer is what a process sent in full; everything else (an early end, silence) is an error, in bounded time.
+- Work that no process has begun can be taken back, and is then done by whoever took it.
+- The processes hold nothing that anybody needs: they are ended at once when the work is over, or is given up.
+
+Each process has a thread here that hands it one piece of work and waits for the answer, so that whoever asks never
+waits on a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+from guardrails.errors import InterlockError
+
+PATIENCE_S = 60
+"""So long a process may be at one piece of work, which takes it some tenths of a second where nothing else runs."""
+
+_END_S = 10
+"""So long is waited for the end of a process that was killed."""
+
+
+class Work:
+    """One piece of work; ``answer`` is None until somebody has done it."""
+
+    def __init__(self, *order: Any) -> None:
+        self.order = order
+        self.answer: bytes | None = None
+
+
+class Crew:
+    """So many processes that call one function; a context manager."""
+
+    def __init__(self, count: int, function: Callable[..., bytes]) -> None:
+        self._waiting: deque[Work] = deque()
+        self._changed = threading.Condition()
+        self._flaw = ""
+        self._over = False
+        start = multiprocessing.get_context("spawn")
+        self._hands = []
+        for _ in range(count):
+            ours, theirs = start.Pipe()
+            process = start.Process(target=_serve, args=(theirs, function), daemon=True)
+            process.start()
+            theirs.close()  # so that its end is seen as the end of the pipe
+            thread = threading.Thread(target=self._talk, args=(ours,), daemon=True)
+            thread.start()
+            self._hands.append((process, thread, ours))
+
+    def submit(self, work: Work) -> None:
+        """Have it done, by whichever process is free first."""
+        with self._changed:
+            self._waiting.append(work)
+            self._changed.notify_all()
+
+    def take_back(self, work: Work) -> bool:
+        """Whether it is the caller's to do now: no process has begun with it, and none will."""
+        with self._changed:
+            if work not in self._waiting:
+                return False
+            self._waiting.remove(work)
+            return True
+
+    def answer(self, work: Work) -> bytes:
+        """Wait for an answer.
+
+        Raises:
+            InterlockError: a process ended early, or is silent for too long.
+        """
+        with self._changed:
+            # By the second, not by the clock: if all of this is suspended for an hour, nobody was silent.
+            for _ in range(PATIENCE_S):
+                if self._changed.wait_for(lambda: work.answer is not None or self._flaw, timeout=1):
+                    break
+            if work.answer is not None:
+                return work.answer
+            flaw = self._flaw or f"a process that reads records has not answered for {PATIENCE_S} s"
+        raise InterlockError(
+            f"{flaw}; nothing is known of the log",
+            hint="was it stopped, or out of memory? try again with fewer --jobs",
+        )
+
+    def _talk(self, pipe: Connection) -> None:
+        try:
+            while (work := self._next()) is not None:
+                pipe.send_bytes(pickle.dumps(work.order, pickle.HIGHEST_PROTOCOL))
+                answer = pipe.recv_bytes()
+                with self._changed:
+                    work.answer = answer
+                    self._changed.notify_all()
+        except (EOFError, OSError):
+            with self._changed:
+                self._flaw = "a process that reads records ended early"
+                self._changed.notify_all()
+
+    def _next(self) -> Work | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._over)
+            return None if self._over else self._waiting.popleft()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        for process, thread, pipe in self._hands:
+            process.kill()  # also where it is stopped, and would hear nothing else
+            process.join(_END_S)
+            thread.join(_END_S)
+            pipe.close()
+
+
+def _serve(pipe: Connection, function: Callable[..., bytes]) -> None:
+    """In a process of its own: do what comes, until nothing can come any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever started this one ends it
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(function(*pickle.loads(pipe.recv_bytes())))  # noqa: S301 - from whoever started this one
