@@ -30,6 +30,7 @@ SAID = {"steps": 2, "prompts": 4, "group": 4}
 PLAYED = {"iterations": 2, "layouts": 6, "episodes": 2, "epochs": 1, "batch": 64}
 GAMES = {"method": "self_play", "iterations": 2, "games": 4, "keep_every": 1, "epochs": 1}
 WALKED = {"updates": 2, "batch": 4}
+VISITS = {"method": "reptile", "rounds": 2, "inner": 2, "batch": 4, "shots": 2}
 
 
 def pupils(*skills: str, **given: Any) -> ModelConfig:
@@ -62,7 +63,7 @@ ORDERS: dict[str, tuple[ModelConfig, str, Mapping[str, Any]]] = {
     "lam active": (agent("navigator", "lava"), "active", WALKED | {"labels": 3, "levels": 6}),
     "lam transfer": (WIRED, "transfer", WALKED | {"demonstrations": 8}),
     "lam transfer, adapter": (WIRED, "transfer", WALKED | {"demonstrations": 8, "form": "adapter"}),
-    "lam meta": (agent("navigator", "rewired"), "meta", {"rounds": 2, "inner": 2, "batch": 4, "shots": 2, "forms": 1}),
+    "lam meta": (agent("navigator", "rewired"), "meta", VISITS),
 }  # fmt: skip
 """What is learnt, by what, how. Learners that ask are answered, and asked again."""
 CHEAP = "llm self_supervised"

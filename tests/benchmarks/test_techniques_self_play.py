@@ -71,26 +71,28 @@ def run(folder: Path, recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(name: str, rows: list[dict[str, Any]]) -> None:
-    """A table for people."""
-    print(f"\n{name}")
-    for row in rows:
-        print(
-            "  ".join(
-                f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in row.items()
-            )
-        )
+def show(name: str, row: Mapping[str, Any]) -> None:
+    """One line for people, as soon as it is known."""
+    cells = (
+        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
+    print(f"{name:<10}", "  ".join(cells), flush=True)
+
+
+def runs(folder: Path, name: str, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All seeds of a recipe."""
+    rows = []
+    for seed in SEEDS:
+        rows.append(run(folder / f"{name}{seed}", recipe, seed))
+        show(name, rows[-1])
+    return rows
 
 
 @pytest.mark.trials
 @pytest.mark.timeout(7200)
 def test_self_play_wins_its_match(tmp_path: Path) -> None:
-    before = strength(player.locate())
-    rows = [run(tmp_path / f"self{seed}", SELF_PLAY, seed) for seed in SEEDS]
-    beside = [run(tmp_path / f"fixed{seed}", CHAMPION_ONLY, seed) for seed in SEEDS]
-    show("champion", [before])
-    show("self-play", rows)
-    show("against the champion alone", beside)
+    show("champion", strength(player.locate()))
+    rows = runs(tmp_path, "self-play", SELF_PLAY)
     assert sum(row["lower"] > 0.5 for row in rows) >= 4
     assert sum(row["pairs"] for row in rows) / len(rows) <= 0.5 * PLAYER.items
+    runs(tmp_path, "fixed", CHAMPION_ONLY)

@@ -1,4 +1,4 @@
-"""Meta-learning: become a model that a few examples of a new kind of level are enough for (Reptile).
+"""Meta-learning: become a model that a few examples of a new kind of level are enough for.
 
 Invariants:
 - Only families of levels in the task's records are learnt from; on which family the result is judged is not known
@@ -7,17 +7,18 @@ Invariants:
 - ``method = joint`` draws the same number of examples of the same families in as many updates, and mixes them in
   each: ordinary training, to be compared with at equal compute.
 
-Reptile (Nichol, Achiam and Schulman 2018, arXiv:1803.02999): take a few steps on one family, and move a part of the way
-to where they led; then another family. A record's family is its field ``family``, or else its level's wiring.
+``method = reptile`` (Nichol, Achiam and Schulman 2018, arXiv:1803.02999): take a few steps on one family, and move a part
+of the way to where they led; then another family. A record's family is its field ``family``, or else its level's wiring.
 
-``method = rescale`` learns one number instead, as Meta-SGD (Li, Zhou, Chen and Li 2017, arXiv:1707.09835) learns rates:
-what is read for the actions is made so many times larger, and the weights that say an action so many times smaller. The
-model acts as before, but a step of Adam on the latter changes what it says so many times more. Of ``SCALES`` that one
-is kept with which most other levels of a family are won after a visit, in the mean of the families.
+``method = rescale`` learns two numbers instead: how readily the weights that say an action are to learn (``HEADS``), and
+how slowly all others (``BODIES``). They are written into the weights (``rescaling``), for the short training on a new
+family is somebody else's; until then the model acts as before. Of all pairs that one is kept with which most other levels
+of a family are won after a visit, in the mean of the families.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -38,22 +39,25 @@ from sandbox.worker.learners.levels.imitation import (
     loss_of,
     turned,
 )
+from sandbox.worker.learners.levels.rescaling import require_same, rescale, spoken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DEFAULTS: dict[str, Any] = {
-    "method": "reptile",  # or rescale, or joint
-    "rounds": 150,  # times that one family is visited
-    "inner": 12,  # updates in one visit
+    "method": "rescale",  # or reptile, or joint
+    "rounds": 150,  # times that one family is visited (reptile, joint)
+    "inner": 20,  # updates in one visit
     "shots": 16,  # demonstrations that one visit may learn from; 0: all of the family
-    "batch": 48,  # observations in one update
+    "batch": 64,  # observations in one update
     "lr": 3e-3,  # of the updates in a visit (joint: the highest rate)
-    "step": 0.5,  # part of the way that is moved after the first visit; falls to zero in a line
-    "forms": 2,  # rotations and mirror images of each demonstration
+    "step": 0.5,  # reptile: part of the way that is moved after the first visit; falls to zero in a line
+    "forms": 1,  # rotations and mirror images of each demonstration
 }
 SMOOTHING = 0.05
-SCALES = (1.0, 10.0, 40.0)
+HEADS = (1.0, 8.0, 32.0)
+BODIES = (1.0, 8.0)
+"""Powers of two: products with them are exact."""
 ASKED = 24  # levels of a family that tell how well a visit served
 
 
@@ -163,19 +167,23 @@ def _rescale(
         asked = [record.layout for record in order[shots : shots + ASKED] or order]
         visits.append((shown, asked, draw.randrange(2**31)))
     before = [weights.detach().clone() for weights in model.parameters()]
+    known = visits[0][0].ids
+    said = spoken(model, encoder, known)
     losses: list[float] = []
-    after: dict[float, float] = {}
-    for at, times in enumerate(SCALES):
+    after: dict[tuple[float, float], float] = {}
+    pairs = list(itertools.product(HEADS, BODIES))
+    for at, (head, body) in enumerate(pairs):
         won = []
         for shown, asked, seed in visits:
             _restore(model, before)
-            rescale(model, encoder, times)
+            rescale(model, encoder, head, body)
             losses += _visit(model, encoder, shown, recipe, seed)
             won.append(rate(play(Policy(model, encoder), asked), "success"))
-        after[times] = sum(won) / len(won)
-        task.report((at + 1) / len(SCALES), "training", scale=times, won=round(after[times], 4))
+        after[head, body] = sum(won) / len(won)
+        task.report((at + 1) / len(pairs), "training", head=head, body=body, won=round(after[head, body], 4))
     _restore(model, before)
-    rescale(model, encoder, max(after, key=after.__getitem__))
+    rescale(model, encoder, *max(after, key=after.__getitem__))
+    require_same(model, encoder, known, said)
     return losses
 
 
@@ -183,24 +191,6 @@ def _restore(model: PreTrainedModel, before: list[torch.Tensor]) -> None:
     with torch.no_grad():
         for weights, begun in zip(model.parameters(), before, strict=True):
             weights.copy_(begun)
-
-
-def rescale(model: PreTrainedModel, encoder: Encoder, times: float) -> None:
-    """The same actions from weights that say them ``times`` smaller, upon what is read ``times`` larger.
-
-    Raises:
-        InvalidInputError: the model has no last norm of that kind.
-    """
-    norm = getattr(model.base_model, "norm", None)
-    output = model.get_output_embeddings()
-    if norm is None or getattr(norm, "bias", None) is not None or getattr(output, "bias", None) is not None:
-        raise InvalidInputError(
-            "the model's last norm and its head cannot be rescaled",
-            hint="method = reptile works for any model",
-        )
-    with torch.no_grad():
-        norm.weight.mul_(times)
-        output.weight[encoder.actions] /= times
 
 
 METHODS = {"reptile": _reptile, "rescale": _rescale, "joint": _joint}

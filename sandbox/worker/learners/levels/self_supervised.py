@@ -3,7 +3,7 @@
 Invariants:
 - No reward and no label is used: nobody says which recording went well. Recordings are the records' ``actions``, by
   whomever; where no record has any, a walker that chooses at random records some here.
-- Only levels in the task's records are walked in.
+- Only levels in the task's records are walked in, and with ``replay`` plain levels of the part for learners.
 - Two runs with the same champion, records, recipe and seed write the same bytes.
 
 ``predict = action`` learns what was said next, ``observation`` what was seen next, ``both`` both. ``aim = recorded`` takes
@@ -11,6 +11,9 @@ recordings as they are. ``aim = hindsight`` asks less of them: a stretch of any 
 where it ends (Andrychowicz et al. 2017, arXiv:1707.01495; Ghosh et al. 2021, arXiv:1912.06088), so that with the
 goal moved there its first action is the next step to predict. Loops are cut out of a stretch, and it ends before
 anything unsafe. ``aim = auto`` is ``recorded`` where there are recordings.
+
+``replay`` is the share of the predicted actions that are the champion's own, in the episodes that it plays in ``REPLAYED``
+training levels of plain lava under plain controls: it keeps what nothing else in the update speaks for.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker.environments import lava, world
-from sandbox.worker.environments.policy import Encoder
+from sandbox.worker.environments import families, lava, world
+from sandbox.worker.environments.episodes import play
+from sandbox.worker.environments.policy import Encoder, Policy
 from sandbox.worker.learners import Task, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, Step, checked, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, Examples, examples, loss_of
@@ -41,7 +45,9 @@ DEFAULTS: dict[str, Any] = {
     "updates": 150,
     "batch": 96,
     "lr": 2e-3,
+    "replay": 0.0,  # share of the predicted actions that are the champion's own
 }
+REPLAYED = 400
 _FORWARD = 0.6  # how often the walker goes on rather than turns
 
 
@@ -53,6 +59,8 @@ def learn(task: Task) -> dict[str, str]:
         positive=("walks", "length", "reach", "stretches", "updates", "batch", "lr"),
         choices={"predict": ("action", "observation", "both"), "aim": ("auto", "recorded", "hindsight")},
     )
+    if recipe["replay"] >= 1 or (recipe["replay"] and recipe["predict"] == "observation"):
+        raise InvalidInputError("recipe: replay must be below 1, and is of actions: predict them")
     records = read_records(task.data)
     task.report(0.0, "recording", levels=len(records))
     recordings = [record for record in records if record.actions]
@@ -69,7 +77,8 @@ def learn(task: Task) -> dict[str, str]:
     ]
     if not steps:
         raise InvalidInputError("no recording gets anywhere: there is no next step to learn")
-    losses = _train(task, model, encoder, steps, _transitions(recordings), recipe)
+    own = examples(encoder, _own_steps(model, encoder)) if recipe["replay"] else None
+    losses = _train(task, model, encoder, steps, own, _transitions(recordings), recipe)
     save(task, model, [record.value for record in recordings])
     return loss_claims(losses, len(recordings))
 
@@ -86,6 +95,16 @@ def _wander(records: Sequence[Record], walks: int, length: int, seed: int) -> It
                 actions += "F" if back or draw.random() < _FORWARD else turn
             value = {"id": f"{record.value['id']}-{number}", "layout": record.layout, "actions": actions}
             yield Record(record.layout, actions, record.family, {**value, "origin": "generated"})
+
+
+def _own_steps(model: PreTrainedModel, encoder: Encoder) -> list[Step]:
+    """What the champion sees and says in plain lava levels that learners may see."""
+    levels = families.generate("lava", REPLAYED, "replay", part="train")
+    return [
+        (seen, lava.ACTIONS[action])
+        for episode in play(Policy(model, encoder), levels)
+        for seen, action in zip(episode.observations, episode.actions, strict=True)
+    ]
 
 
 def _hindsight(record: Record, recipe: dict[str, Any], draw: random.Random) -> Iterator[Step]:
@@ -163,20 +182,25 @@ def _train(
     model: PreTrainedModel,
     encoder: Encoder,
     steps: Sequence[Step],
+    own: Examples | None,
     transitions: Sequence[tuple[str, str, str]],
     recipe: dict[str, Any],
 ) -> list[float]:
     draw = torch.Generator().manual_seed(task.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe["lr"], weight_decay=0.0)
     known, total, losses = examples(encoder, steps), recipe["updates"], []
+    replayed = round(recipe["batch"] * recipe["replay"]) if own is not None else 0
     passes = _passages(encoder, transitions) if recipe["predict"] != "action" else None
     for step in range(total):
         for group in optimizer.param_groups:
             group["lr"] = recipe["lr"] * min((step + 1) / max(1.0, total / 20), 1 - step / total)
         loss = torch.zeros(())
         if recipe["predict"] != "observation":
-            rows = torch.randint(len(known), (recipe["batch"],), generator=draw)
-            loss = loss + loss_of(model, Examples(known.ids[rows], known.said[rows]), encoder, 0.0)
+            drawn = _drawn(known, recipe["batch"] - replayed, draw)
+            if own is not None:
+                more = _drawn(own, replayed, draw)
+                drawn = Examples(torch.cat([drawn.ids, more.ids]), torch.cat([drawn.said, more.said]))
+            loss = loss + loss_of(model, drawn, encoder, 0.0)
         if passes is not None:
             rows = torch.randint(len(passes), (recipe["batch"] // 2 or 1,), generator=draw)
             loss = loss + _next_observation(model, passes[rows])
@@ -189,6 +213,11 @@ def _train(
         losses.append(loss.item())
         task.report((step + 1) / total, "training", step=step + 1, loss=round(losses[-1], 4))
     return losses
+
+
+def _drawn(known: Examples, count: int, draw: torch.Generator) -> Examples:
+    rows = torch.randint(len(known), (count,), generator=draw)
+    return Examples(known.ids[rows], known.said[rows])
 
 
 def _passages(encoder: Encoder, transitions: Sequence[tuple[str, str, str]]) -> torch.Tensor:
