@@ -16,7 +16,7 @@ from sandbox.tasks.sources import read_source
 from sandbox.tasks.text import is_held_out
 from sandbox.worker.data import Line
 from sandbox.worker.environments import lava
-from sandbox.worker.probes.records_quality import overlapping
+from sandbox.worker.probes.records_overlap import overlapping
 
 DEFAULT = Path(__file__).parent.parent / "sandbox" / "default.toml"
 SECRET = b"s" * 32
