@@ -82,6 +82,8 @@ def reproduce(
         _lay_out(bench.gate.store.get_bytes(proposal.data), folder / "data")
         intent = training.intent_of(model.name, proposal.technique, proposal.seed)
         request = training.order(model, recipe, proposal.seed, proposal.champion, intent)
+        # How many rows are learnt from at once follows from it; where a record says nothing, it was all of them.
+        request["memory_bytes"] = int(proposal.environment.get("memory_bytes", "0"))
         outcome, staged = training.train(bench, model, recipe, folder, request, report)
         try:
             training.take_bundle(folder)
@@ -91,7 +93,9 @@ def reproduce(
             training.merge(bench, model, folder, proposal.champion, report)
         made = listed(folder / "bundle")
         stored = bench.gate.store.tree(proposal.bundle)
-        here = provenance(model, outcome, staged) | orders.ordered(recipe, model.kind)
+        here = provenance(training.limited(model, recipe), outcome, staged) | orders.ordered(
+            recipe, model.kind
+        )
         return Reproduction(
             proposal=proposal_id,
             recorded=proposal.bundle,

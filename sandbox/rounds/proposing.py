@@ -25,7 +25,7 @@ from sandbox.isolation.collector import BUNDLE, collect
 from sandbox.isolation.manifest import read_manifest
 from sandbox.rounds.bench import Bench, Report, desk_of, job_folder, require_own_task
 from sandbox.rounds.provenance import environment, provenance
-from sandbox.rounds.training import has_adapter, intent_of, merge, order, take_bundle, train
+from sandbox.rounds.training import has_adapter, intent_of, limited, merge, order, take_bundle, train
 
 
 def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report: Report) -> str | Asked:
@@ -70,7 +70,7 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
                 model=model.name, technique=recipe.technique, intent=manifest.intent,
                 bundle=bench.gate.store.put_tree(folder / "bundle"), champion=champion, data=data,
                 objective=orders.stated_objective(manifest.objective), recipe=recipe.settings, seed=seed,
-                environment=provenance(model, outcome, staged)
+                environment=provenance(limited(model, recipe), outcome, staged)
                 | orders.ordered(recipe, model.kind) | orders.claimed(manifest),
                 isolation=outcome.level, submitted=False,
                 compute=compute, proposer="loop", authors=book.authors_for(asker),

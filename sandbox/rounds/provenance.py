@@ -34,7 +34,9 @@ def environment() -> dict[str, str]:
 
 def provenance(model: ModelConfig, outcome: JobOutcome, staged: Staged | None) -> dict[str, str]:
     """What the run depended on, which program it was, and what that was refused."""
-    machine = {"processor": processor(), "threads": str(model.threads)}
+    machine = {
+        "processor": processor(), "threads": str(model.threads), "memory_bytes": str(model.limits.memory_bytes),
+    }  # fmt: skip
     return environment() | machine | (staged.provenance if staged else {}) | command_learner.refusals(outcome)
 
 

@@ -36,6 +36,7 @@ def order(model: ModelConfig, recipe: Recipe, seed: int, champion: Digest, inten
     return {
         "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
         "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
+        "memory_bytes": limited(model, recipe).limits.memory_bytes,
     }  # fmt: skip
 
 

@@ -9,7 +9,8 @@ Invariants:
 The request is one JSON object:
 
     {"kind": "llm", "technique": "self_supervised", "recipe": {"steps": "60"}, "seed": 7,
-     "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": "sha256:…", "intent": "…"}
+     "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": "sha256:…", "intent": "…",
+     "memory_bytes": 8589934592}
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ FIELDS = {
     "out": Field(str),
     "base": Field(str),
     "intent": Field(str),
+    "memory_bytes": Field(int, optional=True),
 }
 
 
@@ -52,6 +54,7 @@ def propose(request: Mapping[str, Any]) -> None:
         recipe=request["recipe"],
         seed=request["seed"],
         report=report_line,
+        memory_bytes=request.get("memory_bytes", 0),
     )
     claims = load_learner(request["technique"], task.kind)(task)
     if (out / QUESTIONS).exists() and not (out / "model").exists():

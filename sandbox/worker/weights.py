@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,35 @@ def read_config(directory: Path) -> dict[str, Any]:
     if "auto_map" in config:
         raise InvalidInputError(f"{directory.name}/{CONFIG}: asks to run code of its own (auto_map)")
     return config
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How large a model is: the width of what layers hand on and of what they compute inside, layers, vocabulary."""
+
+    width: int
+    inner: int
+    layers: int
+    vocabulary: int
+
+
+def architecture(directory: Path) -> Architecture | None:
+    """The sizes that a model's configuration states, whatever its family calls them; None where it does not."""
+    from transformers import AutoConfig
+
+    read_config(directory)
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None
+    text = config.get_text_config()
+    found = [getattr(text, name, None) for name in ("hidden_size", "num_hidden_layers", "vocab_size")]
+    sizes = [size for size in found if isinstance(size, int) and size > 0]
+    if len(sizes) < len(found):
+        return None
+    width, layers, vocabulary = sizes
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * width
+    return Architecture(width, int(inner), layers, vocabulary)
 
 
 def directory_digest(directory: Path) -> Digest:

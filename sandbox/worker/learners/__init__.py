@@ -32,7 +32,10 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One order to learn. ``out`` gets ``model/`` and ``data/``; ``champion`` and ``data`` are read-only."""
+    """One order to learn. ``out`` gets ``model/`` and ``data/``; ``champion`` and ``data`` are read-only.
+
+    ``memory_bytes`` is the job's limit as it was declared; 0: none was.
+    """
 
     kind: ModelKind
     champion: Path
@@ -41,6 +44,7 @@ class Task:
     recipe: Mapping[str, str]
     seed: int
     report: Report
+    memory_bytes: int = 0
 
 
 class Learner(Protocol):

@@ -2,12 +2,14 @@
 
 Invariants:
 - The champion's own files are never written; configuration and tokenizer of a full update are its, byte for byte.
-- What is trained is computed in float32, whatever the champion is stored in; a full update is stored as the champion is.
+- What is trained is kept and changed in float32, whatever the champion is stored in; a full update is stored as the
+  champion is.
 - Weights that are not finite are not written.
 
 A recipe names its form by ``form``: ``adapter`` (LoRA by ``rank``, ``alpha`` and ``targets``; the rest is frozen, in
-``dtype``), ``full`` (every weight) or ``average``: every weight is trained, and what is written lies ``SHARE`` of the way
-from the champion to what came of it (Wortsman et al. 2022, arXiv:2109.01903): less is gained, and less is forgotten.
+``dtype``), ``full`` (every weight; with ``dtype = bfloat16`` products are computed in it) or ``average``: every weight is
+trained, and what is written lies ``SHARE`` of the way from the champion to what came of it (Wortsman et al. 2022,
+arXiv:2109.01903): less is gained, and less is forgotten.
 """
 
 from __future__ import annotations
@@ -21,12 +23,17 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker import adapters, weights
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Parameter
     from transformers import PreTrainedModel
 
 ADAPTER, FULL, AVERAGE = "adapter", "full", "average"
 FORMS = (ADAPTER, FULL, AVERAGE)
+AUTO = "auto"
 SHARE = 0.5
+BFLOAT16_WIDTH = 256
+"""From this width on a frozen model in bfloat16 trains faster than in float32: 0.6 to 1.0 times as fast at a width of 128,
+1.3 times at 256, 1.5 times at 384 and at 576 (an Intel Xeon with AMX, one thread)."""
 
 
 def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
@@ -36,9 +43,22 @@ def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
     if recipe["form"] not in FORMS:
         raise InvalidInputError(f"recipe: form = {recipe['form']!r:.40}: one of {', '.join(FORMS)}")
     if recipe["form"] in (FULL, AVERAGE):
-        return weights.load_model(champion, torch.float32).requires_grad_(True).train()
-    model = weights.load_model(champion, weights.compute_dtype(recipe["dtype"]))
+        model = weights.load_model(champion, torch.float32).requires_grad_(True).train()
+        if recipe.get("dtype", AUTO) != AUTO and weights.compute_dtype(recipe["dtype"]) is torch.bfloat16:
+            model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+        return model
+    model = weights.load_model(champion, frozen_dtype(champion, recipe["dtype"]))
     return adapters.with_adapter(model, recipe).train()
+
+
+def frozen_dtype(champion: Path, wanted: str) -> torch.dtype:
+    """What the frozen weights under an adapter are computed in; ``auto``: bfloat16 where that is known to be faster."""
+    import torch
+
+    sizes = weights.architecture(champion) if wanted == AUTO else None
+    if sizes is not None and sizes.width < BFLOAT16_WIDTH:
+        return torch.float32
+    return weights.compute_dtype(wanted)
 
 
 def trained(model: PreTrainedModel) -> list[Parameter]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
-from sandbox.worker.learners import Task, forms, loss_claims, read_recipe
-from sandbox.worker.learners.language.pairs import loss_of
+from sandbox.worker.learners import Task, forms, loss_claims, memory, read_recipe
+from sandbox.worker.learners.language.pairs import losses_of
 from sandbox.worker.learners.language.updates import Updates, require
 
 if TYPE_CHECKING:
@@ -57,12 +57,16 @@ def learn(task: Task) -> dict[str, str]:
             "recipe: replay needs records of a control, and there are none",
             hint='name controls in the model\'s configuration: replay = ["control-kjv"]',
         )
-    task.report(0.0, "loading", records=len(lines) + len(replayed))
+    plan = memory.plan(task, recipe, recipe["batch"], recipe["length"])
+    task.report(0.0, "loading", records=len(lines) + len(replayed), **plan.claims)
     model, rows, again = _prepare(task, recipe, lines, replayed)
-    losses = list(_train(model, _mixed(rows, again, recipe, task.seed), recipe, task))
+    losses = list(
+        _train(plan.applied(model), _mixed(rows, again, recipe, task.seed), recipe, task, plan.rows)
+    )
     data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines + replayed])
     forms.save(model, recipe, task.champion, task.out / "model")
-    return {**loss_claims(losses, len(rows) + len(again)), "dtype": str(model.dtype).removeprefix("torch.")}
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {**loss_claims(losses, len(rows) + len(again)), **plan.claims, "dtype": dtype}
 
 
 def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -99,11 +103,15 @@ def _rows(tokenizer: PreTrainedTokenizerBase, lines: Sequence[data.Line], length
 
 
 def _train(
-    model: PreTrainedModel, batches: Iterator[list[list[int]]], recipe: dict[str, Any], task: Task
+    model: PreTrainedModel,
+    batches: Iterator[list[list[int]]],
+    recipe: dict[str, Any],
+    task: Task,
+    at_once: int,
 ) -> Iterator[float]:
     updates = Updates(forms.trained(model), recipe)
     for step in range(recipe["steps"]):
-        value = updates.step(loss_of(model, [(row, row) for row in next(batches)]))
+        value = updates.step_of(losses_of(model, [(row, row) for row in next(batches)], at_once))
         task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
         yield value
 

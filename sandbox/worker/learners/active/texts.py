@@ -148,7 +148,7 @@ def _answers_of(task: Task, recipe: dict[str, Any], prompts: Sequence[str]) -> l
 
     torch.manual_seed(task.seed)
     tokenizer = _tokenizer(task)
-    model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
+    model = weights.load_model(task.champion, forms.frozen_dtype(task.champion, recipe["dtype"]))
     model.eval()
     rows = {prompt: tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts}
     said = []
@@ -181,7 +181,7 @@ def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dic
     tokenizer = _tokenizer(task)
     task.report(0.0, "loading", answers=len(answers))
     rows = [row_of(tokenizer, answer.prompt, answer.answer) for answer in answers]
-    model = weights.load_model(task.champion, weights.compute_dtype(recipe["dtype"]))
+    model = weights.load_model(task.champion, forms.frozen_dtype(task.champion, recipe["dtype"]))
     kept = _rehearsal(model, tokenizer, rows, recipe, task.seed) if recipe["rehearsed"] else []
     model = adapters.with_adapter(model, recipe)
     losses = _fit(model, rows, kept, recipe, task)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker.learners import Task, forms, read_recipe
-from sandbox.worker.learners.language.pairs import Row, finish, fit, loss_of, read_groups
+from sandbox.worker.learners import Task, forms, memory, read_recipe
+from sandbox.worker.learners.language.pairs import Row, finish, fit, losses_of, read_groups
 from sandbox.worker.learners.language.sampling import load_tokenizer
 from sandbox.worker.learners.language.updates import require
 
@@ -59,26 +59,27 @@ def learn(task: Task) -> dict[str, str]:
         raise InvalidInputError(
             "meta-learning needs records of two skills or more", hint="a record's field skill names its group"
         )
-    task.report(0.0, "loading", skills=len(groups))
+    plan = memory.plan(task, recipe, recipe["batch"], recipe["length"])
+    task.report(0.0, "loading", skills=len(groups), **plan.claims)
     torch.manual_seed(task.seed)
-    model = forms.prepare(task.champion, recipe)
+    model = plan.applied(forms.prepare(task.champion, recipe))
     rows = [row for group in groups.values() for row in group]
     if recipe["method"] == "joint":
         steps = recipe["rounds"] * recipe["inner"]
-        losses = fit(model, rows, {**recipe, "steps": steps}, task.seed, task.report)
+        losses = fit(model, rows, {**recipe, "steps": steps}, task.seed, task.report, plan.rows)
     else:
-        losses = _reptile(task, model, list(groups.values()), recipe)
-    return finish(task, model, recipe, losses, len(rows))
+        losses = _reptile(task, model, list(groups.values()), recipe, plan.rows)
+    return finish(task, model, recipe, losses, len(rows)) | plan.claims
 
 
 def _reptile(
-    task: Task, model: PreTrainedModel, skills: Sequence[Sequence[Row]], recipe: dict[str, Any]
+    task: Task, model: PreTrainedModel, skills: Sequence[Sequence[Row]], recipe: dict[str, Any], at_once: int
 ) -> list[float]:
     draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
     losses: list[float] = []
     for visit in range(recipe["rounds"]):
         before = [weights.detach().clone() for weights in model.parameters()]
-        losses += _visit(model, skills[visit % len(skills)], recipe, draw)
+        losses += _visit(model, skills[visit % len(skills)], recipe, draw, at_once)
         part = recipe["step"] * (1 - visit / recipe["rounds"])
         with torch.no_grad():
             for weights, begun in zip(model.parameters(), before, strict=True):
@@ -89,18 +90,19 @@ def _reptile(
 
 
 def _visit(
-    model: PreTrainedModel, rows: Sequence[Row], recipe: dict[str, Any], draw: random.Random
+    model: PreTrainedModel, rows: Sequence[Row], recipe: dict[str, Any], draw: random.Random, at_once: int
 ) -> list[float]:
     """A few updates on one skill, each visit with an optimiser of its own."""
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["lr"], betas=_BETAS)
     losses = []
     for _ in range(recipe["inner"]):
-        loss = loss_of(model, draw.sample(rows, min(recipe["batch"], len(rows))))
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise JobFailedError(f"the loss became {losses[-1]}", hint="try a lower lr in the recipe")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.append(0.0)
+        for loss in losses_of(model, draw.sample(rows, min(recipe["batch"], len(rows))), at_once):
+            losses[-1] += loss.item()
+            if not math.isfinite(losses[-1]):
+                raise JobFailedError(f"the loss became {losses[-1]}", hint="try a lower lr in the recipe")
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"])
         optimizer.step()
     return losses

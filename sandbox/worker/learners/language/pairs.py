@@ -81,15 +81,33 @@ def loss_of(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
     return loss
 
 
+def losses_of(model: PreTrainedModel, rows: Sequence[Row], at_once: int) -> Iterator[torch.Tensor]:
+    """Nats per learnt token of all rows, in parts that add up to it, of at most ``at_once`` rows each."""
+    if len(rows) <= at_once:
+        yield loss_of(model, rows)
+        return
+    whole = _learnt(rows)
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        yield loss_of(model, part) * (_learnt(part) / whole)
+
+
+def _learnt(rows: Sequence[Row]) -> int:
+    """Tokens that are learnt: the first of a row has nothing before it."""
+    return sum(label != IGNORED for _, labels in rows for label in labels[1:])
+
+
 def fit(
-    model: PreTrainedModel, rows: Sequence[Row], recipe: Mapping[str, Any], seed: int, report: Report
-) -> list[float]:
-    """``steps`` updates on ``batch`` drawn rows each; returns every update's loss, in nats per learnt token."""
+    model: PreTrainedModel, rows: Sequence[Row], recipe: Mapping[str, Any], seed: int, report: Report, at_once: int
+) -> list[float]:  # fmt: skip
+    """``steps`` updates on ``batch`` drawn rows each, ``at_once`` of them in one pass; returns every update's loss, in
+    nats per learnt token.
+    """
     updates = Updates(forms.trained(model), recipe)
     batches = batches_of(rows, recipe["batch"], random.Random(seed))  # noqa: S311 - a training order is no secret
     losses = []
     for step in range(recipe["steps"]):
-        losses.append(updates.step(loss_of(model, next(batches))))
+        losses.append(updates.step_of(losses_of(model, next(batches), at_once)))
         report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(losses[-1], 4))
     return losses
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from guardrails.errors import InvalidInputError
-from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners import Task, forms, memory, read_recipe
 from sandbox.worker.learners.language.pairs import finish, fit, read_groups
 from sandbox.worker.learners.language.sampling import load_tokenizer
 from sandbox.worker.learners.language.updates import require
@@ -49,9 +49,11 @@ def learn(task: Task) -> dict[str, str]:
         raise InvalidInputError("recipe: start = scratch needs form = full")
     groups = read_groups(task, load_tokenizer(task.champion), recipe["length"])
     rows = [row for group in groups.values() for row in group]
-    task.report(0.0, "loading", records=len(rows))
+    plan = memory.plan(task, recipe, min(recipe["batch"], len(rows)), recipe["length"])
+    task.report(0.0, "loading", records=len(rows), **plan.claims)
     torch.manual_seed(task.seed)
     model = forms.prepare(task.champion, recipe)
     if scratch:
         model = type(model)(model.config).train()
-    return finish(task, model, recipe, fit(model, rows, recipe, task.seed, task.report), len(rows))
+    losses = fit(plan.applied(model), rows, recipe, task.seed, task.report, plan.rows)
+    return finish(task, model, recipe, losses, len(rows)) | plan.claims

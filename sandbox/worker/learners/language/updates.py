@@ -6,7 +6,7 @@ Invariants: a loss that is not finite raises before it changes a weight; the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError, JobFailedError
@@ -42,19 +42,26 @@ class Updates:
 
     def step(self, loss: torch.Tensor) -> float:
         """One update downhill; returns the loss."""
+        return self.step_of([loss])
+
+    def step_of(self, parts: Iterable[torch.Tensor]) -> float:
+        """One update down the sum of losses, which are made one after the other; returns the sum."""
         import torch
 
-        value, steps = loss.item(), self._recipe["steps"]
-        if not math.isfinite(value):
-            raise JobFailedError(
-                f"the loss became {value} in step {self.taken + 1} of {steps}", hint="try a lower lr"
-            )
+        steps = self._recipe["steps"]
         rising = max(1, round(steps * self._recipe["warmup"]))
         share = min((self.taken + 1) / rising, (steps - self.taken) / max(1, steps - rising))
         for group in self._optimizer.param_groups:
             group["lr"] = self._recipe["lr"] * min(1.0, share)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        value = 0.0
+        for loss in parts:
+            value += loss.item()
+            if not math.isfinite(value):
+                raise JobFailedError(
+                    f"the loss became {value} in step {self.taken + 1} of {steps}", hint="try a lower lr"
+                )
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe["clip"])
         self._optimizer.step()
         self.taken += 1
