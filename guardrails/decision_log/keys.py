@@ -176,7 +176,6 @@ class HeldSignature:
 
 
 @lru_cache(maxsize=64)
-@lru_cache(maxsize=64)
 def service_keyid(public_base64: str) -> str:
     """``sha256:`` and the hash of the raw public key of a service."""
     return "sha256:" + hashlib.sha256(_raw_public(public_base64)).hexdigest()
