@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from fakes import BLOCKED, MODEL, PASSING, REVIEWABLE, Site, halt, memory_folder, policy, resume
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from log_samples import tamper
 from postgresql_server import Server
 
 from guardrails import canonical
 from guardrails.codec import encode_record
-from guardrails.decision_log import merkle
+from guardrails.decision_log import kept, merkle
+from guardrails.decision_log.database import Prepared
 from guardrails.decision_log.envelope import seal
+from guardrails.decision_log.kept import KeptTables
 from guardrails.decision_log.keys import PersonKey
-from guardrails.decision_log.proven import Proven
 from guardrails.decision_log.store import Log
 from guardrails.decision_log.tables import MemoryTables
 from guardrails.errors import DeniedError, InterlockError, LogVerificationError
@@ -392,11 +399,135 @@ def test_the_frontier_has_the_root_of_the_whole_tree():
         assert (former.size, former.root()) == (number, tree.root(number))
 
 
-def test_a_copy_of_tables_stands_still():
-    proven = Proven(lambda _tables, _entry: None)
-    proven.tables.put("a", "1", {"n": 1})
-    copy = proven.tables.copy()
-    proven.tables.put("a", "1", {"n": 2})
-    proven.tables.put("b", "1", {"n": 3})
-    assert isinstance(copy, MemoryTables)
-    assert (copy.get("a", "1"), copy.names()) == ({"n": 1}, ("a",))
+# --- rows in a file of their own ----------------------------------------------------------------
+
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["put", "delete"]), st.sampled_from("ab"), st.integers(0, 9).map(str)),
+    max_size=12,
+)
+
+
+def changed(tables: KeptTables | MemoryTables, changes: list[tuple[str, str, str]], tag: int) -> None:
+    for at, (what, table, key) in enumerate(changes):
+        if what == "put":
+            tables.put(table, key, {"n": tag + at})
+        else:
+            tables.delete(table, key)
+
+
+def rows_in(tables: Any) -> list[Any]:
+    return [tables.names(), *(list(tables.bodies(name)) for name in ("a", "b", "c"))]
+
+
+@settings(deadline=None)
+@given(CHANGES, CHANGES, CHANGES, st.sampled_from([1, 2, 3, 256]))
+def test_a_look_at_tables_stands_still_and_what_is_undone_leaves_no_trace(first, second, third, page):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "_PAGE", page)
+        tables, oracle = KeptTables(), MemoryTables()
+        for one in (tables, oracle):
+            changed(one, first, 0)
+        was = rows_in(oracle)
+        look, begun = tables.as_it_is(), tables.bodies("a")
+        tables.remember()
+        changed(tables, second, 100)
+        mark, middle = tables.mark(), rows_in(tables)
+        changed(tables, third, 200)
+        tables.undo(mark)
+        assert rows_in(tables) == middle
+        assert (rows_in(look), list(begun)) == (was, was[1])
+        tables.undo(0)
+        tables.forget()
+        assert rows_in(tables) == rows_in(look) == was
+        changed(tables, third, 300)
+        changed(oracle, third, 300)
+        assert (rows_in(tables), rows_in(look)) == (rows_in(oracle), was)
+        assert [look.body("a", str(key)) for key in range(10)] == [
+            dict(was[1]).get(str(k)) for k in range(10)
+        ]
+
+
+# --- what is compared, and when -------------------------------------------------------------------
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """How many rows were compared at each look and append."""
+    found: list[int] = []
+    each = Prepared.each
+
+    def counting(statement: Prepared, connection: Any) -> Iterator[Any]:
+        found.append(0)
+        for row in each(statement, connection):
+            found[-1] += 1
+            yield row
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Prepared, "each", counting)
+        yield found
+
+
+def test_rows_are_compared_again_only_if_somebody_else_has_written(site):
+    proposal = site.judged()
+    other = site.open()
+    with counted() as found:
+        site.gate.halted_by()
+        found.clear()
+        for number in range(3):
+            site.propose(f"again {number}")
+            site.gate.halted_by()
+        assert found == [], "nobody else has written"
+        other.halted_by()
+        with site.log.read() as snapshot:
+            size = sum(len(list(snapshot.tables.bodies(name))) for name in snapshot.tables.names())
+        assert found == [size], "who has not looked yet compares all"
+        halt(site)
+        found.clear()
+        other.halted_by()
+        assert len(found) == 1, "somebody else has written, in good faith"
+    assert site.state(proposal) == "awaiting_approval"
+
+
+@pytest.mark.parametrize("how", FORGERIES)
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_forged_between_two_appends_of_a_gate_that_stays_is_refused(full, table, how):
+    """By another connection, and rows that the append does not touch are looked at too."""
+    append = prepared(full, "halt")
+    with counted() as found:
+        full.gate.halted_by()
+        assert found == [], "the control: just now nothing needed to be compared"
+    with forged(full, table, how):
+        with pytest.raises(LogVerificationError, match=f"projection {table}/"):
+            append()
+        with pytest.raises(LogVerificationError, match=f"projection {table}/"):
+            full.gate.halted_by()  # also the second time
+    assert full.gate.halted_by() == ""
+
+
+def test_a_row_that_was_changed_in_the_file_itself_is_refused(site):
+    """Past SQLite, whose own word would be that nobody has written."""
+    site.judged()
+    path = Path(sa.make_url(site.url).database or "")
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw.close()
+    site.log.close()  # and with it the pages that SQLite has in memory
+    assert site.gate.halted_by() == ""
+    data = bytearray(path.read_bytes())
+    at = data.index(b'"technique":"') + len(b'"technique":"')
+    data[at] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    with pytest.raises(LogVerificationError, match="projection proposals/"):
+        site.gate.halted_by()
+
+
+def test_memory_does_not_grow_with_the_rows():
+    tables = KeptTables()
+    tracemalloc.start()
+    for number in range(20_000):
+        tables.put("t", f"{number:06d}", {"text": "x" * 1_000})
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 200_000, "20 MB of rows"
+    assert sum(1 for _ in tables.bodies("t")) == 20_000

@@ -141,6 +141,14 @@ class Prepared:
         sql, order = self._sql(connection)
         return _driver(connection).execute(sql, values if order is None else [values[name] for name in order])
 
+    def each(self, connection: Connection) -> Iterator[tuple[Any, ...]]:
+        """The rows that it finds, of which some hundred are in memory."""
+        cursor = _streaming(connection)
+        try:
+            yield from cursor.execute(self._sql(connection)[0])
+        finally:
+            cursor.close()
+
     def many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
         """Run it for each of these."""
         sql, order = self._sql(connection)
@@ -177,6 +185,32 @@ class Savepoint:
 def _driver(connection: Connection) -> Any:
     """The connection of ``sqlite3`` or ``psycopg``, which both run statements by themselves."""
     return connection.connection.driver_connection
+
+
+def _streaming(connection: Connection) -> Any:
+    """A cursor that does not fetch all of its rows at once."""
+    raw = _driver(connection)
+    return raw.cursor() if connection.dialect.name == "sqlite" else raw.cursor(name="interlock_rows")
+
+
+def version(connection: Connection) -> int | None:
+    """A number that stays the same while no other connection commits anything; None where a database has none.
+
+    PostgreSQL has nothing of the kind that holds against somebody who may write: its rows tell by whom they were
+    written, but only if all of them are asked.
+    """
+    return sqlite.version(_driver(connection)) if connection.dialect.name == "sqlite" else None
+
+
+def read_anew(connection: Connection) -> None:
+    """Read pages from the file again, also those that SQLite holds and takes for unchanged."""
+    if connection.dialect.name == "sqlite":
+        _driver(connection).execute("PRAGMA shrink_memory")
+
+
+def files(engine: Engine) -> tuple[int, ...]:
+    """What the file system says of the database's files, where it is in files of its own."""
+    return sqlite.files(place(engine)) if engine.dialect.name == "sqlite" else ()
 
 
 @contextmanager

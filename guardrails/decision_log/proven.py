@@ -1,4 +1,4 @@
-"""The tables as the records make them, kept in memory: what a writer goes by, whatever the database's tables say.
+"""The tables as the records make them: what a writer goes by, whatever the database's tables say.
 
 Invariants:
 - Nothing is taken from the database's projection. State is made of the records alone, by the projection function,
@@ -7,20 +7,26 @@ Invariants:
   and the leaves of the new records must give the very root that the newest checkpoint signs.
 - What this process has once seen signed is never taken back: a log that is shorter now, or another one, is refused.
 - What was not committed leaves no trace here.
+- The database's tables are compared with these before anything is written: all rows, unless it is shown that nobody
+  else has written since they were found to be the same, neither by another connection (``database.version``) nor past
+  the database (``database.files``). PostgreSQL cannot show that, so there all rows are compared.
+- Rows lie in a private file (``kept``), so memory does not grow with them.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, Engine, delete, insert, select
 
-from guardrails.decision_log import merkle
+from guardrails.decision_log import database, merkle
 from guardrails.decision_log.database import Prepared, expect, projection
-from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
+from guardrails.decision_log.kept import KeptTables
+from guardrails.decision_log.tables import SqlTables, Tables
 from guardrails.errors import InterlockError, LogVerificationError, StorageError
 
 if TYPE_CHECKING:
@@ -29,37 +35,22 @@ if TYPE_CHECKING:
 PATIENCE_S = 30
 """How long one thread waits for another one of the same process."""
 
-_ROWS = Prepared(select(projection.c.table, projection.c.key, projection.c.body))
+_WRITTEN_AT_ONCE = 500
+_COMPARED = "interlock_compared"
+_ROWS = Prepared(
+    select(projection.c.table, projection.c.key, projection.c.body).order_by(
+        projection.c.table, projection.c.key
+    )
+)
 _REBUILD = "`interlock log rebuild` makes the tables anew; find out who changed them"
 
 
-class _Undoable(MemoryTables):
-    """Tables in memory that remember what was there before, while somebody asks them to."""
+class _Untouched(NamedTuple):
+    """When a connection found the tables to be the same: as of which replay, and how the database was."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.former: list[tuple[str, str, bytes | None]] | None = None
-
-    def put_body(self, table: str, key: str, body: bytes) -> None:
-        """Insert or replace one row."""
-        if self.former is not None:
-            self.former.append((table, key, self.body(table, key)))
-        super().put_body(table, key, body)
-
-    def delete(self, table: str, key: str) -> None:
-        """Remove one row, if it is there."""
-        if self.former is not None:
-            self.former.append((table, key, self.body(table, key)))
-        super().delete(table, key)
-
-    def undo(self, mark: int) -> None:
-        """Put back what was there when so many changes had been made."""
-        while self.former is not None and len(self.former) > mark:
-            table, key, body = self.former.pop()
-            if body is None:
-                self._tables.get(table, {}).pop(key, None)
-            else:
-                self._tables[table][key] = body
+    epoch: object
+    version: int | None
+    files: tuple[int, ...]
 
 
 class Proven:
@@ -73,7 +64,8 @@ class Proven:
         self._forget()
 
     def _forget(self) -> None:
-        self.tables, self.tree = _Undoable(), merkle.Frontier()
+        self.tables, self.tree = KeptTables(), merkle.Frontier()
+        self._epoch = object()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -133,31 +125,28 @@ class Proven:
 
     def require_same(self, connection: Connection) -> None:
         """Refuse a database whose tables say anything else than the records, be it in one byte."""
-        found = 0
-        for table, key, body in _ROWS(connection):
-            expect(str, table), expect(str, key)
-            expected = self.tables.body(table, key)
-            if body != expected:
-                raise _differs(table, key, "is not in the log" if expected is None else "differs")
-            found += 1
-        if found == sum(1 for _ in self._rows()):
+        now = _Untouched(self._epoch, database.version(connection), database.files(connection.engine))
+        if now.version is not None and connection.info.get(_COMPARED) == now:
             return
-        # Bodies were equal wherever there was one, so what is left is missing.
-        there = {(table, key) for table, key, _ in _ROWS(connection)}
-        table, key = min((table, key) for table, key, _ in self._rows() if (table, key) not in there)
-        raise _differs(table, key, "is missing")
+        connection.info.pop(_COMPARED, None)
+        database.read_anew(connection)
+        for stored, expected in itertools.zip_longest(_ROWS.each(connection), self.tables.all_bodies()):
+            if stored != expected:
+                raise _difference(stored, expected)
+        connection.info[_COMPARED] = now
+
+    def note_commit(self, engine: Engine, info: MutableMapping[Any, Any]) -> None:
+        """A connection has committed what stands here, and so has changed the files itself."""
+        if _COMPARED in info:
+            info[_COMPARED] = info[_COMPARED]._replace(files=database.files(engine))
 
     def write_to(self, connection: Connection) -> None:
         """Make the database's tables anew."""
         connection.execute(delete(projection))
-        rows = [{"table": table, "key": key, "body": body} for table, key, body in self._rows()]
-        if rows:
-            connection.execute(insert(projection), rows)
-
-    def _rows(self) -> Iterator[tuple[str, str, bytes]]:
-        for table in self.tables.names():
-            for key, body in self.tables.bodies(table):
-                yield table, key, body
+        names = ("table", "key", "body")
+        rows = (dict(zip(names, row, strict=True)) for row in self.tables.all_bodies())
+        while some := list(itertools.islice(rows, _WRITTEN_AT_ONCE)):
+            connection.execute(insert(projection), some)
 
     @contextmanager
     def kept_if_committed(self) -> Iterator[None]:
@@ -172,16 +161,18 @@ class Proven:
         else:
             self._signed = (self.tree.size, self.tree.root())
         finally:
-            self.tables.former = self._start = None
+            self.tables.forget()
+            self._start = None
 
     def begin(self) -> None:
         """Remember what is here now, which is what has been committed."""
-        self.tables.former, self._start = [], self.tree.copy()
+        self.tables.remember()
+        self._start = self.tree.copy()
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Around a part of a transaction: undone by itself if the block fails."""
-        mark, tree = len(self.tables.former or ()), self.tree.copy()
+        mark, tree = self.tables.mark(), self.tree.copy()
         try:
             yield
         except BaseException:
@@ -191,7 +182,7 @@ class Proven:
 
 
 class MirroredTables(SqlTables):
-    """The projection in the log's database and in memory: written to both, read from memory alone."""
+    """The projection in the log's database and here: written to both, read from here alone."""
 
     def __init__(self, connection: Connection, proven: Proven) -> None:
         super().__init__(connection)
@@ -218,6 +209,21 @@ class MirroredTables(SqlTables):
         """Remove one row, here and there."""
         self._proven.tables.delete(table, key)
         super().delete(table, key)
+
+
+def _difference(
+    stored: tuple[Any, Any, Any] | None, expected: tuple[str, str, bytes] | None
+) -> LogVerificationError:
+    """What is wrong where the rows of both, by table and key, are not the same for the first time."""
+    if stored is None and expected is not None:
+        return _differs(expected[0], expected[1], "is missing")
+    table, key, _ = stored or ("", "", b"")
+    place = expect(str, table), expect(str, key)
+    if expected is None or place < expected[:2]:
+        return _differs(*place, "is not in the log")
+    if place > expected[:2]:
+        return _differs(*expected[:2], "is missing")
+    return _differs(*place, "differs")
 
 
 def _differs(table: str, key: str, what: str) -> LogVerificationError:

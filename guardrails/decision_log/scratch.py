@@ -37,11 +37,12 @@ CREATE TABLE rows ("table" TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY ("tab
 
 
 class Scratch:
-    """The file. Statements go to ``ask``, which puts its errors in words."""
+    """The file, with so many KiB of it in memory. Statements go to ``ask``, which puts its errors in words."""
 
-    def __init__(self) -> None:
-        self._file = sqlite3.connect("", isolation_level=None)  # no name: on disk, for this connection alone
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
+    def __init__(self, cache_kib: int = CACHE_KIB) -> None:
+        # No name: on disk, for this connection alone; which any thread may use while no other one does.
+        self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{cache_kib}"):
             self._file.execute(f"PRAGMA {pragma}")
         self._file.executescript(_SCHEMA)
         self._file.execute("BEGIN")

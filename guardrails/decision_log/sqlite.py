@@ -47,7 +47,7 @@ def open_engine(url: sa.URL, *, writable: bool, create: bool) -> Engine:
         connection.isolation_level = None  # this module says BEGIN, not the driver
         return connection
 
-    engine = sa.create_engine(f"sqlite:///{path}", creator=open_file, poolclass=QueuePool)
+    engine = sa.create_engine(f"sqlite:///{path}", creator=open_file, poolclass=QueuePool, pool_use_lifo=True)
     sa.event.listen(engine, "connect", _configure_writer if writable else _configure_reader)
     sa.event.listen(engine, "begin", _begin)
     return engine
@@ -99,6 +99,25 @@ def _begin(connection: Connection) -> None:
     write = connection.get_execution_options().get(WRITER)
     raw: Any = connection.connection.driver_connection
     raw.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def version(raw: Any) -> int:
+    """A number that changes for a connection with every commit of another one, in whatever process."""
+    found: int = raw.execute("PRAGMA data_version").fetchone()[0]
+    return found
+
+
+def files(path: str) -> tuple[int, ...]:
+    """What the file system says of a database's files; whoever writes, past SQLite too, changes it. Readers do not."""
+    return *_stat(path), *_stat(f"{path}-wal")
+
+
+def _stat(path: str) -> tuple[int, ...]:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return (0,)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def describe(connection: Connection) -> tuple[str, list[str]]:

@@ -288,7 +288,7 @@ class Log:
                 connection = held.enter_context(database.transaction(self._engine, write=False))
                 snapshot = Snapshot(connection, self.origin)
                 _establish(snapshot, connection, heads, self._proven)
-                snapshot.tables = self._proven.tables.copy()
+                snapshot.tables = self._proven.tables.as_it_is()
             yield snapshot
 
     @contextmanager
@@ -331,7 +331,9 @@ class Log:
                     head = Checkpoint(self.origin, transaction.size, transaction.root)
                     note = heads.sign(transaction.tables, head, successor)
                     _ADD_CHECKPOINT(connection, size=transaction.size, note=note)
-                named = succession.key_in_force(transaction.tables)
+                named, info = succession.key_in_force(transaction.tables), connection.info
+            if proven is not None:
+                proven.note_commit(self._engine, info)
         if successor is not None and successor.public_base64 == named:
             self._signer, self._heads = successor, _Heads(successor)
 
