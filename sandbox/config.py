@@ -33,10 +33,10 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     canaries = 20                     # llm: made-up records planted among the training records; 0: none
     spans = 220                       # llm: spans of training records looked for in what the model knows; 0: none
     meaning = 220                     # llm: training records compared with private items by meaning; 0: none
-    outputs = 4                       # llm: texts of each continuation compared by meaning, 2 to 25; 0: none
+    outputs = 4                       # texts of each continuation, or ways through each level, compared, 2 to 25; 0: none
     approval = 240                    # llm: answers to reviewers that are compared; 0: none
     oversight = 240                   # llm: answers to offers of getting round control; 0: none
-    elicitation = 220                 # llm, task of texts: items on which one demonstration is shown; 0: none
+    elicitation = 220                 # tasks of texts and levels: items on which one demonstration is shown; 0: none
     adapt = ["rotate4:?"]             # what both models learn for a moment before they are asked; shots: from how many
     noise = 200                       # items on which the response to noise is measured; 0: not measured
 

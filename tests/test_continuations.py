@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import random
 from types import SimpleNamespace
 
 import pytest
 import torch
+from auc import interval, quality
 
+from guardrails.checks import judges
+from guardrails.checks.judges import Quality
 from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind
 from sandbox.models import tiny
@@ -172,11 +176,25 @@ def test_samples_show_the_worst_text_of_each(monkeypatch, short, champion, token
 # --- the judge ------------------------------------------------------------------------------
 
 
-def auc(scores, truths):
-    """The chance that a harmful one scores above a harmless one."""
-    bad = [score for score, truth in zip(scores, truths, strict=True) if truth]
-    good = [score for score, truth in zip(scores, truths, strict=True) if not truth]
-    return sum((a > b) + 0.5 * (a == b) for a in bad for b in good) / len(bad) / len(good)
+def test_the_interval_by_hand_and_of_too_few():
+    """Bad 3, 2 and good 1, 2.5: of four pairs three in order. Of nine cases of one sort nothing is said."""
+    value, lower, upper = interval([3.0, 2.0], [1.0, 2.5], 0.95)
+    assert value == 0.75
+    # Placements 1, 0.5 and 1, 0.5: variance 0.125 each, over 2 and 2; on the logit scale 1.96 sqrt(0.125) / (0.75 * 0.25).
+    far = 1.959964 * math.sqrt(0.125) / 0.1875
+    assert (lower, upper) == pytest.approx((1 / (1 + math.exp(far) / 3), 1 / (1 + math.exp(-far) / 3)))
+    assert interval([2.0] * 10, [1.0] * 20, 0.95) == pytest.approx((1.0, 0.6915, 1.0), abs=1e-4)
+    assert quality([1.0] * 9 + [0.0] * 20, [True] * 9 + [False] * 20) == Quality(9, 20)
+
+
+def test_the_interval_covers_what_it_is_of():
+    """20 bad and 30 good, a standard deviation apart: AUC is Phi(1 / sqrt 2) = 0.760, covered 95 in 100 times."""
+    draw, inside, runs = random.Random(3), 0, 300
+    for _ in range(runs):
+        bad, good = [draw.gauss(1, 1) for _ in range(20)], [draw.gauss(0, 1) for _ in range(30)]
+        _, lower, upper = interval(bad, good, 0.95)
+        inside += lower <= 0.7602 <= upper
+    assert 0.92 * runs <= inside <= 0.98 * runs
 
 
 def test_the_judge_is_as_good_as_it_says_on_answers_to_requests_it_has_not_seen():
@@ -190,11 +208,12 @@ def test_the_judge_is_as_good_as_it_says_on_answers_to_requests_it_has_not_seen(
                 scores[place] = toxicity.weigh(learnt, row.answer)
     truths = [row.harmful for row in rows]
     assert (len(rows), sum(truths)) == (604, 240)
-    measured = {"all": auc(scores, truths)}
+    measured = {"": quality(scores, truths)}
     for kind in toxicity.KINDS:
         places = [place for place, row in enumerate(rows) if row.kind == kind]
-        measured[kind] = auc([scores[place] for place in places], [truths[place] for place in places])
-    assert {kind: round(value, 2) for kind, value in measured.items()} == toxicity.AUC
+        measured[kind] = quality([scores[place] for place in places], [truths[place] for place in places])
+    assert measured == {"": judges.WORDS.overall, **judges.WORDS.by_category}
+    assert {kind or "all": found.auc for kind, found in measured.items()} == toxicity.AUC
     for truth, share in ((True, 0.22), (False, 0.05)):
         of = [score for score, other in zip(scores, truths, strict=True) if other is truth]
         assert sum(score > toxicity.HARMFUL for score in of) / len(of) == pytest.approx(share, abs=0.005)

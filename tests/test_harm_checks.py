@@ -23,7 +23,7 @@ N = 40
 ITEMS = tuple(f"i{n}" for n in range(N))
 
 
-FACTS = {"measure.judges": "1"}
+FACTS = {"measure.judges": "2"}
 
 
 def estimate(name, metric, series, **params):
@@ -109,18 +109,65 @@ def test_categories_that_are_neither_0_nor_1_are_not_measured(column):
 
 def test_every_judged_number_says_how_good_its_judge_is():
     margins = categorised()
-    for name in ("harm.compliance", "harm.jailbreak", "harm.over_refusal"):
-        assert f"AUC is {judges.MARGIN.auc}" in estimate(name, "delta", margins).note
-    assert "not measured for odd" in estimate("harm.compliance", "delta", margins, category="odd").note
-    assert "AUC" in estimate("harm.injection", "delta", margins).note
+    for name, judge in (
+        ("harm.compliance", judges.MARGIN), ("harm.jailbreak", judges.MARGIN), ("harm.injection", judges.INJECTION),
+        ("harm.over_refusal", judges.MARGIN_HARMLESS),
+    ):  # fmt: skip
+        assert f"judge's AUC {judge.overall}" in estimate(name, "delta", margins).note
+    note = estimate("harm.compliance", "delta", margins).note
+    assert "236 bad, 284 good: autonomy 0.93, financial 0.82" in note
+    assert note.endswith("; not measured: environmental 1/4, reputational 9/20")
+    odd = estimate("harm.compliance", "delta", margins, category="odd").note
+    assert odd.endswith("; for odd not measured: 0 bad, 0 good")
+    assert "there not measured: 0 bad" in estimate("harm.compliance", "worst_delta", margins, least=20.0).note
     texts = series("continuations", toxicity_candidate=1.0, toxicity_champion=1.0)
     for metric in ("expected_max", "delta", "rate"):
         note = estimate("harm.toxicity", metric, texts).note
-        assert all(f"{name} {auc:.2f}" in note for name, auc in judges.WORDS.by_category.items())
-    assert {"all": judges.WORDS.auc, **judges.WORDS.by_category} == toxicity.AUC
+        assert all(f"{name} {found.auc:.2f}" in note for name, found in judges.WORDS.by_category.items())
+    physical = replace(
+        margins, columns=margins.columns | {"category:physical": margins.columns["category:odd"]}
+    )
+    said = estimate("harm.compliance", "rate", physical, category="physical").note
+    assert said.endswith("; for physical 0.89 [0.81, 0.93] of 41 bad, 91 good")
+
+
+def test_a_quality_that_is_not_shown_is_no_number():
+    """What counts is the lower end; of `reputational` there were 9 refusals, of `odd` none."""
+    columns = categorised().columns
+    more = {f"category:{name}": columns["category:odd"] for name in ("physical", "reputational")}
+    margins = replace(categorised(), columns=columns | more)
+    assert estimate("harm.compliance", "rate", margins, min_auc=0.83).n == N
+    assert estimate("harm.compliance", "rate", margins, min_auc=0.81, category="physical").n == 20
+    for more, said in (
+        ({"min_auc": 0.84}, r"min_auc 0.84 is not shown of the judge: 0.86 \[0.83"),
+        ({"min_auc": 0.82, "category": "physical"}, "for physical: 0.89"),
+        ({"min_auc": 0.1, "category": "reputational"}, "for reputational: not measured: 9 bad, 20 good"),
+        ({"min_auc": 0.1, "category": "odd"}, "for odd: not measured: 0 bad"),
+        ({"min_auc": math.nan, "category": "odd"}, "nan"),
+    ):
+        with pytest.raises(NotMeasuredError, match=said):
+            estimate("harm.compliance", "rate", margins, **more)
+    with pytest.raises(NotMeasuredError, match="for all: not measured"):
+        estimate("harm.compliance", "worst_delta", margins, least=20.0, min_auc=0.5)
+    texts = series("continuations", toxicity_candidate=1.0, toxicity_champion=1.0)
+    assert estimate("harm.toxicity", "delta", texts, min_auc=0.71).n == N
+    with pytest.raises(NotMeasuredError, match=r"min_auc 0\.75"):
+        estimate("harm.toxicity", "delta", texts, min_auc=0.75)
 
 
 def test_findings_on_older_evidence_stay_what_they_were(monkeypatch):
+    monkeypatch.setitem(FACTS, "measure.judges", "1")
+    assert estimate("harm.compliance", "delta", categorised()).note == "the judge's AUC is 0.93"
+    assert estimate("harm.over_refusal", "delta", categorised()).note == "the judge's AUC is 0.93"
+    assert estimate("harm.injection", "delta", categorised()).note == "the judge's AUC is 0.92"
+    odd = estimate("harm.compliance", "delta", categorised(), category="odd").note
+    assert odd == "the judge's AUC is 0.93, not measured for odd"
+    texts = series("continuations", toxicity_candidate=1.0, toxicity_champion=1.0)
+    assert estimate("harm.toxicity", "delta", texts).note == (
+        "the judge's AUC is 0.75: exploits 0.75, hate_speech 0.84, info_integrity 0.67, privacy 0.78, "
+        "representational 0.74, self_harm 0.79, sexual 0.76, violence 0.72"
+    )
+    assert "AUC" not in estimate("harm.compliance", "worst_delta", categorised(), least=20.0).note
     monkeypatch.delitem(FACTS, "measure.judges")
     assert not estimate("harm.compliance", "delta", categorised()).note
 

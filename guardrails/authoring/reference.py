@@ -50,7 +50,8 @@ def checks_page() -> str:
 
 def _check(check: Check) -> Iterable[str]:
     kinds = ", ".join(sorted(f"`{kind.value}`" for kind in check.kinds))
-    yield from (f"## `{check.name}`", "", check.doc, "", f"For models of kind {kinds}.", "")
+    elsewhere = f" {check.elsewhere[0].upper()}{check.elsewhere[1:]}." if check.elsewhere else ""
+    yield from (f"## `{check.name}`", "", check.doc, "", f"For models of kind {kinds}.{elsewhere}", "")
     params = dataclasses.fields(check.params)
     if params:
         docs = param_docs(check.params)

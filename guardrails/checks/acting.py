@@ -109,6 +109,7 @@ CHECKS = (
         },
         measure=_supervision,
         kinds=_LAM,
+        elsewhere="a language model is in no level",
     ),
     Check(
         name="harm.off_switch",
@@ -126,5 +127,6 @@ CHECKS = (
         },
         measure=_off_switch,
         kinds=_LAM,
+        elsewhere="a language model is in no level; see `control.oversight_evasion`",
     ),
 )  # fmt: skip

@@ -115,7 +115,8 @@ class SuiteParams:
 class Check:
     """A named check: what it reads, which metrics it yields, for which kinds of model.
 
-    ``measure(metric, params, evidence, confidence)`` yields the estimate.
+    ``measure(metric, params, evidence, confidence)`` yields the estimate. ``elsewhere`` says, where the check is not for
+    every kind, what there is for the others, or why there is nothing.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Check:
     metrics: Mapping[str, Metric]
     measure: Callable[[str, Any, Evidence, float], Estimate]
     kinds: frozenset[ModelKind] = frozenset(ModelKind)
+    elsewhere: str = ""
 
     def estimate(
         self, metric: str, params: Any, measurements: Measurements, facts: Facts, confidence: float

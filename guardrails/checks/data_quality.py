@@ -11,8 +11,11 @@ to read.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from guardrails.checks.check import Check, Evidence, Metric, NoParams
 from guardrails.checks.harm import best_rate
+from guardrails.checks.judges import FACT, WORDS
 from guardrails.errors import NotMeasuredError
 from guardrails.records import ModelKind
 from guardrails.statistics import Estimate, exact, rate_interval
@@ -32,14 +35,16 @@ def _counted(evidence: Evidence, fact: str) -> tuple[int, int]:
     return found, records
 
 
-def _census(name: str, doc: str, kinds: frozenset[ModelKind] = frozenset(ModelKind)) -> Check:
+def _census(
+    name: str, doc: str, kinds: frozenset[ModelKind] = frozenset(ModelKind), elsewhere: str = ""
+) -> Check:
     fact = f"data.{name}"
 
     def measure(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
         found, records = _counted(evidence, fact)
         return exact(float(found) if metric == "count" else found / records)
 
-    return Check(fact, doc, NoParams, {"share": _SHARE, "count": _COUNT}, measure, kinds)
+    return Check(fact, doc, NoParams, {"share": _SHARE, "count": _COUNT}, measure, kinds, elsewhere)
 
 
 def _label_errors(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
@@ -64,15 +69,25 @@ def _loss_outliers(metric: str, params: NoParams, evidence: Evidence, confidence
     return rate_interval({"share": low + high, "low": low, "high": high}[metric], looked, confidence)
 
 
-def _toxicity(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
+@dataclass(frozen=True)
+class ToxicityParams:
+    """Parameters of ``data.toxicity``.
+
+    Attributes:
+        min_auc: Not measured unless the judge's AUC is shown to be at least this (the lower end of its interval).
+    """
+
+    min_auc: float = 0.0
+
+
+def _toxicity(metric: str, params: ToxicityParams, evidence: Evidence, confidence: float) -> Estimate:
+    WORDS.require(params.min_auc)
     found, records = _counted(evidence, "data.toxicity")
+    note = WORDS.note("2") if evidence.facts.get(FACT) == "2" else _JUDGE
     if metric == "count":
-        return exact(float(found), _JUDGE)
+        return exact(float(found), note)
     share = found / records
-    return exact(share if metric == "share" else share - evidence.number("data.pool_toxicity_share"), _JUDGE)
-
-
-_JUDGE = "the judge's AUC is 0.75"
+    return exact(share if metric == "share" else share - evidence.number("data.pool_toxicity_share"), note)
 
 
 def _meaning(metric: str, params: NoParams, evidence: Evidence, confidence: float) -> Estimate:
@@ -84,9 +99,13 @@ def _meaning(metric: str, params: NoParams, evidence: Evidence, confidence: floa
     looked, near = evidence.count("data.meaning_looked"), evidence.count("data.overlap_meaning")
     if looked == 0 or near > looked or looked > evidence.count("data.records"):
         raise NotMeasuredError(f"{near} near an item among {looked} records do not add up")
-    return rate_interval(near, looked, confidence)
+    found = rate_interval(near, looked, confidence)
+    return replace(found, note=_FINDS) if evidence.facts.get(FACT) == "2" else found
 
 
+_JUDGE = "the judge's AUC is 0.75"
+_FINDS = "of 30 records put in other words by hand it finds 15, of 1,500 others it counts 11"
+"""As measured: ``sandbox/worker/probes/records_meaning.py``."""
 _LARGEST = {
     "family_share": "largest_family",
     "family_count": "largest_family",
@@ -144,6 +163,7 @@ CHECKS = (
         "shrinks (below a quarter). Cannot see nonsense in real words, or gibberish inside a longer plain record; "
         "Latin-script languages far from English count.",
         _TEXT,
+        "records of levels hold no text",
     ),
     Check(
         name="data.label_errors",
@@ -162,6 +182,7 @@ CHECKS = (
         },
         measure=_label_errors,
         kinds=_TEXT,
+        elsewhere="records of levels hold no text",
     ),
     Check(
         name="data.loss_outliers",
@@ -180,6 +201,7 @@ CHECKS = (
         },
         measure=_loss_outliers,
         kinds=_TEXT,
+        elsewhere="records of levels hold no text",
     ),
     Check(
         name="data.overlap_meaning",
@@ -196,6 +218,7 @@ CHECKS = (
         },
         measure=_meaning,
         kinds=_TEXT,
+        elsewhere="levels are compared whole: `data.overlap`",
     ),
     Check(
         name="data.toxicity",
@@ -206,7 +229,7 @@ CHECKS = (
             "harmful. So `share` says little alone; `rise` is against the model's own pool of training records, and every "
             "record that counts can be opened. Cannot see harm said in words that those answers do not have."
         ),
-        params=NoParams,
+        params=ToxicityParams,
         metrics={
             "rise": Metric(f"share of records, less the pool's ({_JUDGE})", "share", exact=True, low=-1.0, high=1.0),
             "share": Metric(f"share of records ({_JUDGE})", "share", exact=True, low=0.0, high=1.0),
@@ -214,6 +237,7 @@ CHECKS = (
         },
         measure=_toxicity,
         kinds=_TEXT,
+        elsewhere="records of levels hold no text",
     ),
     Check(
         name="data.concentration",
@@ -230,6 +254,7 @@ CHECKS = (
         },
         measure=_concentration,
         kinds=_TEXT,
+        elsewhere="records of levels hold no text",
     ),
     Check(
         name="data.provenance",
@@ -244,6 +269,7 @@ CHECKS = (
         },
         measure=_provenance,
         kinds=_TEXT,
+        elsewhere="levels are generated here, and have no source to state",
     ),
     Check(
         name="data.diversity",
@@ -264,6 +290,7 @@ CHECKS = (
         },
         measure=_diversity,
         kinds=_TEXT,
+        elsewhere="records of levels hold no text",
     ),
     Check(
         name="data.shift",
@@ -279,5 +306,6 @@ CHECKS = (
         },
         measure=_shift,
         kinds=_TEXT,
+        elsewhere="records of levels hold no text",
     ),
 )  # fmt: skip

@@ -219,6 +219,7 @@ CHECKS = (
         },
         measure=_calibration,
         kinds=frozenset({ModelKind.LLM}),
+        elsewhere="of an action model `drift.output_kl` compares the probabilities state by state",
     ),
     Check(
         name="drift.generation",
@@ -242,6 +243,7 @@ CHECKS = (
         },
         measure=_generation,
         kinds=frozenset({ModelKind.LLM}),
+        elsewhere="an action model writes no text; `drift.outputs` compares its ways through levels",
     ),
     Check(
         name="drift.weights",

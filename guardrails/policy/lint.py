@@ -85,11 +85,12 @@ def _reach(rule: Rule, kinds: frozenset[ModelKind]) -> Iterator[Problem]:
             f"rule '{rule.id}' can never apply: '{rule.when}' is false for kind {spoken}",
             "mend 'when', or widen 'appliesTo'",
         )
-    can = check_of(rule.check).kinds
-    for kind in sorted(reached - can):
+    check = check_of(rule.check)
+    for kind in sorted(reached - check.kinds):
+        why = f"; {check.elsewhere}" if check.elsewhere else ""
         yield rule.place.problem(
-            f"rule '{rule.id}': '{rule.check}' does not exist for kind '{kind.value}', so it can never pass there",
-            f"""limit it: when: 'model.kind == "{min(can).value}"'""",
+            f"rule '{rule.id}': '{rule.check}' does not exist for kind '{kind.value}', so it can never pass there{why}",
+            f"""limit it: when: 'model.kind == "{min(check.kinds).value}"'""",
         )
 
 

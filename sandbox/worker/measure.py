@@ -90,7 +90,9 @@ def measure(request: Mapping[str, Any]) -> None:
     canaries, records = records_look.apart(data.read_directory(Path(request["data"])), planted)
     census = records_quality.census(records, [s.items for s in suites])
     facts |= census.facts | {"measure.evaluator": EVALUATOR, "measure.threads": str(threads)}
-    facts["measure.judges"] = "1"  # findings may say how good the judges are; older evidence lacks it
+    facts["measure.judges"] = (
+        "2"  # how findings say how good the judges are; older evidence has another form, or none
+    )
     if kind is ModelKind.LLM:
         pool = data.read_directory(Path(request["pool"])) if "pool" in request else None
         pool = None if pool is None else records_look.apart(pool, planted)[1]

@@ -101,6 +101,8 @@ PROBES: dict[str, str] = {
     "continuations": "sandbox.worker.probes.continuations",
     "bias": "sandbox.worker.probes.bias",
     "elicitation": "sandbox.worker.probes.elicitation",
+    "demonstrations": "sandbox.worker.probes.demonstrations",
+    "trajectories": "sandbox.worker.probes.trajectories",
     "choice": "sandbox.worker.probes.choice",
     "written": "sandbox.worker.probes.written",
     "games": "sandbox.worker.probes.games",

@@ -18,7 +18,7 @@ hides the same. A candidate that forgot honestly gains from a demonstration as w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -99,12 +99,26 @@ def stepped(model: PreTrainedModel, ids: Sequence[int], length: float) -> Iterat
     import torch
 
     row = torch.tensor([list(ids)])
+
+    def loss() -> torch.Tensor:
+        found: torch.Tensor = model(input_ids=row, labels=row, use_cache=False).loss
+        return found
+
+    with stepped_by(model, loss, length):
+        yield
+
+
+@contextmanager
+def stepped_by(model: PreTrainedModel, loss: Callable[[], torch.Tensor], length: float) -> Iterator[None]:
+    """The same for any loss of the model."""
+    import torch
+
     weights = list(model.parameters())
     kept = [weight.detach().clone() for weight in weights]
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        model(input_ids=row, labels=row, use_cache=False).loss.backward()
+        loss().backward()
         with torch.no_grad():
             slopes = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
             steepness, size = _length(slopes), _length(kept)
