@@ -441,9 +441,11 @@ class Gate:
             return self._follow_rollback(tx, request)
         if request.done and request.action is Action.ERASE:
             tx.forget(request.erase)
-            return "done", f"{len(request.erase)} texts are erased"
+            count = len(request.erase)
+            return "done", f"{count} {'text is' if count == 1 else 'texts are'} erased"
         if request.done:
-            return "done", f"{request.action} is in force"
+            lifted = request.action is Action.RESUME
+            return "done", "the halt is lifted" if lifted else f"{request.action} is in force"
         state = asked.state_of(tx.tables, request, self._now())
         return state.value, asked.missing_of(tx.tables, request, self._now())
 

@@ -45,6 +45,38 @@ def entries(cli):
 # --- looking -----------------------------------------------------------------------------------
 
 
+def test_what_is_over_says_who_ended_it_and_why(cli):
+    assert cli.signed("reject", "P-0002", "--reason", "it repeats itself").status == 0
+    assert "rejected by Ada Byron: “it repeats itself”" in " ".join(cli("list").out.split())
+    assert "rejected by Ada Byron: “it repeats itself”" in cli("show", "P-0002").out
+
+
+def test_a_halt_says_in_the_list_who_called_it_and_why_and_is_lifted(cli):
+    assert cli.signed("halt", "--reason", "odd actions").status == 0
+    assert (
+        "Halted by R-0002 of Ada Byron, just now: “odd actions”; `interlock resume` lifts it"
+        in cli("list").out
+    )
+    assert "the halt is lifted" in cli.signed("resume", "--reason", "looked at it").out
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(cli, monkeypatch):
+    wide = cli("explain", "P-0002").out
+    assert "Policy line" in wide
+    assert "If it fails" in wide
+    monkeypatch.setenv("COLUMNS", "78")
+    narrow = cli("explain", "P-0002").out
+    assert "Policy line" not in narrow
+    rules = {
+        finding["rule"]
+        for finding in cli.ok("explain", "P-0002")["findings"]
+        if finding["outcome"] != "skipped"
+    }
+    table = narrow.split("\n\n")[1]
+    assert rules
+    assert all(any(line.split()[2:3] == [rule] for line in table.splitlines()) for rule in rules)
+
+
 def test_list_has_the_contract_s_fields(cli):
     rows = cli.ok("list")
     assert [row["id"] for row in rows] == ["P-0004", "P-0003", "P-0002", "P-0001"]
@@ -553,6 +585,11 @@ def test_pinned_root_key_and_checkpoint(cli, tmp_path):
     other = cli.ok("roster", "show")["people"][1]["public_keys"][0]
     assert cli("log", "verify", "--root-key", root).status == 0
     assert cli("log", "verify", "--root-key", other).status == 7
+    pins = cli.path / "keys" / "roots.pub"
+    assert pins.read_text().startswith("#"), (
+        "the list of set-up has comments, and is what people keep a copy of"
+    )
+    assert cli("log", "verify", "--root-key", pins).status == 0
     assert cli("log", "verify", "--root-key", "ssh-ed25519 nonsense").status == 2
     assert cli("log", "verify", "--root-key", tmp_path / "absent").status == 2
     note = tmp_path / "note"

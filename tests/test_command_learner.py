@@ -10,7 +10,7 @@ import pytest
 from test_docs import ROOT, blocks
 
 from guardrails.errors import IsolationUnavailableError, JobFailedError
-from guardrails.records import State, Surface
+from guardrails.records import Outcome, State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds
 from sandbox.config import JobLimits, Learner, Recipe
@@ -138,6 +138,9 @@ def test_the_documented_program_goes_through_the_loop_to_a_verdict(site):
     row = site.row(proposal)
     assert row.state in (State.AWAITING_APPROVAL, State.BLOCKED), row.note
     assert row.verdict is not None
+    outcomes = {finding.rule: finding.outcome for finding in row.verdict.findings}
+    assert outcomes["integrity.weights"] is Outcome.PASS, "what the documentation shows must be measurable"
+    assert Outcome.ERROR not in outcomes.values()
     assert site.intent(row) == "3 plain steps over the first records"
     assert row.proposal.isolation == "strict"
     assert row.proposal.recipe == {"steps": "3"}

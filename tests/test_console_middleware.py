@@ -131,3 +131,11 @@ def test_unused_parts_are_closed(path: str) -> None:
 )
 def test_hostname_of(header: str, name: str) -> None:
     assert hostname_of(header) == name
+
+
+def test_the_queue_by_its_name_is_the_first_page() -> None:
+    answer = client().get("/queue?v=Blocked", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "./?v=Blocked")
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert str(client().get("/queue").url).endswith(":8700/")
+    assert client().get("/queue", headers={"host": "evil.example"}, follow_redirects=False).status_code == 421

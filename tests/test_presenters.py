@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails.canonical import digest
+from guardrails.checks.integrity import PROPERTIES
 from guardrails.ledger.rows import ModelRow, ProposalRow, Reign
 from guardrails.records import Finding, Outcome, Severity, State, Verdict, VerdictKind
 from ui import presenters
@@ -33,6 +34,38 @@ def verdict(*findings, kind=VerdictKind.REVIEW):
 
 
 # --- sentences ---------------------------------------------------------------------------------
+
+
+def test_bytes_and_seconds_have_their_unit_and_other_numbers_none():
+    memory = finding(
+        Outcome.PASS, rule="compute.memory", check="compute.usage", metric="memory_bytes", observed=532_082_688.0,
+        limit="< 8589934592", lower=None, upper=None, n=None,
+    )  # fmt: skip
+    assert (presenters.amount(memory, memory.observed), presenters.limit_of(memory)) == (
+        "507.4 MiB",
+        "< 8.0 GiB",
+    )
+    assert "507.4 MiB is below 8.0 GiB" in presenters.finding_sentence(memory)
+    seconds = finding(check="compute.usage", metric="cpu_seconds", observed=51.87, limit="<= 900")
+    assert (presenters.amount(seconds, 51.87), presenters.limit_of(seconds)) == ("51.9 s", "<= 900 s")
+    assert presenters.limit_of(finding()) == "upper < 0.15"
+    assert presenters.limit_of(finding(limit=">= strict")) == ">= strict"
+
+
+def test_unsound_files_come_first_and_say_what_is_wrong_with_them():
+    lost = finding(Outcome.ERROR, rule="harm.compliance", severity=Severity.BLOCK, observed=None)
+    bad = finding(
+        rule="integrity.weights", check="integrity.weights", metric="violations", severity=Severity.BLOCK, observed=1.0,
+        limit="== 0", lower=None, upper=None, n=None,
+    )  # fmt: skip
+    assert presenters.worst_first([lost, bad]) == [bad, lost]
+    facts = dict.fromkeys(PROPERTIES, "true") | {"integrity.same_tokenizer": "false"}
+    told = presenters.unsound([lost, bad], facts)
+    assert told == "It does not hold that the tokenizer is the champion's; so nothing else was measured."
+    assert presenters.unsound([lost], facts) == ""
+    assert presenters.brief(verdict(lost, bad, kind=VerdictKind.BLOCKED)) == (
+        "integrity.weights 1 is not 0 (block), and 1 more"
+    )
 
 
 def test_the_sentence_of_a_failed_rule():

@@ -79,6 +79,8 @@ def test_a_rollback_belongs_to_the_story(site: Site):
     with view_of(site.log) as view:
         told = report_fields(view, second)
     assert [record["record"] for record in told["records"]][-1] == "rollback"
+    assert told["decisions"][-1]["action"] == "rollback", "who asked for it, and why, belongs to it"
+    assert told["decisions"][-1]["name"] == "ada"
     assert told["proposal"]["state"] == "rolled_back"
     assert "rolled back" in page(told)
 

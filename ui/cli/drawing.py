@@ -11,7 +11,7 @@ from guardrails.authoring.shadow import shadows_of
 from guardrails.errors import InterlockError
 from guardrails.records import Finding, Outcome, Sample, VerdictKind
 from ui import presenters
-from ui.cli.output import heading, line, marked, pairs, show, table
+from ui.cli.output import heading, line, marked, pairs, show, show_fitting, table
 from ui.presenters import Json
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def draw_title(console: Console, row: ProposalRow, now: str) -> None:
 
 
 def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy] = ()) -> None:
-    """All binding rules, the worst first; those that do not apply in one line; then what binds nobody."""
+    """All binding rules, the worst first; how many do not apply; then what binds nobody."""
     ordered = presenters.worst_first(finding for finding in verdict.findings if not finding.shadow)
     applied = [finding for finding in ordered if finding.outcome is not Outcome.SKIPPED]
     skipped = [finding for finding in ordered if finding.outcome is Outcome.SKIPPED]
@@ -59,9 +59,9 @@ def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy]
         (
             marked(presenters.finding_mark(f)),
             f.rule,
-            presenters.number(f.observed),
+            presenters.amount(f, f.observed),
             presenters.interval(f.lower, f.upper),
-            presenters.condition(f.limit),
+            presenters.limit_of(f),
             "–" if f.n is None else f"{f.n:,}",
             f.severity.value,
             f.source,
@@ -69,7 +69,7 @@ def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy]
         for f in applied
     ]
     columns = ("Outcome", "Rule", "Observed", "Interval", "Limit", "n", "If it fails", "Policy line")
-    console.print(table(columns, rows, right=("Observed", "n")))
+    show_fitting(console, columns, rows, right=("Observed", "n"), spare=2)
     for finding in applied:
         if finding.outcome is not Outcome.PASS:
             said = presenters.one_line(finding.message, 300)
@@ -77,8 +77,9 @@ def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy]
                 line(" ", presenters.finding_mark(finding), f"{finding.rule}: {said}"), soft_wrap=True
             )
     if skipped:
-        names = ", ".join(dict.fromkeys(finding.rule for finding in skipped))
-        console.print(line(presenters.Mark("·", f"do not apply: {names}", "muted")))
+        does = presenters.counted(len(skipped), "rule does", "rules do")
+        told = f"{does} not apply to this model; why: --json, or the console"
+        console.print(line(presenters.Mark("·", told, "muted")))
     draw_shadows(console, verdict, policies)
 
 
@@ -99,11 +100,12 @@ def draw_finding(console: Console, finding: Finding, confidence: float, rational
     items: list[tuple[str, Any]] = [
         ("outcome", marked(presenters.finding_mark(finding))),
         ("check", f"{finding.check} · {finding.metric}" if finding.metric else finding.check),
+        *([("unit", unit)] if (unit := presenters.unit_of(finding)) else []),
         (
             "observed",
-            f"{presenters.number(finding.observed)} {presenters.interval(finding.lower, finding.upper)}",
+            f"{presenters.amount(finding, finding.observed)} {presenters.interval(finding.lower, finding.upper)}",
         ),
-        ("limit", presenters.condition(finding.limit) or "–"),
+        ("limit", presenters.limit_of(finding) or "–"),
         ("n", "–" if finding.n is None else f"{finding.n:,}"),
         ("confidence", f"{100 * confidence:.4g} %"),
         ("if it fails", finding.severity.value),
@@ -136,7 +138,7 @@ def draw_basis(console: Console, verdict: Verdict) -> None:
             "confidence",
             f"{100 * verdict.confidence:.4g} %, attempt {verdict.attempt} since the last promotion",
         ),
-        ("evidence", str(verdict.evidence)),
+        ("evidence", f"record {verdict.evidence}"),
         ("engine", verdict.engine),
     ]
     console.print("")
@@ -185,7 +187,7 @@ def draw_provenance(console: Console, data: Json) -> None:
                 "measured",
                 f"at isolation {evidence['isolation']} by evaluator {evidence['evaluator']}: {counts}",
             ),
-            ("evidence", f"{evidence['measurements']} nonce {evidence['nonce'][:16]}"),
+            ("measurements", f"{evidence['measurements']} nonce {evidence['nonce'][:16]}"),
         ]
     if data.get("failure"):
         items.append(("failed at", f"{data['failure']['stage']}: {data['failure']['reason']}"))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from guardrails.errors import DeniedError, UnknownNameError
-from guardrails.records import State, Verdict, VerdictKind
+from guardrails.errors import DeniedError, InterlockError, UnknownNameError
+from guardrails.records import Outcome, State, Verdict, VerdictKind
 from ui import presenters
 from ui.cli import comparison, drawing, flagged
 from ui.cli.group import command
@@ -51,15 +51,13 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
         rows = [row for row in view.proposals(model) if state in (None, row.state.value)][:limit]
         whys = [next_step(view, row, now) for row in rows]
         open_requests = sum(view.request_state(request, now) == "open" for request in view.requests())
-        halted, in_force = view.halted_by, view.policies()
+        in_force, halted = view.policies(), _halted(view, now)
 
     waiting = labelling.waiting(open_counts(session))
 
     def draw(console: Console) -> None:
         if halted:
-            console.print(
-                line(presenters.Mark("✕", f"Halted by {halted.id}: `interlock resume` lifts it", "bad"))
-            )
+            console.print(line(presenters.Mark("✕", halted, "bad")), soft_wrap=True)
         if not rows:
             what = "No proposal matches." if model or state else "No proposals yet."
             empty(console, what, "interlock propose MODEL, or interlock loop run")
@@ -86,6 +84,19 @@ def list_(session: Session, model: str, state: str | None, requests: bool, limit
             console.print(line(presenters.Mark("▲", told, "caution")), soft_wrap=True)
 
     session.output.result("list", [presenters.proposal_fields(row) for row in rows], draw)
+
+
+def _halted(view: View, now: str) -> str:
+    """Who halted everything, when and why; empty where nobody did."""
+    halt = view.halted_by
+    if halt is None:
+        return ""
+    told = f"Halted by {halt.id}"
+    if halt.votes:
+        vote = halt.votes[-1]
+        when, why = presenters.ago(vote.at, now), presenters.one_line(view.text(vote.reason), 200)
+        told += f" of {presenters.one_line(view.name_of(vote.person), 60)}, {when}: “{why}”"
+    return f"{told}; `interlock resume` lifts it"
 
 
 def told_apart(session: Session, in_force: list[PolicyRow]) -> str:
@@ -137,12 +148,12 @@ def next_step(view: View, row: ProposalRow, now: str) -> str:
         wait = missing or "quorum complete; `interlock tick` promotes when it is due"
         if row.verdict and row.verdict.kind is VerdictKind.ELIGIBLE:
             return wait
-        return f"{wait} · {presenters.headline(row.verdict)}"
+        return f"{wait} · {presenters.brief(row.verdict)}"
     if row.verdict is not None and row.state in (State.BLOCKED, State.JUDGED):
-        return presenters.headline(row.verdict)
+        return presenters.brief(row.verdict)
     if row.state in (State.PROPOSED, State.STALE, State.EXPIRED):
         return f"{row.note} · measure it: interlock measure {row.id}".removeprefix(" · ")
-    return row.note
+    return presenters.ending(row, view.name_of, view.text)
 
 
 @command("show", help="Show all that is known of a proposal (P-…) or a request (R-…).")
@@ -174,7 +185,7 @@ def show_(session: Session, id_: str) -> None:
         if row.proposal is not None:
             comparison.draw(console, data["diff"])
         if row.verdict:
-            show(console, "", heading("Rules"))
+            show(console, "", heading("Rules"), *unsound_files(session, row))
             drawing.draw_findings(console, row.verdict, policies)
         drawing.draw_votes(console, data["votes"], now)
         drawing.draw_remarks(console, data["remarks"], now)
@@ -218,7 +229,7 @@ def explain(session: Session, id_: str, rule: str) -> None:
             if row.failure and row.failure.log_tail:
                 show(console, "", heading("End of the job's log"), presenters.plain(row.failure.log_tail))
             return
-        show(console, line(presenters.headline(row.verdict)), "")
+        show(console, line(presenters.headline(row.verdict)), *unsound_files(session, row), "")
         if rule:
             drawing.draw_finding(console, verdict.findings[0], verdict.confidence, rationale.get(rule, ""))
         else:
@@ -271,6 +282,20 @@ def _what_if(session: Session, view: View, row: ProposalRow, policy_file: Path, 
     measurements = judging.read_measurements(store, row)
     intact = row.proposal is not None and judging.is_intact(store, row.proposal.bundle)
     return judging.judge(view.snapshot.tables, row, measurements, now, intact=intact, policies=[loaded])
+
+
+def unsound_files(session: Session, row: ProposalRow) -> list[str]:
+    """Which property of its files a proposal lacks, where that is why it was not measured; empty otherwise."""
+    from guardrails.ledger.judging import read_measurements
+
+    findings = row.verdict.findings if row.verdict else ()
+    if not any(f.check.startswith("integrity.") and f.outcome is Outcome.FAIL for f in findings):
+        return []
+    try:
+        said = presenters.unsound(findings, read_measurements(session.workspace.store, row).facts)
+    except InterlockError as error:
+        said = f"Which property of its files it lacks cannot be read: {error.message}"
+    return [said] if said else []
 
 
 def give_verdict(

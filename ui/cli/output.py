@@ -30,6 +30,7 @@ SCHEMA = "interlock/v1"
 ACCENT = "cyan"
 STYLES = {"bad": "bold red", "caution": "yellow", "good": "cyan", "muted": "dim", "accent": ACCENT}
 _WIDE = 160
+_UNBOUNDED = 10_000
 _LINE_EVERY_S = 5.0
 _BARS = 6
 
@@ -226,6 +227,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
     for row in rows:
         made.add_row(*(Text(presenters.plain(cell)) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def show_fitting(
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    right: Sequence[str],
+    spare: int,
+) -> None:
+    """Print a table; on a terminal too narrow for it, up to ``spare`` columns less, from the right.
+
+    A column less is easier to read than names that are cut in the middle.
+    """
+    for left_out in range(spare + 1):
+        kept = len(columns) - left_out
+        made = table(columns[:kept], [row[:kept] for row in rows], right=right)
+        if console.measure(made, options=console.options.update(width=_UNBOUNDED)).maximum <= console.width:
+            break
+    console.print(made)
 
 
 def pairs(items: Iterable[tuple[str, Any]]) -> Table:

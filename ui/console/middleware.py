@@ -7,6 +7,8 @@ Invariants:
 - A page can load scripts, styles, fonts and images from this server only, and connect to nothing else.
 - No page of another origin can frame this one, and no address of it leaks to another site.
 - Metrics, uploads, custom components and the agent interface are not part of the console: 404.
+
+The first page has the address ``/``; ``/queue``, which is what anybody would type, leads there.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -25,6 +27,7 @@ CLOSED_PREFIXES = (
 )  # fmt: skip
 """Parts of Streamlit's server that the console does not use."""
 
+QUEUE = "/queue"
 POLICY_VIOLATION = 1008
 WRONG_HOST = 421
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -81,8 +84,15 @@ class SecurityMiddleware:
             return
         netloc = Headers(scope=scope).get("host", "")
         protected = _with_headers(send, fixed_headers("" if refusal and refusal[0] == WRONG_HOST else netloc))
+        answer: Response | None = None
         if refusal:
-            await PlainTextResponse(refusal[1] + "\n", status_code=refusal[0])(scope, receive, protected)
+            answer = PlainTextResponse(refusal[1] + "\n", status_code=refusal[0])
+        elif scope["path"] == QUEUE and scope["method"] in _SAFE_METHODS:
+            query = scope["query_string"].decode("latin-1")
+            # Relative: whatever path a proxy serves this below, it stays there.
+            answer = RedirectResponse("./" + (f"?{query}" if query else ""), status_code=307)
+        if answer is not None:
+            await answer(scope, receive, protected)
             return
         await self._app(scope, receive, protected)
 

@@ -11,6 +11,7 @@ Invariants:
 ``log_entries`` the decision log.
 """
 
+from ui.presenters.decided import ending
 from ui.presenters.fields import (
     Json,
     changed_settings,
@@ -26,7 +27,18 @@ from ui.presenters.fields import (
     vote_fields,
     waiver_fields,
 )
-from ui.presenters.findings import condition, finding_sentence, headline, limit_value, worst_first
+from ui.presenters.findings import (
+    amount,
+    brief,
+    condition,
+    finding_sentence,
+    headline,
+    limit_of,
+    limit_value,
+    unit_of,
+    unsound,
+    worst_first,
+)
 from ui.presenters.log_entries import log_fields, record_fields
 from ui.presenters.marks import NO_VERDICT, STATE_MARKS, VERDICT_MARKS, Mark, finding_mark, verdict_mark
 from ui.presenters.policies import (
@@ -49,9 +61,11 @@ __all__ = [
     "Mark",
     "age",
     "ago",
+    "amount",
     "apart_fields",
     "backtest_fields",
     "backtest_sentence",
+    "brief",
     "changed_settings",
     "compute_fields",
     "condition",
@@ -59,12 +73,14 @@ __all__ = [
     "detail_fields",
     "duration",
     "effective_fields",
+    "ending",
     "finding_fields",
     "finding_mark",
     "finding_sentence",
     "flip_fields",
     "headline",
     "interval",
+    "limit_of",
     "limit_value",
     "log_fields",
     "model_fields",
@@ -81,6 +97,8 @@ __all__ = [
     "shadow_fields",
     "shadow_sentence",
     "size",
+    "unit_of",
+    "unsound",
     "verdict_fields",
     "verdict_mark",
     "vote_fields",

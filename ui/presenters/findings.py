@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from guardrails.checks import CHECKS
+from guardrails.checks.integrity import PROPERTIES, violations
 from guardrails.records import (
     Finding,
     Outcome,
@@ -12,9 +14,10 @@ from guardrails.records import (
     Verdict,
     VerdictKind,
 )
-from ui.presenters.texts import counted, finite, interval, number, one_line, plain
+from ui.presenters.texts import counted, finite, interval, number, one_line, plain, size
 
 _CONDITION = re.compile(r"(?:(?P<bound>upper|lower) )?(?P<op><=|>=|==|<|>) (?P<value>[-+0-9.eE]+)")
+_INTEGRITY = "integrity.weights"
 _HOLDING = {"<": "is below", "<=": "is within", ">": "is above", ">=": "reaches", "==": "is"}
 _MISSING = {"<": "exceeds", "<=": "exceeds", ">": "is not above", ">=": "does not reach", "==": "is not"}
 _UNCLEAR = {"<": "is not clearly below", "<=": "is not clearly within"} | dict.fromkeys(
@@ -40,6 +43,30 @@ def condition(text: str) -> str:
     return " ".join(part for part in (match["bound"], match["op"], number(value)) if part)
 
 
+def unit_of(finding: Finding) -> str:
+    """The unit of what a rule looked at; empty for what is no metric of a check that ships."""
+    check = CHECKS.get(finding.check)
+    metric = check.metrics.get(finding.metric) if check else None
+    return metric.unit if metric else ""
+
+
+def amount(finding: Finding, value: float | None) -> str:
+    """A value of the rule's metric for people: bytes and seconds with their unit, else the number alone."""
+    unit = unit_of(finding) if value is not None else ""
+    if value is not None and unit == "bytes" and 0 <= value < 1e18:
+        return size(int(value))
+    return f"{number(value)} s" if unit == "s" else number(value)
+
+
+def limit_of(finding: Finding) -> str:
+    """The pass condition, its number written as the observed one is; any other text as it is."""
+    value = limit_value(finding.limit)
+    match = _CONDITION.fullmatch(finding.limit.strip())
+    if value is None or match is None:
+        return plain(finding.limit)
+    return " ".join(part for part in (match["bound"], match["op"], amount(finding, value)) if part)
+
+
 def finding_sentence(finding: Finding, confidence: float | None = None) -> str:
     """What one rule saw, in one line.
 
@@ -61,9 +88,9 @@ def _observation(finding: Finding) -> str:
     if finding.observed is None or match is None or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
         return f"{rule}: {one_line(finding.message) or finding.outcome.value}"
     seen = " ".join(
-        part for part in (number(finding.observed), interval(finding.lower, finding.upper)) if part
+        part for part in (amount(finding, finding.observed), interval(finding.lower, finding.upper)) if part
     )
-    limit = number(float(match["value"]))
+    limit = amount(finding, float(match["value"]))
     if finding.outcome is Outcome.PASS:
         return f"{rule} {seen} {_HOLDING[match['op']]} {limit}"
     effect = "waived, would fail" if finding.waived else finding.severity.value
@@ -81,14 +108,30 @@ def _failing(op: str, observed: float, limit: float) -> str:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings by what they do to the verdict: blocking, review, warnings, passes, skipped, not binding."""
+    """Findings by what they do to the verdict: blocking, review, warnings, passes, skipped, not binding.
+
+    Unsound files come before everything: what is then not measured follows from them.
+    """
     rank = {Outcome.ERROR: 0, Outcome.FAIL: 1, Outcome.INCONCLUSIVE: 2, Outcome.WARN: 4, Outcome.PASS: 5}
 
     def order(finding: Finding) -> tuple[int, int, int]:
         softer = finding.severity is not Severity.BLOCK or finding.waived
-        return int(finding.shadow), rank.get(finding.outcome, 6), int(softer)
+        unsound = finding.check == _INTEGRITY and finding.outcome is Outcome.FAIL
+        return int(finding.shadow), -1 if unsound else rank.get(finding.outcome, 6), int(softer)
 
     return sorted(findings, key=order)
+
+
+def unsound(findings: Iterable[Finding], facts: Mapping[str, str]) -> str:
+    """Which properties of its files an update lacks, where a rule failed on that; ``facts`` are its measurements'."""
+    if not any(finding.check == _INTEGRITY and finding.outcome is Outcome.FAIL for finding in findings):
+        return ""
+    lacking = [PROPERTIES[name] for name in violations(dict(facts))]
+    return (
+        f"It does not hold that {', or that '.join(lacking)}; so nothing else was measured."
+        if lacking
+        else ""
+    )
 
 
 def headline(verdict: Verdict | None) -> str:
@@ -107,6 +150,17 @@ def headline(verdict: Verdict | None) -> str:
     more = sum(1 for finding in decisive[1:] if finding.outcome not in _HARMLESS)
     tail = f", and {counted(more, 'further finding')}" if more else ""
     return finding_sentence(decisive[0], verdict.confidence) + tail
+
+
+def brief(verdict: Verdict | None) -> str:
+    """The same for a line of a list: the deciding rule with value and limit, and how many others did not pass."""
+    if verdict is None or verdict.kind is VerdictKind.ELIGIBLE:
+        return headline(verdict)
+    decisive = worst_first(finding for finding in verdict.findings if not finding.shadow)
+    if not decisive:
+        return headline(verdict)
+    more = sum(1 for finding in decisive[1:] if finding.outcome not in _HARMLESS)
+    return _observation(decisive[0]) + (f", and {more} more" if more else "")
 
 
 _HARMLESS = (Outcome.PASS, Outcome.SKIPPED, Outcome.WARN)

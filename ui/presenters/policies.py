@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import Problem
-from guardrails.records import VerdictKind
+from guardrails.records import ModelKind, VerdictKind
 from ui.presenters.marks import verdict_mark
-from ui.presenters.texts import counted
+from ui.presenters.texts import counted, duration
 
 if TYPE_CHECKING:
     from guardrails.authoring.backtest import Backtest, Flip
@@ -16,10 +16,46 @@ if TYPE_CHECKING:
     from guardrails.authoring.on_disk import Apart
     from guardrails.authoring.shadow import Shadow
     from guardrails.authoring.testing import Gap, Result
-    from guardrails.policy import Policy
+    from guardrails.policy import Effective, Policy, QuorumRule
+    from guardrails.policy.model import Scope
 
 Json = dict[str, Any]
 _NAMED = 3
+_KINDS = {ModelKind.LAM: "action models", ModelKind.LLM: "language models"}
+
+
+def scope_words(scope: Scope) -> str:
+    """Which models a policy speaks of, as people say it."""
+    kinds = (
+        " and ".join(_KINDS[kind] for kind in sorted(scope.kinds)) if len(scope.kinds) < len(_KINDS) else ""
+    )
+    named = "" if "*" in scope.names else f"named {', '.join(scope.names)}"
+    labelled = ", ".join(f"{key}={value}" for key, value in scope.labels)
+    parts = [kinds or "models", named, f"labelled {labelled}" if labelled else ""]
+    return "every model" if parts == ["models", "", ""] else " ".join(part for part in parts if part)
+
+
+def people_words(effective: Effective) -> list[tuple[str, str]]:
+    """Whose signatures a policy asks for, and for how long they hold: names and sentences."""
+
+    def quorum(rules: Sequence[QuorumRule]) -> str:
+        return "; ".join(
+            f"{counted(rule.quorum, 'person', 'people')}: {' or '.join(rule.roles)}"
+            + (", each in a different role" if rule.distinct_roles else "")
+            for rule in rules
+        )
+
+    cool_down = duration(effective.cool_down.total_seconds()) if effective.cool_down else ""
+    return [
+        (
+            "eligible needs",
+            quorum(effective.on_eligible) + (f", promoted after {cool_down}" if cool_down else ""),
+        ),
+        ("review needs", quorum(effective.on_review)),
+        ("rollback needs", quorum(effective.rollback)),
+        ("waiver needs", quorum(effective.waiver)),
+        ("approvals end", f"{duration(effective.expires_after.total_seconds())} after the verdict"),
+    ]
 
 
 def problem_fields(problem: Problem) -> Json:

@@ -48,11 +48,14 @@ def report_fields(view: View, proposal_id: str) -> Json:
 
 
 def _about(view: View, row: ProposalRow) -> list[Entry]:
-    """The records about a proposal, in order: its own, decisions on it, and what moved the champion after it."""
+    """The records about a proposal, in order: its own, decisions on it, what moved the champion after it, and who asked."""
     found = []
     bundle = str(row.proposal.bundle) if row.proposal else ""
+    asked: dict[str, list[Entry]] = {}
     for entry in view.snapshot.entries():
         body = entry.statement.body
+        if entry.statement.record == "decision" and body.get("action") == "rollback":
+            asked.setdefault(str(body.get("request")), []).append(entry)
         named = {body.get("proposal"), body.get("id"), body.get("target"), body.get("request")}
         quarantines = row.id in (body.get("quarantined") or ())
         moves = (
@@ -63,7 +66,9 @@ def _about(view: View, row: ProposalRow) -> list[Entry]:
         adopts = entry.statement.record == "roster"
         if not adopts and (row.id in named or quarantines or moves):
             found.append(entry)
-    return found
+            if entry.statement.record == "rollback":
+                found.extend(asked.get(str(body.get("request")), ()))
+    return sorted({entry.seq: entry for entry in found}.values(), key=lambda entry: entry.seq)
 
 
 def _decision(entry: Entry, view: View) -> Json | None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ui.presenters.fields import Json
-from ui.presenters.texts import duration, interval, moment, number, one_line, size
+from ui.presenters.texts import counted, duration, interval, moment, number, one_line, size
 
 _SPECIAL = re.compile(
     r"""
@@ -115,10 +115,15 @@ def _measured(data: Json) -> list[str]:
             escape(f["condition"]), str(f["n"]) if f["n"] is not None else "–", escape(f["source"]),
             escape(f["message"], 300),
         )
-        for f in data["findings"]
+        for f in data["findings"] if f["outcome"] != "skipped"
     ]  # fmt: skip
+    skipped = [escape(f["rule"]) for f in data["findings"] if f["outcome"] == "skipped"]
+    idle = ""
+    if skipped:
+        names = ", ".join(dict.fromkeys(skipped))
+        idle = f"{counted(len(skipped), 'rule')} of the policy did not apply to this model: {names}."
     head = ("Rule", "Outcome", "Severity", "Observed", "Interval", "Limit", "n", "Policy line", "Note")
-    return [*parts, _table(head, rows)]
+    return [*parts, _table(head, rows), idle]
 
 
 def _outcome(finding: Json) -> str:

@@ -22,6 +22,7 @@ from ui.cli.output import heading, line, marked, pairs, show
 from ui.cli.policies.groups import policy
 from ui.cli.policies.in_force import draw_apart
 from ui.cli.session import Finished, Session
+from ui.presenters.texts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,10 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
         for found in sound:
             mark = presenters.Mark("✓", f"{found['file']}", "good")
             console.print(
-                line(mark, f"{found['name']} · {found['rules']} rules · {found['mode']} · {found['digest']}")
+                line(
+                    mark,
+                    f"{found['name']} · {counted(found['rules'], 'rule')} · {found['mode']} · {found['digest']}",
+                )
             )
         for tone, word, problems in (("bad", "error", errors), ("caution", "warning", warnings)):
             for problem in problems:

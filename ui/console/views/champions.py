@@ -14,7 +14,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import signing
-from ui.presenters import ago, counted, interval, moment, number
+from ui.presenters import ago, counted, interval, moment, number, unit_of
 
 
 def page() -> None:
@@ -115,8 +115,16 @@ def _cumulative(view: View, model: ModelRow) -> str:
     for finding in findings:
         if finding.rule.startswith("budget.cumulative") and finding.outcome is not Outcome.SKIPPED:
             seen = f"{number(finding.observed)} {interval(finding.lower, finding.upper)}"
-            return f"{seen}, limit {finding.limit.split()[-1]} ({finding.metric.replace('_', ' ')})"
+            measure = f"{finding.metric.replace('_', ' ')}, {unit_of(finding)}"
+            return f"{seen}, limit {finding.limit.split()[-1]} ({measure})"
     return "not measured for this champion"
+
+
+def _named(model: ModelRow, digest: Digest) -> Html:
+    """A champion by where it came from and since when it was in force; a digest alone tells nobody anything."""
+    held = next(reign for reign in reversed(model.history) if reign.digest == digest)
+    came = held.proposal or "base model"
+    return el("span", f"{came}, {moment(held.promoted_at)} ", el("span", str(digest), cls="mono dim"))
 
 
 def _ask(view: View, model: ModelRow, target: Digest) -> signing.Ask:
@@ -130,7 +138,7 @@ def _ask(view: View, model: ModelRow, target: Digest) -> signing.Ask:
             f"{gone} and every proposal trained from it are quarantined: they cannot come back."
         ),
         bound=(
-            ("model", model.name), ("champion now", str(model.champion)), ("back to", str(target)),
+            ("model", model.name), ("champion now", _named(model, model.champion)), ("back to", _named(model, target)),
             ("quarantined", also or "no proposal"),
         ),
         roles=signing.roles_for_request(view, Action.ROLLBACK, model.name), champion=model.champion, digest=target,

@@ -87,7 +87,7 @@ def _recipe(view: View, row: ProposalRow) -> Html:
 def _weights(comparison: Comparison) -> None:
     moved, count = comparison.moved, comparison.tensors
     far = (
-        f"moved by {comparison.relative:.3%} of their norm"
+        f"moved by {_relative(comparison.relative)} of their norm"
         if comparison.relative is not None
         else "not compared"
     )
@@ -106,7 +106,7 @@ def _weights(comparison: Comparison) -> None:
 
 
 def _relative(value: float) -> str:
-    return f"{value:.3%}" if math.isfinite(value) else "not comparable"
+    return f"{100 * value:.3g} %" if math.isfinite(value) else "not comparable"
 
 
 def _bar(share: float) -> Html:

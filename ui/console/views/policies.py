@@ -10,14 +10,17 @@ import streamlit as st
 
 from guardrails.authoring.on_disk import Apart, apart, files_in
 from guardrails.authoring.shadow import shadows_of
+from guardrails.checks.brought import check_of
 from guardrails.ledger.in_force import policy_of
 from guardrails.ledger.rows import PolicyRow
-from guardrails.policy import Policy
+from guardrails.policy import Policy, combine
+from guardrails.policy.model import Rule
 from guardrails.records import VerdictKind
 from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import el
-from ui.presenters import Mark, ago, condition, counted, moment, one_line, verdict_mark
+from ui.presenters import Mark, ago, counted, moment, number, one_line, size, verdict_mark
+from ui.presenters.policies import people_words, scope_words
 
 _DIRECTIONS = {
     "looser": Mark("✕", "looser", "bad"),
@@ -49,7 +52,7 @@ def _policy(view: View, row: PolicyRow, differing: list[Apart]) -> None:
     state = "binding" if policy.is_binding else "shadow: judged beside, not binding"
     rules = counted(len(policy.rules), "rule")
     markup.show(el(
-        "div", el("h2", row.name), el("span", f"{state} · {rules} · {policy.scope}"), cls="group",
+        "div", el("h2", row.name), el("span", f"{state} · {rules} · {scope_words(policy.scope)}"), cls="group",
     ))  # fmt: skip
     for found in differing:
         _differs(found)
@@ -58,6 +61,7 @@ def _policy(view: View, row: PolicyRow, differing: list[Apart]) -> None:
         ("digest", el("span", str(row.source.digest), cls="mono")),
         ("files", ", ".join(row.source.order)),
     ]
+    facts += [(name, one_line(said, 300)) for name, said in people_words(combine([policy]))]
     if policy.metadata.description:
         facts.append(("what it is for", one_line(policy.metadata.description, 400)))
     markup.show(markup.facts(facts))
@@ -89,11 +93,22 @@ def _differs(found: Apart) -> None:
 
 def _rules(policy: Policy) -> markup.Html:
     rows = [
-        (el("b", rule.id), condition(str(rule.require)), rule.severity.value, rule.when or "always",
+        (el("b", rule.id), _passes_where(rule), rule.severity.value, rule.when or "always",
          one_line(rule.rationale, 300), el("span", str(rule.place), cls="mono dim"))
         for rule in policy.rules
     ]  # fmt: skip
     return markup.table(("Rule", "Passes where", "If not", "Applies where", "Why", "Policy line"), rows)
+
+
+def _passes_where(rule: Rule) -> markup.Html:
+    """The pass condition in words, with the unit of its metric."""
+    require, metric = rule.require, check_of(rule.check).metrics.get(rule.require.metric)
+    value, unit = number(require.value), metric.unit if metric else ""
+    if unit == "bytes":
+        value, unit = size(int(require.value)), ""
+    bound = f"{require.bound} bound of " if require.bound else ""
+    said = f"{bound}{require.metric.replace('_', ' ')} {require.op} {value}"
+    return el("span", said, el("small", unit) if unit else None)
 
 
 def _shadowed(view: View, policy: Policy) -> None:

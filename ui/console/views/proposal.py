@@ -15,7 +15,7 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import approvals, diff, evidence, provenance, queue, records, rules, signing
-from ui.presenters import ago, finding_sentence, headline, one_line, shadow_sentence, worst_first
+from ui.presenters import ago, ending, finding_sentence, headline, one_line, shadow_sentence, worst_first
 
 PARTS = {
     "Rules": "findings",
@@ -96,7 +96,10 @@ def _head(view: View, row: ProposalRow, moment: str) -> Html:
 def _why(view: View, row: ProposalRow) -> Html:
     tone = queue.mark_of(row).tone
     if row.verdict is None or row.state not in (State.AWAITING_APPROVAL, State.APPROVED, State.BLOCKED):
-        title, then = _NEXT.get(row.state, (queue.mark_of(row).word + ".", row.note))
+        over = ending(row, view.name_of, view.text)
+        word, over = queue.mark_of(row).word, over[:1].upper() + over[1:]
+        says_so = over.startswith(word)
+        title, then = _NEXT.get(row.state, (over if says_so else f"{word}.", "" if says_so else over))
         reason = one_line(queue.reason_of(row), 400)
         return el(
             "div",

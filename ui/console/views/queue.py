@@ -19,11 +19,13 @@ from ui.presenters import (
     STATE_MARKS,
     Mark,
     age,
+    ending,
     finding_mark,
     finding_sentence,
     headline,
     number,
     one_line,
+    unit_of,
     verdict_mark,
     worst_first,
 )
@@ -43,6 +45,7 @@ class Item:
     row: ProposalRow
     standing: Standing | None
     mine: bool
+    ending: str = ""
 
 
 def page() -> None:
@@ -75,7 +78,9 @@ def _live() -> None:
     chosen, model = _filters(models)
     shown = [item for item in items if model in ("", item.row.model)]
     if person is None:
-        markup.show(markup.notice("muted", "Choose your name, at the left, to see what waits for you."))
+        markup.show(
+            markup.notice("muted", "Choose your name, in the menu at the left, to see what waits for you.")
+        )
     for index, (title, note, part) in enumerate(_groups(shown, chosen)):
         _group(title, note, part, moment, headed=index == 0)
 
@@ -91,7 +96,7 @@ def _item(view: View, row: ProposalRow, person: Person | None, moment: str) -> I
         voted = any(vote.person == person.id for vote in row.votes)
         sole = not standing.terms.excluded or person.id not in standing.terms.excluded
         mine = bool(wanted & set(person.roles)) and not voted and sole
-    return Item(row, standing, mine)
+    return Item(row, standing, mine, ending(row, view.name_of, view.text))
 
 
 def _stats(items: Sequence[Item], moment: str) -> Html:
@@ -197,12 +202,13 @@ def _row(item: Item, moment: str) -> None:
 
 def _cells(item: Item, moment: str) -> Html:
     row, decisive = item.row, decisive_finding(item.row)
-    name = el("div", el("b", row.id), el("small", one_line(f"{row.model} · {row.technique}", 80)), cls="cell")
+    of = one_line(f"{row.model} · {row.technique}", 200)
+    name = el("div", el("b", row.id), el("small", of, title=of), cls="cell")
     return el(
         "div",
         markup.mark(mark_of(row)),
         name,
-        _reason(row, decisive),
+        _reason(item, decisive),
         el("div", markup.plot(decisive) if decisive else None, cls="cell plotcell"),
         el("div", gain_of(row), cls="cell"),
         el("div", signatures(item.standing, row), cls="cell"),
@@ -240,12 +246,16 @@ def gain_of(row: ProposalRow) -> Html:
         return el("span", "–", cls="dim")
     sign = "+" if finding.observed > 0 else ""
     tone = finding_mark(finding).tone
-    return el("span", f"{sign}{number(finding.observed)}", cls="nowrap" if tone == "good" else "nowrap dim")
+    shown = "nowrap" if tone == "good" else "nowrap dim"
+    return el(
+        "span", f"{sign}{number(finding.observed)}", cls=shown, title=f"{finding.rule}: {unit_of(finding)}"
+    )
 
 
-def _reason(row: ProposalRow, decisive: Finding | None) -> Html:
-    """The deciding rule and what it saw; the whole sentence on hover."""
-    whole = one_line(reason_of(row), 400)
+def _reason(item: Item, decisive: Finding | None) -> Html:
+    """The deciding rule and what it saw; the whole sentence on hover. Once it is over: who ended it, and why."""
+    row = item.row
+    whole = one_line(reason_of(row, item.ending), 400)
     if decisive is None or row.verdict is None or row.state not in (*WAITING, State.BLOCKED):
         return el("div", whole, cls="cell reason", title=whole)
     # The first part of the sentence: rule, observed value, interval, limit. Level, n and line are on the page.
@@ -259,13 +269,14 @@ def _reason(row: ProposalRow, decisive: Finding | None) -> Html:
     return el("div", el("b", decisive.rule), seen, more, cls="cell reason", title=whole)
 
 
-def reason_of(row: ProposalRow) -> str:
-    """Why it stands where it stands, in one line."""
+def reason_of(row: ProposalRow, over: str = "") -> str:
+    """Why it stands where it stands, in one line; ``over`` says how it ended, where it did."""
     if row.failure is not None:
-        return f"{row.failure.stage} failed: {row.failure.reason}"
+        said = row.failure.reason.removeprefix(f"{row.failure.stage} job ended: ")
+        return f"{row.failure.stage} failed: {said}"
     if row.verdict is not None and row.state in (*WAITING, State.BLOCKED):
         return headline(row.verdict)
-    return row.note or STATE_MARKS[row.state].word
+    return over or row.note or STATE_MARKS[row.state].word
 
 
 def signatures(standing: Standing | None, row: ProposalRow) -> Html:

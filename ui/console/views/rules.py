@@ -8,14 +8,15 @@ import streamlit as st
 
 from guardrails.authoring.remedy import remedy
 from guardrails.authoring.shadow import shadows_of
-from guardrails.checks import CHECKS
+from guardrails.ledger.judging import read_measurements
 from guardrails.ledger.rows import ProposalRow
 from guardrails.policy import Policy
 from guardrails.records import Finding, Outcome, Verdict
-from ui.console import markup
+from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import whatif
 from ui.presenters import (
+    amount,
     counted,
     finding_mark,
     interval,
@@ -23,7 +24,8 @@ from ui.presenters import (
     one_line,
     plain,
     shadow_sentence,
-    size,
+    unit_of,
+    unsound,
     worst_first,
 )
 
@@ -45,6 +47,9 @@ def show(row: ProposalRow, texts: Sequence[Policy] = ()) -> None:
         f"{counted(failed, 'rule')} of {len(applied)} not passed" if failed else f"all {len(applied)} passed"
     )
     markup.show(markup.eyebrow("Rules", note))
+    if any(f.check == "integrity.weights" and f.outcome is Outcome.FAIL for f in applied):
+        facts = read_measurements(session.console().workspace.store, row).facts
+        markup.show(markup.notice("bad", "The files of this update are not sound.", unsound(applied, facts)))
     markup.show(_table(applied, verdict.confidence))
     markup.show(el(
         "p", f"Each rule is tested at {100 * verdict.confidence:.4g} % confidence: attempt {verdict.attempt} since the "
@@ -105,7 +110,7 @@ def _cells(finding: Finding) -> tuple[Html, ...]:
     return (
         markup.mark(finding_mark(finding)),
         name,
-        el("b", _amount(finding, finding.observed)),
+        el("b", amount(finding, finding.observed)),
         markup.text(interval(finding.lower, finding.upper) or "exact"),
         markup.plot(finding),
         _limit(finding),
@@ -116,16 +121,10 @@ def _cells(finding: Finding) -> tuple[Html, ...]:
 
 def _what(finding: Finding) -> str:
     """The metric and its unit; the check where the rule is not named after it."""
-    unit = _unit(finding)
+    unit = unit_of(finding)
     named = finding.check if not finding.rule.startswith(finding.check.split(".", maxsplit=1)[0]) else ""
     parts = (named, finding.metric.replace("_", " "), unit if unit != finding.metric else "")
     return " · ".join(part for part in parts if part)
-
-
-def _unit(finding: Finding) -> str:
-    check = CHECKS.get(finding.check)
-    metric = check.metrics.get(finding.metric) if check else None
-    return metric.unit if metric else ""
 
 
 def _message(finding: Finding) -> Html | None:
@@ -138,15 +137,11 @@ def _message(finding: Finding) -> Html | None:
     return el("div", f"passes {'above' if above else 'below'} about {number(needed)} at this n", cls="msg")
 
 
-def _amount(finding: Finding, value: float) -> str:
-    return size(int(value)) if _unit(finding) == "bytes" and 0 <= value < 1e18 else number(value)
-
-
 def _limit(finding: Finding) -> Html:
     """The pass condition, its number written like the observed one."""
     *words, last = finding.limit.split()
     try:
-        last = _amount(finding, float(last))
+        last = amount(finding, float(last))
     except (ValueError, OverflowError):
         last = plain(last)
     *bound, op = words or [""]

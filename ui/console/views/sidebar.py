@@ -164,6 +164,7 @@ def _halt_ask(view: View, action: Action) -> signing.Ask:
         action=action, target="workspace", title="Halt everything" if halt else "Resume",
         verb="Sign and halt" if halt else "Sign and resume", consequence=then,
         roles=signing.roles_for_request(view, action, "workspace"), surface=Surface.CONSOLE,
+        hint="What is wrong?" if halt else "What was found, and why is it safe to go on?",
     )  # fmt: skip
 
 
