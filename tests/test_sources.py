@@ -199,9 +199,12 @@ def test_the_hub_is_asked_only_where_a_source_names_it(tmp_path, monkeypatch):
     asked = []
 
     def fetched(name, **more):
-        asked.append((name, more.get("local_files_only", False), more["revision"], more["repo_type"]))
-        if more.get("local_files_only"):
+        how = "cached" if more.get("local_files_only") else "sized" if more.get("dry_run") else "fetched"
+        asked.append((name, how, more["revision"], more["repo_type"]))
+        if how == "cached":
             raise LocalEntryNotFoundError("not here")
+        if how == "sized":
+            return []
         return str(tmp_path / "cache")
 
     jsonl(tmp_path / "cache" / "train.jsonl", *ROWS)
@@ -209,7 +212,7 @@ def test_the_hub_is_asked_only_where_a_source_names_it(tmp_path, monkeypatch):
     assert len(read_source("cache", tmp_path)) == 3
     assert not asked
     assert len(read_source("hub:owner/name@v1", tmp_path)) == 3
-    assert asked == [("owner/name", True, "v1", "dataset"), ("owner/name", False, "v1", "dataset")]
+    assert asked == [("owner/name", how, "v1", "dataset") for how in ("cached", "sized", "fetched")]
     for wrong in ("hub:name", "hub:../name", "hub:a/b/c", "hub:", "hub:a/b@..", "hub:a/b@.x"):
         with pytest.raises(ConfigError, match="no hub id"):
             read_source(wrong, tmp_path)

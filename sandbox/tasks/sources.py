@@ -6,7 +6,7 @@ Invariants:
 - Every record has ``id``, ``text`` and ``source``; all fields are text, and no id stands twice.
 - Size is limited: files and bytes before anything is read, records and characters of text while they are. Nothing of a
   source is run, and no link leads out of a folder.
-- The network is asked only where a source says ``hub:``, and only for data files.
+- The network is asked only where a source says ``hub:`` (``hub``), and only for data files.
 
 Formats: ``.txt`` and ``.md`` (cut at blank lines), ``.jsonl`` and ``.parquet`` (``text``, optional ``id``), a folder of
 these, a dataset that the library ``datasets`` saved on disk (``save_to_disk``). Of the fields of ``.jsonl`` and of tables
@@ -16,7 +16,6 @@ those in ``KEPT_FIELDS`` are kept where they are text, and ``source`` says the f
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 from guardrails.errors import ConfigError
 from sandbox import texts
 from sandbox.tasks import Item
+from sandbox.tasks.hub import from_hub
 from sandbox.tasks.tables import read_parquet, read_saved_dataset
 
 SHIPPED_TEXTS = Path(texts.__file__).parent
@@ -34,9 +34,6 @@ MAX_BYTES = 1 << 30
 MAX_RECORDS = 1_000_000
 KEPT_FIELDS = ("source", "license", "licence", "url", "origin", "label")
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
-HUB = re.compile(
-    r"hub:([A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})(?:@([A-Za-z0-9][A-Za-z0-9._-]{0,63}))?"
-)
 SAVED, SPLITS = "dataset_info.json", "dataset_dict.json"
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
@@ -52,7 +49,7 @@ def read_source(source: str, workspace: Path) -> list[Item]:
     if source.startswith("shipped:"):
         path = SHIPPED_TEXTS / f"{source.removeprefix('shipped:').replace('-', '_')}.jsonl"
     elif source.startswith("hub:"):
-        path = _from_hub(source)
+        path = from_hub(source, SUFFIXES, MAX_FILES, MAX_BYTES)
     else:
         path = workspace / Path(source).expanduser()
     if not source or not path.exists():
@@ -190,30 +187,3 @@ def _record(name: str, text: str, source: str) -> Item:
     # Lone surrogates cannot be encoded, and no honest text has them.
     name, clean = (value.encode("utf-8", "replace").decode("utf-8") for value in (name, text))
     return {"id": name, "text": clean, "source": source}
-
-
-def _from_hub(source: str) -> Path:
-    """A dataset by its hub id: from the local cache, else downloaded, because somebody named it in the configuration."""
-    found = HUB.fullmatch(source)
-    if found is None:
-        raise ConfigError(
-            f"text source {source!r:.120} is no hub id", hint="hub:OWNER/NAME or hub:OWNER/NAME@REVISION"
-        )
-    name, revision = found.groups()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    asked: dict[str, Any] = {
-        "repo_type": "dataset", "revision": revision, "allow_patterns": [f"*{suffix}" for suffix in SUFFIXES],
-        "ignore_patterns": ["README.md", "*/README.md"],
-    }  # fmt: skip
-    try:
-        return Path(snapshot_download(name, local_files_only=True, **asked))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(name, **asked))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"text source {source!r}: {error!s:.200}", hint="download it and give its folder"
-        ) from None
