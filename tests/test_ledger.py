@@ -45,6 +45,7 @@ from guardrails.decision_log.tables import MemoryTables
 from guardrails.errors import InterlockError, JobFailedError
 from guardrails.ledger import project
 from guardrails.ledger.requests import WORKSPACE
+from guardrails.ledger.rows import proposals_in
 from guardrails.records import Action, Promotion, Role, Rollback, VerdictKind, Waiver
 
 NAMES = ("ada", "bo", "cy", "di")
@@ -401,6 +402,12 @@ class Workspace(RuleBasedStateMachine):
         self.do(self.site.inject, envelope)
 
     # --- what must hold ------------------------------------------------------------------
+
+    @invariant()
+    def proposals_are_found_by_label(self):
+        with self.site.log.read() as stored, self.site.log.read_proven() as proven:
+            for label in ("open", "promoted", "barred"):
+                assert list(proposals_in(proven.tables, label)) == list(proposals_in(stored.tables, label))
 
     @invariant()
     def the_rules_hold(self):

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrails.decision_log import database
+from guardrails.decision_log.kept import KeptTables
 from guardrails.decision_log.scratch import ReplayTables, Scratch
 from guardrails.decision_log.tables import MemoryTables, SqlTables, Tables
 from guardrails.errors import LogVerificationError, RecordError, StorageError
-from guardrails.ledger.rows import Workspace, read, read_all, replaced, write
+from guardrails.ledger.rows import ProposalRow, Workspace, proposals_in, read, read_all, replaced, write
+from guardrails.records import State
 
 names = st.sampled_from(["proposals", "champions", "Champions", "é"])
 keys = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
@@ -67,6 +69,63 @@ def test_tables_of_a_replay_agree_however_few_rows_they_hold(actions: list[Any],
         assert list(reading) == before, "a reading that began before a change does not see it"
         assert memory.get(table, key) == replayed.get(table, key) == (row[0] if row else None)
     assert everything(memory) == everything(replayed)
+    scratch.close()
+
+
+def labelled(tables: Any) -> dict[str, list[str]]:
+    return {
+        label: [row.id for row in proposals_in(tables, label)] for label in ("open", "promoted", "barred")
+    }
+
+
+states = st.lists(st.tuples(st.integers(0, 5), st.none() | st.sampled_from(list(State))), max_size=20)
+
+
+@settings(max_examples=80, deadline=None)
+@given(states, states, st.integers(1, 4))
+def test_rows_are_found_by_their_label_as_by_looking_at_all_of_them(first: Any, second: Any, held: int):
+    scratch = Scratch()
+    kinds: list[Any] = [MemoryTables(), ReplayTables(scratch, held), KeptTables()]
+
+    def change(actions: Any) -> dict[str, list[str]]:
+        for number, state in actions:
+            key = f"P-{number}"
+            for tables in kinds:
+                if state is None:
+                    tables.delete("proposals", key)
+                else:
+                    write(tables, ProposalRow(key, "m", "t", state, "", ""), key)
+        return labelled(kinds[0])
+
+    before = change(first)
+    assert [labelled(tables) for tables in kinds] == [before] * 3
+    kept = kinds[2]
+    look = kept.as_it_is()
+    kept.remember()
+    after = change(second)
+    assert [labelled(tables) for tables in kinds] == [after] * 3
+    assert labelled(look) == before
+    kept.undo(0)
+    assert labelled(kept) == labelled(look) == before
+    scratch.close()
+
+
+def test_proposals_are_looked_for_among_those_with_the_label_only():
+    scratch = Scratch()
+    tables = ReplayTables(scratch)
+    for number in range(50):
+        write(tables, ProposalRow(f"P-{number}", "m", "t", State.FAILED, "", ""), f"P-{number}")
+    write(tables, ProposalRow("P-7", "m", "t", State.PROMOTED, "", ""), "P-7")
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        held = ReplayTables.held
+        patch.setattr(
+            ReplayTables, "held", lambda self, table, key: asked.append(key) or held(self, table, key)
+        )
+        patch.setattr(ReplayTables, "all_held", lambda *_: pytest.fail("all were looked at"))
+        assert [row.id for row in proposals_in(tables, "promoted")] == ["P-7"]
+        assert list(proposals_in(tables, "barred")) == []
+    assert asked == ["P-7"]
     scratch.close()
 
 

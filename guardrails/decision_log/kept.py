@@ -3,6 +3,7 @@
 Invariants:
 - Rows are the bytes that the projection wrote; they are in a ``Scratch`` file, so memory does not grow with them.
 - What is done between ``remember`` and ``forget`` can be undone, back to any point of it.
+- Rows that were put with a label are found by it; it is no part of the row.
 - A look (``as_it_is``) stands still, whatever is done to the tables afterwards, and by whichever thread.
 """
 
@@ -12,9 +13,10 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from guardrails import canonical
-from guardrails.decision_log.scratch import Scratch
+from guardrails.decision_log.scratch import Labels, Scratch
 from guardrails.decision_log.tables import decoded, is_storable
 from guardrails.errors import RecordError
 
@@ -28,8 +30,8 @@ _NEXT_TABLE = 'SELECT min("table") FROM rows WHERE "table" > ?'
 _FIRST_ROWS = 'SELECT key, body FROM rows WHERE "table" = ? ORDER BY key LIMIT ?'
 _NEXT_ROWS = 'SELECT key, body FROM rows WHERE "table" = ? AND key > ? ORDER BY key LIMIT ?'
 
-Change = tuple[str, str, bytes | None]
-"""A row that was changed: its table, its key, and what it was before."""
+Change = tuple[str, str, bytes | None, str]
+"""A row that was changed: its table, its key, and its bytes and its label before."""
 
 
 class _Rows(ABC):
@@ -48,6 +50,10 @@ class _Rows(ABC):
         """Some rows by ascending key, those after one; and the key to go on from, or None at the end."""
 
     @abstractmethod
+    def labelled(self, table: str, label: str) -> list[str]:
+        """The keys of the rows of a table that were put with this label."""
+
+    @abstractmethod
     def table_after(self, name: str) -> str | None:
         """The next table that has, or had, a row."""
 
@@ -55,12 +61,12 @@ class _Rows(ABC):
         """Every table that has a row, sorted."""
         return tuple(name for name in self._tables() if next(self.bodies(name), None) is not None)
 
-    def get(self, table: str, key: str) -> dict[str, object] | None:
+    def get(self, table: str, key: str) -> dict[str, Any] | None:
         """One row, or None where there is none."""
         body = self.body(table, key)
         return None if body is None else decoded(body)
 
-    def scan(self, table: str) -> Iterator[tuple[str, dict[str, object]]]:
+    def scan(self, table: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Every row of a table by ascending key, as it was when the scan began."""
         return ((key, decoded(body)) for key, body in self.bodies(table))
 
@@ -83,6 +89,7 @@ class KeptTables(_Rows):
 
     def __init__(self) -> None:
         self._scratch = Scratch(CACHE_KIB)
+        self._labels = Labels(self._scratch)
         self._lock = threading.RLock()
         self._looks: weakref.WeakSet[Look] = weakref.WeakSet()
         self._former: list[Change] | None = None
@@ -119,6 +126,11 @@ class KeptTables(_Rows):
             found: str | None = self._scratch.ask(_NEXT_TABLE, name).fetchone()[0]
         return found
 
+    def labelled(self, table: str, label: str) -> list[str]:
+        """The keys of the rows of a table that were put with this label."""
+        with self._lock:
+            return self._labels.keys(table, label)
+
     def as_it_is(self) -> Look:
         """The tables as they are now, which nothing changes any more."""
         with self._lock:
@@ -128,25 +140,31 @@ class KeptTables(_Rows):
 
     # --- writing ---------------------------------------------------------------------------
 
-    def put(self, table: str, key: str, value: dict[str, object]) -> None:
-        """Insert or replace one row."""
-        self.put_body(table, key, canonical.encode(value))
+    def put(self, table: str, key: str, value: dict[str, Any], label: str = "") -> None:
+        """Insert or replace one row, to be found by its label."""
+        self.put_body(table, key, canonical.encode(value), label)
 
-    def put_body(self, table: str, key: str, body: bytes) -> None:
+    def put_body(self, table: str, key: str, body: bytes, label: str = "") -> None:
         """Insert or replace one row, given as its canonical bytes."""
         if not is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
-        with self._lock:
-            self._note(table, key)
-            self._scratch.ask(_PUT, table, key, body)
+        self._change(table, key, body, label)
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
-        if not is_storable(table, key):
-            return
+        if is_storable(table, key):
+            self._change(table, key, None, "")
+
+    def _change(self, table: str, key: str, body: bytes | None, label: str) -> None:
         with self._lock:
-            self._note(table, key)
-            self._scratch.ask(_DELETE, table, key)
+            former = self._labels.of(table, key)
+            self._note(table, key, former)
+            if body is None:
+                self._scratch.ask(_DELETE, table, key)
+            else:
+                self._scratch.ask(_PUT, table, key, body)
+            if label != former:
+                self._labels.give(table, key, label)
 
     def remember(self) -> None:
         """From now on, keep what is changed."""
@@ -164,21 +182,17 @@ class KeptTables(_Rows):
         """Put back what was there when so many changes had been made."""
         former, self._former = self._former or [], None
         while len(former) > mark:
-            table, key, body = former.pop()
-            if body is None:
-                self.delete(table, key)
-            else:
-                self.put_body(table, key, body)
+            self._change(*former.pop())
         self._former = former
 
-    def _note(self, table: str, key: str) -> None:
+    def _note(self, table: str, key: str, label: str) -> None:
         if self._former is None and not self._looks:
             return
-        change = table, key, self.body(table, key)
+        body = self.body(table, key)
         if self._former is not None:
-            self._former.append(change)
+            self._former.append((table, key, body, label))
         for look in self._looks:
-            look.keep(*change)
+            look.keep(table, key, body, label)
 
 
 class Look(_Rows):
@@ -188,10 +202,12 @@ class Look(_Rows):
         self._now = tables
         self._lock = lock
         self._then: dict[str, dict[str, bytes | None]] = {}
+        self._labels: dict[str, dict[str, str]] = {}
 
-    def keep(self, table: str, key: str, body: bytes | None) -> None:
+    def keep(self, table: str, key: str, body: bytes | None, label: str) -> None:
         """Keep a row that is about to be changed, if it is for the first time."""
         self._then.setdefault(table, {}).setdefault(key, body)
+        self._labels.setdefault(table, {}).setdefault(key, label)
 
     def body(self, table: str, key: str) -> bytes | None:
         """The bytes of one row."""
@@ -217,6 +233,13 @@ class Look(_Rows):
             }
             merged = {**dict(rows), **own}
         return sorted((key, body) for key, body in merged.items() if body is not None), last
+
+    def labelled(self, table: str, label: str) -> list[str]:
+        """The keys of the rows of a table that were put with this label."""
+        with self._lock:
+            then = self._labels.get(table, {})
+            now = [key for key in self._now.labelled(table, label) if key not in then]
+            return sorted([*now, *(key for key, former in then.items() if former == label)])
 
     def table_after(self, name: str) -> str | None:
         """The next table that has, or had, a row."""

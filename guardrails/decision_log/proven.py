@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, insert, select
 
+from guardrails import canonical
 from guardrails.decision_log import database, merkle
 from guardrails.decision_log.database import Prepared, expect, projection
 from guardrails.decision_log.kept import KeptTables
@@ -200,10 +201,15 @@ class MirroredTables(SqlTables):
         """The bytes of every row of a table by ascending key."""
         return self._proven.tables.bodies(table)
 
-    def put_body(self, table: str, key: str, body: bytes) -> None:
+    def labelled(self, table: str, label: str) -> list[str]:
+        """The keys of the rows of a table that were put with this label."""
+        return self._proven.tables.labelled(table, label)
+
+    def put(self, table: str, key: str, value: dict[str, Any], label: str = "") -> None:
         """Insert or replace one row, here and there."""
-        self._proven.tables.put_body(table, key, body)
-        super().put_body(table, key, body)
+        body = canonical.encode(value)
+        self._proven.tables.put_body(table, key, body, label)
+        self.put_body(table, key, body)
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, here and there."""

@@ -33,6 +33,8 @@ CREATE TABLE leaves (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL UNIQUE);
 CREATE TABLE texts (sha256 TEXT PRIMARY KEY, seq INTEGER NOT NULL, kept INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE digests (digest TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rows ("table" TEXT, key TEXT, body BLOB NOT NULL, PRIMARY KEY ("table", key)) WITHOUT ROWID;
+CREATE TABLE labels ("table" TEXT, key TEXT, label TEXT NOT NULL, PRIMARY KEY ("table", key)) WITHOUT ROWID;
+CREATE INDEX labelled ON labels ("table", label, key);
 """
 
 
@@ -100,6 +102,32 @@ class Leaves:
         return None if row is None else row[0]
 
 
+class Labels:
+    """Rows by a word that whoever writes them gives them, so that those with a rare one are found without all others."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def of(self, table: str, key: str) -> str:
+        """The label of a row; empty where it has none."""
+        row = self._scratch.ask(
+            'SELECT label FROM labels WHERE "table" = ? AND key = ?', table, key
+        ).fetchone()
+        return "" if row is None else row[0]
+
+    def give(self, table: str, key: str, label: str) -> None:
+        """Label a row; with an empty label it has none."""
+        if label:
+            self._scratch.ask("INSERT OR REPLACE INTO labels VALUES (?, ?, ?)", table, key, label)
+        else:
+            self._scratch.ask('DELETE FROM labels WHERE "table" = ? AND key = ?', table, key)
+
+    def keys(self, table: str, label: str) -> list[str]:
+        """The rows of a table with this label."""
+        asked = self._scratch.ask('SELECT key FROM labels WHERE "table" = ? AND label = ?', table, label)
+        return [key for (key,) in asked]
+
+
 class ReplayTables:
     """Tables for a replay: rows in use are held as records, the others written out as bytes.
 
@@ -109,6 +137,7 @@ class ReplayTables:
 
     def __init__(self, scratch: Scratch, held: int = HELD_ROWS) -> None:
         self._scratch = scratch
+        self._labels = Labels(scratch)
         self._limit = held
         self._new: dict[str, dict[str, Any]] = {}
         self._old: dict[str, dict[str, Any]] = {}
@@ -136,10 +165,19 @@ class ReplayTables:
         return itertools.chain([*itertools.islice(merged, 1)], merged)
 
     def hold(self, table: str, key: str, row: Any) -> None:
-        """Insert or replace one row by a record."""
+        """Insert or replace one row by a record; where it has a ``label``, it is found by that."""
         if not is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
+        label = getattr(row, "label", None)
+        if label is not None:
+            former = self.held(table, key)
+            if former is None or getattr(former, "label", None) != label:
+                self._labels.give(table, key, label)
         self._put(table, key, row)
+
+    def labelled(self, table: str, label: str) -> list[str]:
+        """The keys of the rows of a table that were held with this label."""
+        return self._labels.keys(table, label)
 
     # --- rows as everybody else sees them ------------------------------------------------
 
@@ -167,13 +205,15 @@ class ReplayTables:
         rows = self.all_held(table)
         return ((key, _encoded(value)) for key, value in rows)
 
-    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+    def put(self, table: str, key: str, value: dict[str, Any], label: str = "") -> None:
         """Insert or replace one row."""
         self.hold(table, key, canonical.encode(value))
+        self._labels.give(table, key, label)
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
         self._put(table, key, _GONE)
+        self._labels.give(table, key, "")
 
     # --- inside ----------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ class Reader(Protocol):
 class Tables(Reader, Protocol):
     """Tables that a projection may change."""
 
-    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
-        """Insert or replace one row."""
+    def put(self, table: str, key: str, value: dict[str, Any], label: str = "") -> None:
+        """Insert or replace one row. Tables that have ``labelled`` find it by its label; for others that is nothing."""
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, if it is there."""
@@ -91,7 +91,7 @@ class MemoryTables:
         """The bytes of every row of a table by ascending key."""
         return iter(sorted(self._tables.get(table, {}).items()))
 
-    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+    def put(self, table: str, key: str, value: dict[str, Any], label: str = "") -> None:
         """Insert or replace one row."""
         self.put_body(table, key, canonical.encode(value))
 
@@ -147,7 +147,7 @@ class SqlReader:
 class SqlTables(SqlReader):
     """The same, for the projection function while a record is appended."""
 
-    def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+    def put(self, table: str, key: str, value: dict[str, Any], label: str = "") -> None:
         """Insert or replace one row."""
         self.put_body(table, key, canonical.encode(value))
 

@@ -37,12 +37,6 @@ from guardrails.ledger.rows import (
 from guardrails.ledger.standing import standing_of
 from guardrails.records import Action, Decision, Promotion, Proposal, Role, Rollback, State
 
-OPEN = (State.PROPOSED, State.MEASURING, State.JUDGED, State.AWAITING_APPROVAL, State.APPROVED)
-"""States from which a proposal can still become champion."""
-
-BARRED = (State.ROLLED_BACK, State.QUARANTINED)
-"""States of what a rollback left behind."""
-
 
 def adopt(tables: Tables, entry: Entry, decision: Decision) -> None:
     """A root takes a base model as the first champion: the only way to a champion without a verdict."""
@@ -95,7 +89,7 @@ def promote(tables: Tables, entry: Entry, promotion: Promotion) -> None:
 
 def _overtake(tables: Tables, model: ModelRow, time: str, why: str, champion: str) -> None:
     """What was measured against the former champion says nothing about the new one."""
-    for row in list(proposals_in(tables, OPEN)):
+    for row in list(proposals_in(tables, "open")):
         if row.model == model.name and row.proposal is not None:
             same = row.proposal.bundle.hex == champion
             state = State.SUPERSEDED if same else State.STALE
@@ -141,7 +135,7 @@ def roll_back(tables: Tables, entry: Entry, rollback: Rollback) -> None:
 def barred_bundles(tables: Reader, model: ModelRow) -> set[Digest]:
     """What must not come back under another id: quarantined champions, and what was trained from them."""
     barred = {reign.digest for reign in model.history if reign.quarantined}
-    for row in proposals_in(tables, BARRED):
+    for row in proposals_in(tables, "barred"):
         if row.model == model.name and row.proposal:
             barred.add(row.proposal.bundle)
     return barred - {model.champion}
@@ -171,10 +165,10 @@ def tainted_data(tables: Reader) -> set[Digest]:
 
     What a champion was made from that stands is older than what came after it, and stays usable.
     """
-    tainted = _generated(row.proposal for row in proposals_in(tables, BARRED))
+    tainted = _generated(row.proposal for row in proposals_in(tables, "barred"))
     if not tainted:
         return tainted
-    return tainted - _generated(row.proposal for row in proposals_in(tables, (State.PROMOTED,)))
+    return tainted - _generated(row.proposal for row in proposals_in(tables, "promoted"))
 
 
 def _descendants(

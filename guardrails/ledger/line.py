@@ -12,9 +12,10 @@ from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
 from guardrails.errors import DeniedError, StaleError
 from guardrails.ledger import removal
-from guardrails.ledger.champions import OPEN, barred_bundles, tainted_data
+from guardrails.ledger.champions import barred_bundles, tainted_data
 from guardrails.ledger.in_force import policies_for
 from guardrails.ledger.rows import (
+    OPEN,
     ModelRow,
     ProposalRow,
     replaced,

@@ -6,7 +6,7 @@ replayed one byte for byte. Nothing stands in a row that is not derived from a l
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -83,6 +83,15 @@ class Vote:
     expires_at: str = ""
 
 
+OPEN = (State.PROPOSED, State.MEASURING, State.JUDGED, State.AWAITING_APPROVAL, State.APPROVED)
+"""States from which a proposal can still become champion."""
+
+BARRED = (State.ROLLED_BACK, State.QUARANTINED)
+"""States of what a rollback left behind."""
+
+_LABELS = {**dict.fromkeys(OPEN, "open"), **dict.fromkeys(BARRED, "barred"), State.PROMOTED: "promoted"}
+
+
 @dataclass(frozen=True)
 class ProposalRow:
     """All that the log says of one proposal, from its first record to its last.
@@ -120,6 +129,11 @@ class ProposalRow:
     measuring: Digest | None = None
     changes: tuple[Vote, ...] = ()
     remarks: tuple[Vote, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """By what the row is found: see ``proposals_in``."""
+        return _LABELS.get(self.state, "")
 
 
 @dataclass(frozen=True)
@@ -235,9 +249,16 @@ def read_all(tables: Reader, cls: type[Row]) -> Iterator[Row]:
         yield held if isinstance(held, cls) else _row(tables, cls, key, held)
 
 
-def proposals_in(tables: Reader, states: Container[State]) -> Iterator[ProposalRow]:
-    """The proposals in some states."""
-    return (row for row in read_all(tables, ProposalRow) if row.state in states)
+def proposals_in(tables: Reader, label: str) -> Iterator[ProposalRow]:
+    """The proposals that are open, promoted or barred, sorted by key.
+
+    Found by their label where the tables know it, as those of verification and of a gate do: their number is that of
+    what is found, not that of all proposals there ever were.
+    """
+    find: Callable[[str, str], list[str]] | None = getattr(tables, "labelled", None)
+    if find is None:
+        return (row for row in read_all(tables, ProposalRow) if row.label == label)
+    return (require_proposal(tables, key) for key in sorted(find(ProposalRow.TABLE, label)))
 
 
 def replaced(row: Row, **changes: Any) -> Row:
@@ -258,7 +279,7 @@ def write(tables: Tables, row: Any, key: str = ONLY) -> None:
     if isinstance(tables, ReplayTables):
         tables.hold(row.TABLE, key, row)
     else:
-        tables.put(row.TABLE, key, encode_record(row, lean=True))
+        tables.put(row.TABLE, key, encode_record(row, lean=True), getattr(row, "label", ""))
 
 
 # --- rows that must be there ---------------------------------------------------------------
