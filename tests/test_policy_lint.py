@@ -195,3 +195,13 @@ def test_the_commands_show_values_with_lines_and_warn_before_a_signature(
     assert "cannot both hold" in ran.err
     assert "is false for every task" in ran.err
     workspace.close()
+
+
+def test_a_suite_that_is_nearly_one_that_is_known_may_be_a_slip():
+    slip = made(rule(require=requires(), params={"suite": "control-kvj"}))
+    own = made(rule(require=requires(), params={"suite": "letters-of-complaint"}))
+    known = ("control-kjv", "control-austen", "task")
+    (warning,) = lint(slip, suites=known)
+    assert "has a suite 'control-kvj' (did you mean 'control-kjv'?)" in str(warning)
+    assert lint(own, suites=known) == [], "a suite of somebody's own is none"
+    assert lint(slip) == [], "where nothing is known, nothing is said"

@@ -516,7 +516,7 @@ rules:
         ("severity: review", "rationale: so: it is", 9, 18, "put text that holds ': ' in quotes"),
         ("severity: review", "severity:", 9, 14, "a value is missing after the colon: one of warn, review, block"),
         ("0.15", "15%", 8, 62, "'15%' is not a number (write 0.15: a share is a number from 0 to 1)"),
-        ("0.15", "0,15", 8, 64, "unknown key"),
+        ("0.15", "0,15", 8, 64, "unknown key '15' in 'rules[0].require' (a decimal point, no comma: 0.15)"),
         ("0.15", "'0.15'", 8, 62, "leave the quotes out"),
         ('"<"', "\u201c<\u201d", 8, 50, "did you mean '<'?"),
         ('"<"', "\uff1c", 8, 50, "did you mean '<'?"),
@@ -552,6 +552,14 @@ def test_slips_are_named_where_they_are_with_what_to_write(
             "when, character 12: '=' has no meaning here (compare with ==)",
         ),
         ("rules: [{when: 'true and false'}]", "when, character 6: unknown name 'and' (write &&)"),
+        (
+            "rules: [{when: 'model.kind == llm'}]",
+            """unknown name 'llm' (if it is a text: "llm"; known: model.name""",
+        ),
+        (
+            "waivers: [{rule: a}]",
+            "unknown key 'waivers' (exceptions are signed, never text in a file: interlock waiver",
+        ),
     ],
 )
 def test_units_and_numbers_come_with_what_to_write(keys: str, hint: str, tmp_path: Path) -> None:

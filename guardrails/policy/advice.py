@@ -105,6 +105,17 @@ def amount(text: str, key: str) -> str:
     return f"write {number:.10g}, without a unit"
 
 
+def split_number(instance: dict[str, Any], key: str) -> str:
+    """Within ``{value: 0,10}`` the comma ends the value and ``10`` becomes a key: what was meant; "" elsewhere."""
+    if not re.fullmatch(r"[0-9]+", key) or instance[key] is not None:
+        return ""
+    before = list(instance)[: list(instance).index(key)]
+    whole = instance[before[-1]] if before else None
+    if isinstance(whole, bool) or not isinstance(whole, int):
+        return ""
+    return f"a decimal point, no comma: {whole}.{key}"
+
+
 def duration(value: Any) -> str:
     """How a time is written that somebody gave in another form; "" where that cannot be told."""
     if isinstance(value, int | float) and not isinstance(value, bool):

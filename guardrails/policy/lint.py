@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from difflib import get_close_matches
 
 from guardrails.checks.brought import check_of
 from guardrails.errors import Problem
@@ -20,16 +21,25 @@ from guardrails.records import ModelKind
 from guardrails.statistics import Estimate, attempt_alpha
 
 _MOST_ATTEMPTS = 1_000
+_ALIKE = 0.8
 
 
-def lint(policy: Policy, tasks: Collection[str] = ()) -> list[Problem]:
-    """Warnings on a valid policy, in file order. ``tasks`` are those that a model can be adopted for; empty: not known."""
+def lint(policy: Policy, tasks: Collection[str] = (), suites: Collection[str] = ()) -> list[Problem]:
+    """Warnings on a valid policy, in file order.
+
+    Args:
+        policy: The policy.
+        tasks: Those that a model can be adopted for; empty: not known.
+        suites: Names of suites that somebody is known to use; empty: not known. Any other name may be right, so only
+            one that is nearly such a name is warned of.
+    """
     effective = combine([policy])
     found = [p for rule in (*policy.rules, *effective.cumulative_drift) for p in _rule(rule, effective)]
     for rule in policy.rules:
         found.extend(_reach(rule, policy.scope.kinds))
         if tasks:
             found.extend(_task(rule, policy.scope.kinds, tasks))
+    found.extend(p for rule in (*policy.rules, *effective.cumulative_drift) for p in _suite(rule, suites))
     found.extend(contradictions([replace(policy, mode=ENFORCE)]))
     if not policy.rules:
         found.append(policy.places["rules"].problem("no rules: everything is blocked", "add rules"))
@@ -106,6 +116,23 @@ def _task(rule: Rule, kinds: frozenset[ModelKind], tasks: Collection[str]) -> It
             f"rule '{rule.id}' can never apply: '{rule.when}' is false for every task",
             f"tasks: {', '.join(sorted(tasks))}",
         )
+
+
+def _suite(rule: Rule, suites: Collection[str]) -> Iterator[Problem]:
+    """A suite that nobody measures is an error at every judgement; here it may still be a slip of the pen."""
+    for name in suites_of(rule):
+        close = get_close_matches(name, suites, n=1, cutoff=_ALIKE) if name not in suites else []
+        if close:
+            yield rule.place.problem(
+                f"rule '{rule.id}': no policy in force, none that ships and no model here has a suite '{name:.80}'",
+                f"did you mean '{close[0]}'?",
+            )
+
+
+def suites_of(rule: Rule) -> list[str]:
+    """The suites that a rule's check reads, by the parameters that name one."""
+    named = [getattr(rule.params, key, None) for key in ("suite", "there", "away")]
+    return [name for name in named if isinstance(name, str) and name]
 
 
 def _resolution(rule: Rule, effective: Effective) -> Iterator[Problem]:

@@ -143,10 +143,16 @@ def _unknown_keys(tree: Tree, path: Path, error: Any) -> list[Problem]:
         tree.key_place((*path, key)).problem(
             f"unknown key {shown(key)}{_inside(path)}",
             # The nearest name is worth its time for the first few; a page of them is another mistake.
-            (nearest(key, known) if known else "no keys are known here") if i < _NAMED else "",
+            _instead(error.instance, path, key, known) if i < _NAMED else "",
         )
         for i, key in enumerate(unknown)
     ]
+
+
+def _instead(instance: dict[str, Any], path: Path, key: str, known: list[str]) -> str:
+    if not path and key in ("waivers", "exceptions"):
+        return "exceptions are signed, never text in a file: interlock waiver add"
+    return advice.split_number(instance, key) or (nearest(key, known) if known else "no keys are known here")
 
 
 def _explain(error: Any) -> tuple[str, str]:

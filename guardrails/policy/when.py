@@ -187,7 +187,10 @@ def _function_flaws(token: _Token, is_method: bool) -> Iterator[Flaw]:
 def _fact_flaws(tokens: list[_Token], i: int) -> Iterator[Flaw]:
     root = tokens[i]
     if root.text not in _ROOTS:
-        hint = _INSTEAD.get(root.text) or nearest(root.text, sorted(_ROOTS), f"known: {', '.join(FACTS)}")
+        known = f"known: {', '.join(FACTS)}"
+        # A bare word beside a comparison is most likely a text without its quotes.
+        otherwise = f'if it is a text: "{root.text}"; {known}' if _is_compared(tokens, i) else known
+        hint = _INSTEAD.get(root.text) or nearest(root.text, sorted(_ROOTS), otherwise)
         yield Flaw(root.offset, f"unknown name '{root.text}'", hint)
         return
     member, used = _member(tokens[i + 1 : i + 4])
@@ -202,6 +205,11 @@ def _fact_flaws(tokens: list[_Token], i: int) -> Iterator[Flaw]:
     called = "".join(t.text for t in tokens[i + 1 + used + length : i + 2 + used + length]) == "("
     if further and name != "model.labels" and not called:
         yield Flaw(root.offset, f"unknown fact '{name}.{further}'", f"{name} is {FACTS[name]}")
+
+
+def _is_compared(tokens: list[_Token], i: int) -> bool:
+    beside = [tokens[at].text for at in (i - 1, i + 1) if 0 <= at < len(tokens)]
+    return any(text in ("==", "!=", "in") for text in beside)
 
 
 def _member(tokens: list[_Token]) -> tuple[str, int]:

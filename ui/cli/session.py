@@ -96,17 +96,17 @@ class Session:
         with self.view() as view:
             if wanted:
                 return view.person_called(wanted)
-            here = [
-                (person, name)
-                for person, name in view.people()
-                if (self.workspace.people_keys / person.id).is_file()
-            ]
+            people = view.people()
+        here = [
+            (person, name) for person, name in people if (self.workspace.people_keys / person.id).is_file()
+        ]
         if len(here) == 1:
             return here[0][0]
         if not here:
+            back = f"put your key back into {self.workspace.people_keys}, or sign offline with --as NAME --export FILE"
             raise UsageError(
                 "nobody's key lies in this workspace",
-                hint="say who you are with --as, to sign offline; or run `interlock init --operator NAME`",
+                hint=back if people else "`interlock init --operator NAME` makes the first one",
             )
         names = ", ".join(name for _, name in here)
         raise UsageError("several people have keys here: say who signs", hint=f"--as PERSON, one of: {names}")

@@ -90,7 +90,13 @@ def restore_(
     def draw(console: Console) -> None:
         extent = done.contents.extent
         what = f"{presenters.counted(extent.entries, 'record')} restored to {session.path}, saved {done.contents.made_at}"
-        items = [("root", extent.root), *(("note", note) for note in done.verification.notes)]
+        items = [
+            ("root", extent.root),
+            *(("root key", key) for key in done.verification.root_keys),
+            *(("note", note) for note in done.verification.notes),
+        ]
+        if not done.contents.people_keys:
+            items.append(("note", f"people's keys were not in it: put yours into {session.path}/keys/people"))
         if aside:
             items.append(("the former one", aside))
         show(console, line(presenters.Mark("✓", what, "good")), pairs(items))

@@ -39,6 +39,7 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
 
     errors: list[Problem] = []
     warnings: list[Problem] = []
+    suites = known_suites(session)
     sound: list[dict[str, Any]] = []
     for file in files:
         try:
@@ -46,7 +47,7 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
         except PolicyError as error:
             errors.extend(located(file, error.problems))
             continue
-        warnings.extend(located(file, lint(loaded.policy, TASKS)))
+        warnings.extend(located(file, lint(loaded.policy, TASKS, suites)))
         sound.append({
             "file": str(file), "name": loaded.policy.name, "digest": str(loaded.source.digest),
             "rules": len(loaded.policy.rules), "mode": loaded.policy.mode,
@@ -94,6 +95,28 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise UsageError(f"cannot write to {folder}: {reason}", hint="--out names a folder") from None
+
+
+def known_suites(session: Session) -> set[str]:
+    """Every suite that a policy which ships, a policy in force or a model of this workspace names."""
+    from guardrails.ledger.in_force import policy_of
+    from guardrails.policy import load_policy
+    from guardrails.policy.lint import suites_of
+    from ui.setup import DEFAULT_POLICY
+
+    policies = [load_policy(path).policy for path in sorted(DEFAULT_POLICY.parent.glob("*.yaml"))]
+    named: set[str] = set()
+    if session.path.is_dir():
+        try:
+            with session.view() as view:
+                policies += [policy_of(row.source) for row in view.policies()]
+            for model in session.workspace.config.models.values():
+                named |= {*model.controls, *(suite.name for suite in model.suites)}
+        except InterlockError as error:
+            session.output.warn(f"suites of this workspace are not known: {error.message}")
+    for one in policies:
+        named.update(name for rule in one.rules for name in suites_of(rule))
+    return named
 
 
 def _same_names(sound: Sequence[dict[str, Any]]) -> list[Problem]:

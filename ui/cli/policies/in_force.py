@@ -120,12 +120,13 @@ def activate(session: Session, file: Path, reason: str, role: str | None) -> Non
     from guardrails.decisions import Intention
     from guardrails.policy import lint, load_policy
     from sandbox.tasks import TASKS
+    from ui.cli.policies.files import known_suites  # it stands on this module
 
     loaded = load_policy(file)
     person = session.person()
     with session.proven_view() as view:
         _announce(session, view, loaded.policy.name, loaded.policy)
-    for problem in lint(loaded.policy, TASKS):
+    for problem in lint(loaded.policy, TASKS, known_suites(session)):
         session.output.warn(str(problem))
     wish = Intention(
         Action.ACTIVATE,
