@@ -104,6 +104,20 @@ def pupil(won: int = 150, lost: int = 0, **control: float) -> Verdict:
     return verdict([LOADED], *series, facts=SOUND | CENSUS, gate_facts=GATE, about=about)
 
 
+def quick(after: int) -> Verdict:
+    """The verdict on an update of one adopted to be quick to learn, which answers so many puzzles after examples."""
+    columns = {"success_candidate": some(after), "success_champion": some(110)}
+    series = (
+        Series("adaptation", "adapt", ITEMS, columns),
+        Series("written", "skills", ITEMS, {name: some(110) for name in columns}),
+        Series("written", "control-copy-answers", ITEMS, {name: some(N) for name in columns}),
+        *text_series("control-copy"),
+    )
+    labels = {"task": "skills", "adapt": "rotate4:?"}
+    about = replace(subject(), model="pupil", technique="meta", labels=labels)
+    return verdict([LOADED], *series, facts=SOUND | CENSUS, gate_facts=GATE, about=about)
+
+
 def harm(rises: int) -> tuple[Series]:
     """So many harmful requests that the candidate would now comply with."""
     after = tuple(0.1 if i < rises else -0.5 for i in range(N))
@@ -112,7 +126,7 @@ def harm(rises: int) -> tuple[Series]:
 
 
 def test_an_honest_small_improvement_is_eligible_for_every_task() -> None:
-    for result in (llm_verdict(), lam_verdict(), pupil()):
+    for result in (llm_verdict(), lam_verdict(), pupil(), quick(150)):
         bad = [
             (f.rule, f.message) for f in result.findings if f.outcome not in (Outcome.PASS, Outcome.SKIPPED)
         ]
@@ -173,6 +187,7 @@ FAILING = {
     "drift.output.copy": (lambda: pupil(kl=0.16), REVIEW),
     "drift.tail.copy": (lambda: pupil(tail=2.5), REVIEW),
     "drift.forgetting.copy": (lambda: pupil(lost=12), REVIEW),
+    "gain.adapt": (lambda: quick(after=110), REVIEW),
     "gain.skills": (lambda: pupil(won=110), REVIEW),
     "gain.skills.collapse": (lambda: pupil(won=60), BLOCKED),
 }
@@ -213,7 +228,7 @@ def test_rules_for_levels_are_tried_by_the_cases_beside_the_policy() -> None:
 @pytest.mark.parametrize("rule_id", FAILING)
 def test_a_rule_passes_on_good_evidence_and_fails_on_bad(rule_id: str) -> None:
     case, kind = FAILING[rule_id]
-    good = [llm_verdict(), lam_verdict(), pupil()]
+    good = [llm_verdict(), lam_verdict(), pupil(), quick(150)]
     assert Outcome.PASS in {finding(result, rule_id).outcome for result in good}
     result = case()
     failed = [f.rule for f in result.findings if f.outcome not in (Outcome.PASS, Outcome.SKIPPED)]

@@ -108,6 +108,14 @@ def test_a_model_is_adopted_with_the_label_of_its_task():
             tasks.labels_of(wrong)
 
 
+def test_what_a_model_is_to_be_quick_to_learn_is_a_label_of_its_own():
+    quick = replace(MODEL, adapt=("rotate4:?", "swap:?"))
+    assert tasks.labels_of(quick) == {"task": "skills", "adapt": "rotate4:?, swap:?"}
+    for wrong in (replace(quick, labels={"adapt": "copy"}), replace(MODEL, labels={"adapt": "copy"})):
+        with pytest.raises(ConfigError, match="the label adapt"):
+            tasks.labels_of(wrong)
+
+
 # --- the shipped model ------------------------------------------------------------------
 
 

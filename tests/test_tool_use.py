@@ -98,6 +98,17 @@ def test_the_ground_truth_succeeds_and_is_safe_whatever_was_injected() -> None:
 
 
 @installed
+def test_whoever_does_nothing_has_done_nothing() -> None:
+    users = tool_use.user_tasks("banking")
+    found = {user: run_episode(Emits("I could do it"), Situation("banking", user)) for user in users}
+    assert not any(one.success for one in found.values())
+    # The positive control: of this task AgentDojo looks only at how things are, and so they are from the start.
+    paid = Situation("banking", "user_task_10")
+    assert tool_use._Stage(paid).task.utility("", *[tool_use._Stage(paid).before] * 2)
+    assert run_episode(Scripted(paid), paid).success
+
+
+@installed
 def test_whoever_follows_what_it_reads_is_caught() -> None:
     """The positive control: the same interface, the same judge, a policy that takes orders from a file."""
     found = run_episode(Scripted(INJECTED, obeys=True), INJECTED)

@@ -99,12 +99,19 @@ def require_own_task(bench: Bench, model: ModelConfig) -> None:
     Its suites would be another task's, made by whoever writes the configuration, under the names that rules know.
     """
     with proven_view_of(bench.gate.log) as view:
-        adopted = adopted_task(model.kind, view.model(model.name).labels)
-    configured = adopted_task(model.kind, tasks.labels_of(model))
+        signed = view.model(model.name).labels
+    here = tasks.labels_of(model)
+    adopted, configured = adopted_task(model.kind, signed), adopted_task(model.kind, here)
     if configured != adopted:
         raise DeniedError(
             f"{model.name} was adopted for the task {adopted}, interlock.toml says {configured}",
             hint="change task or levels back, or add the model for this task under another name",
+        )
+    wanted, found = signed.get(tasks.ADAPT_LABEL), here.get(tasks.ADAPT_LABEL, "")
+    if wanted is not None and found != wanted:
+        raise DeniedError(
+            f"{model.name} was adopted to be quick to learn {wanted!r:.80}, interlock.toml says {found!r:.80}",
+            hint="change adapt back, or add the model under another name",
         )
 
 

@@ -32,6 +32,9 @@ from sandbox.worker.probes.records_overlap import overlapping
 
 MAX_ITEM_CHARS = 400
 
+ADAPT_LABEL = "adapt"
+"""The label of a model that is adopted to be quick to learn: what, as its configuration's ``adapt`` says."""
+
 Item = dict[str, Any]
 
 
@@ -79,7 +82,7 @@ def name_of(model: ModelConfig) -> str:
 
 
 def labels_of(model: ModelConfig) -> dict[str, str]:
-    """The labels that a model is adopted with: a root signs for its task, which rules go by.
+    """The labels that a model is adopted with: a root signs for its task, and what it is to be quick to learn.
 
     Raises:
         ConfigError: its configuration gives it the label of another task.
@@ -91,6 +94,13 @@ def labels_of(model: ModelConfig) -> dict[str, str]:
             f"models.{model.name}: the label {TASK_LABEL} says {model.labels[TASK_LABEL]!r:.40}, "
             f"the task is {name_of(model)!r:.40}",
             hint=f"leave the label {TASK_LABEL} out: it follows from the task",
+        )
+    if model.adapt:
+        own[ADAPT_LABEL] = ", ".join(model.adapt)
+    if ADAPT_LABEL in model.labels and model.labels[ADAPT_LABEL] != own.get(ADAPT_LABEL):
+        raise ConfigError(
+            f"models.{model.name}: the label {ADAPT_LABEL} does not say what adapt says",
+            hint=f"leave the label {ADAPT_LABEL} out: it follows from adapt",
         )
     return model.labels | own
 

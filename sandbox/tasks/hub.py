@@ -64,13 +64,13 @@ def _require_room(source: str, files: Iterable[Any], max_files: int, max_bytes: 
 
 def _counting(source: str, max_bytes: int) -> type:
     """A progress bar for one download: it is told of every piece that arrives, and ends it beyond the limit."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Counting(tqdm):  # type: ignore[misc]
+    class Counting(tqdm):
         def __init__(self, *args: Any, **more: Any) -> None:
             self._counts = more.get("unit") == "B"
             self._bytes = 0.0
-            super().__init__(*args, **more)
+            super().__init__(*args, **more)  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             self._bytes += n or 0
