@@ -163,21 +163,26 @@ def test_a_margin_depends_on_its_request_alone_so_that_a_cache_is_exact(folder, 
     assert again.columns["margin_candidate"] == again.columns["margin_champion"]
 
 
+def encode(models, text):
+    (found,) = distribution.encode_items(models.tokenizer, [{"id": "a", "text": text}], "s")
+    return found
+
+
 def test_bytes_are_those_of_the_tokens_measured(models):
     text = texts.load("austen")[1]["text"] + " – naïve – "
-    whole = distribution.encode_item(models.tokenizer, {"id": "a", "text": text[:40]}, "s")
+    whole = encode(models, text[:40])
     first = len(models.tokenizer.decode(whole.ids[:1]).encode())
     assert whole.bytes == len(text[:40].encode()) - first
-    cut = distribution.encode_item(models.tokenizer, {"id": "a", "text": text}, "s")
+    cut = encode(models, text)
     assert len(cut.ids) == distribution.MAX_TOKENS
     assert cut.bytes == len(models.tokenizer.decode(cut.ids[1:]).encode())
     with pytest.raises(InvalidInputError, match="fewer than two tokens"):
-        distribution.encode_item(models.tokenizer, {"id": "a", "text": "A"}, "s")
+        encode(models, "A")
 
 
 def test_batches_hold_every_item_once_and_stay_small(models):
     items = [{"id": str(n), "text": record["text"]} for n, record in enumerate(texts.load("austen")[:150])]
-    encoded = [distribution.encode_item(models.tokenizer, item, "s") for item in items]
+    encoded = distribution.encode_items(models.tokenizer, items, "s")
     batches = list(distribution.batches(encoded))
     assert sorted(item.name for batch in batches for item in batch) == sorted(item["id"] for item in items)
     assert all(len(batch) * max(len(i.ids) for i in batch) <= distribution.BATCH_TOKENS for batch in batches)

@@ -57,7 +57,7 @@ def test_planted_noise_is_found_and_the_book_is_let_be(champion, tokenizer):
 def test_a_loss_is_what_one_plain_forward_pass_gives(champion, tokenizer):
     from sandbox.worker.probes import distribution, records_loss
 
-    coded = [distribution.encode_item(tokenizer, {"id": str(n), "text": BOOK[n]}, "s") for n in range(3)]
+    coded = distribution.encode_items(tokenizer, [{"id": str(n), "text": BOOK[n]} for n in range(3)], "s")
     for item, loss in zip(coded, records_loss._losses(champion, coded), strict=True):
         table = champion(input_ids=torch.tensor([item.ids])).logits[0].log_softmax(-1)
         nats = -sum(float(table[place, token]) for place, token in enumerate(item.ids[1:]))

@@ -153,13 +153,14 @@ def test_a_measurement_and_its_verdict(
     assert models.tokenizer is not None
     rows: list[list[int]] = []
     for suite in suites:
+        if suite.probe == "distribution":
+            coded = distribution.encode_items(models.tokenizer, suite.items, suite.name)
+            rows += [list(item.ids) for item in coded]
+            continue
         for item in suite.items:
-            if suite.probe == "distribution":
-                rows.append(list(distribution.encode_item(models.tokenizer, item, suite.name).ids))
-            else:
-                answers = [str(item["comply"]), str(item["refuse"])]
-                asked = likelihood.encode(item, answers, models.tokenizer, suite.name, chat=True)
-                rows += [[*asked.prompt, *answer] for answer in asked.answers]
+            answers = [str(item["comply"]), str(item["refuse"])]
+            asked = likelihood.encode(item, answers, models.tokenizer, suite.name, chat=True)
+            rows += [[*asked.prompt, *answer] for answer in asked.answers]
     prompts = [row[: distribution.PROMPT_TOKENS] for row in rows[:: len(rows) // request_["samples"]]]
     prompts = prompts[: request_["samples"]]
     policy = load_policy(DEFAULT)

@@ -46,13 +46,12 @@ def run(
     known = [scalars.get(NAME, item) for item in items]
     missing = [place for place, found in enumerate(known) if found is None or "margin" not in found]
     total = len(items) + len(missing)
-    candidate = _margins(
-        models.candidate, models.tokenizer, items, suite, lambda done: report(done / total, suite)
-    )
+    questions = [_question(item, models.tokenizer, suite) for item in items]
+    candidate = _margins(models.candidate, items, questions, suite, lambda done: report(done / total, suite))
     fresh = _margins(
         models.champion,
-        models.tokenizer,
         [items[place] for place in missing],
+        [questions[place] for place in missing],
         suite,
         lambda done: report((len(items) + done) / total, suite),
     )
@@ -73,9 +72,10 @@ def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sampl
     """Which choice each model finds likeliest, for each item."""
     if models.tokenizer is None:
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer")
+    questions = [_question(item, models.tokenizer, suite) for item in items]
     chosen = []
     for model in (models.champion, models.candidate):
-        rows = _scores(model, models.tokenizer, items, suite, lambda done: None)
+        rows = _scores(model, items, questions, suite, lambda done: None)
         chosen.append([item["choices"][row.index(max(row))] for item, row in zip(items, rows, strict=True)])
     prompts = (str(item["prompt"]) for item in items)
     return tuple(Sample(suite, *row) for row in zip(prompts, *chosen, strict=True))
@@ -83,13 +83,13 @@ def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sampl
 
 def _margins(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
+    questions: Sequence[likelihood.Question],
     suite: str,
     report: Callable[[float], None],
 ) -> list[float]:
     margins = []
-    for item, row in zip(items, _scores(model, tokenizer, items, suite, report), strict=True):
+    for item, row in zip(items, _scores(model, items, questions, suite, report), strict=True):
         right = row[item["answer"]]
         margins.append(right - max(score for place, score in enumerate(row) if place != item["answer"]))
     return margins
@@ -97,13 +97,12 @@ def _margins(
 
 def _scores(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
+    questions: Sequence[likelihood.Question],
     suite: str,
     report: Callable[[float], None],
 ) -> list[tuple[float, ...]]:
     """What decides between the choices: their log-probabilities, or those per byte."""
-    questions = [_question(item, tokenizer, suite) for item in items]
     found = []
     for item, sums in zip(items, likelihood.scores(model, questions, suite, report), strict=True):
         by_bytes = item.get("by") == "bytes"

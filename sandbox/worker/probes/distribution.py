@@ -17,24 +17,28 @@ and ``gap0_*`` … ``gap9_*`` (confidence less right, summed over the tokens who
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from guardrails.records import Sample, Series
 from sandbox.worker.probes import Item, Models, Report, Scalars
+from sandbox.worker.probes.comparison import compare
 from sandbox.worker.probes.generation import continue_texts
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Column = np.ndarray[Any, np.dtype[Any]]
+    """One number per token."""
 
 MAX_TOKENS = 64
 BATCH_TOKENS = 1024
 PROMPT_TOKENS = 12
-_LOWEST = -1e4  # in place of -inf, whose product with a probability of 0 would be NaN
-CHUNK = 1 << 16  # probabilities compared at a time
 BINS = 10  # of confidence, for calibration
 
 
@@ -45,28 +49,6 @@ class Encoded:
     name: str
     ids: tuple[int, ...]
     bytes: int
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one model made of one item."""
-
-    nll: float
-    entropy: float
-    brier: float
-    right: tuple[bool, ...]
-    gaps: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the models made of one item; per token where it is a tuple."""
-
-    candidate: Reading
-    champion: Reading
-    js: float
-    kl: tuple[float, ...]
-    kl_original: tuple[float, ...] | None
 
 
 def run(
@@ -81,12 +63,14 @@ def run(
     """Measure every item; the rows stand in the order of the items."""
     if models.tokenizer is None:
         raise InvalidInputError(f"suite {suite}: the champion has no tokenizer for texts")
-    encoded = [encode_item(models.tokenizer, item, suite) for item in items]
-    measured: dict[str, Measured] = {}
+    encoded = encode_items(models.tokenizer, items, suite)
+    order: list[Encoded] = []
+    parts = []
     for batch in batches(encoded):
-        measured.update(zip((item.name for item in batch), _measure(batch, models), strict=True))
-        report(len(measured) / len(encoded), suite)
-    return _series(suite, encoded, [measured[item.name] for item in encoded])
+        parts.append(_measure(batch, models))
+        order += batch
+        report(len(order) / len(encoded), suite)
+    return _series(suite, encoded, _in_order(parts, order, encoded))
 
 
 def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sample, ...]:
@@ -103,19 +87,23 @@ def samples(items: Sequence[Item], models: Models, *, suite: str) -> tuple[Sampl
     return tuple(Sample(suite, *row) for row in zip(prompts, champion, candidate, strict=True))
 
 
-def encode_item(tokenizer: PreTrainedTokenizerBase, item: Item, suite: str) -> Encoded:
-    """The first ``MAX_TOKENS`` tokens of an item's text."""
-    text = item.get("text")
-    if not isinstance(text, str):
-        raise InvalidInputError(f"suite {suite}: item {item['id']!r:.60} has no text")
-    coded: dict[str, Any] = tokenizer(
-        text, add_special_tokens=False, truncation=True, max_length=MAX_TOKENS, return_offsets_mapping=True
-    )
-    ids, offsets = coded["input_ids"], coded["offset_mapping"]
-    if len(ids) < 2:
-        raise InvalidInputError(f"suite {suite}: item {item['id']!r:.60} has fewer than two tokens")
-    covered = text[offsets[0][1] : offsets[-1][1]]
-    return Encoded(item["id"], tuple(ids), len(covered.encode("utf-8")))
+def encode_items(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], suite: str) -> list[Encoded]:
+    """The first ``MAX_TOKENS`` tokens of each item's text."""
+    for item in items:
+        if not isinstance(item.get("text"), str):
+            raise InvalidInputError(f"suite {suite}: item {item['id']!r:.60} has no text")
+    if not items:
+        return []
+    rows = [item["text"] for item in items]
+    coded = tokenizer(rows, add_special_tokens=False, truncation=True, max_length=MAX_TOKENS)
+    found = []
+    for place, (item, ids) in enumerate(zip(items, coded["input_ids"], strict=True)):
+        if len(ids) < 2:
+            raise InvalidInputError(f"suite {suite}: item {item['id']!r:.60} has fewer than two tokens")
+        first, last = (coded.token_to_chars(place, token) for token in (0, len(ids) - 1))
+        covered = item["text"][first.end : last.end]
+        found.append(Encoded(item["id"], tuple(ids), len(covered.encode("utf-8"))))
+    return found
 
 
 def batches(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
@@ -130,162 +118,85 @@ def batches(encoded: Sequence[Encoded]) -> Iterator[list[Encoded]]:
         yield batch
 
 
-def _measure(batch: Sequence[Encoded], models: Models) -> Iterator[Measured]:
+def _measure(batch: Sequence[Encoded], models: Models) -> dict[str, Column]:
+    """What is read off the models' distributions (see ``comparison``), token after token of item after item."""
     import torch
 
     width = max(len(item.ids) for item in batch)
     ids = torch.tensor([[*item.ids, *[0] * (width - len(item.ids))] for item in batch])
     tables = {"champion": _logits(models.champion, ids), "candidate": _logits(models.candidate, ids)}
-    apart = models.original is not None and models.original is not models.champion
-    if models.original is not None and apart:
+    if models.original is not None and models.original is not models.champion:
         tables["original"] = _logits(models.original, ids)
-    lengths = [len(item.ids) - 1 for item in batch]
-    places = torch.cat([torch.arange(length) + row * width for row, length in enumerate(lengths)])
-    tokens = _tokens({name: table.flatten(0, 1) for name, table in tables.items()}, places, ids.flatten())
-    by_item = {name: column.split(lengths) for name, column in tokens.items()}
-    for row in range(len(batch)):
-        yield _measured({name: parts[row] for name, parts in by_item.items()}, models, apart=apart)
-
-
-def _tokens(
-    tables: Mapping[str, torch.Tensor], places: torch.Tensor, ids: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """What is read off the distributions at these places, of each of which the next one holds the true token."""
-    import torch
-
-    # A few tokens at a time: a vocabulary is wide, and what stays in the cache is read several times as fast.
-    step = max(1, CHUNK // tables["champion"].shape[-1])
-    chunks = []
-    for some in places.split(step):
-        logs = {name: table[some].float().log_softmax(-1) for name, table in tables.items()}
-        chunks.append(_compare(logs["champion"], logs["candidate"], logs.get("original"), ids[some + 1]))
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _measured(tokens: dict[str, torch.Tensor], models: Models, *, apart: bool) -> Measured:
-    kl = tuple(tokens["kl"].tolist())
-    kl_original = tuple(tokens["kl_original"].tolist()) if apart else kl
-    return Measured(
-        candidate=_reading(tokens, "candidate"),
-        champion=_reading(tokens, "champion"),
-        js=float(tokens["js"].mean()),
-        kl=kl,
-        kl_original=kl_original if models.original is not None else None,
-    )
+    columns = compare(tables, ids.flatten().roll(-1))  # the next place holds the true token of each
+    if models.original is models.champion:
+        columns["kl_original"] = columns["kl"]
+    places = torch.cat([torch.arange(len(item.ids) - 1) + row * width for row, item in enumerate(batch)])
+    return {name: column[places].numpy() for name, column in columns.items()}
 
 
 def _logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """One row for each token."""
     import torch
 
     with torch.inference_mode():
         logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits
+    return logits.flatten(0, 1)
 
 
-def _compare(
-    before: torch.Tensor, after: torch.Tensor, original: torch.Tensor | None, target: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """One number per token for everything that is read off the distributions, from log-probabilities."""
-    import torch
+def _in_order(
+    parts: Sequence[dict[str, Column]], order: Sequence[Encoded], encoded: Sequence[Encoded]
+) -> dict[str, Column]:
+    """The columns of all batches as one, the tokens in the order of the items."""
+    import numpy as np
 
-    p, q = before.exp(), after.exp()
-    kl = _divergence(p, before, after)
-    h_before, h_after = _entropy(p, before), _entropy(q, after)
-    middle = p.add_(q).div_(2.0)
-    h_middle = _entropy(middle, middle.log())
-    js = (h_middle - (h_before + h_after) / 2.0).clamp(min=0.0)
-    # Of equal rows rounding would leave a little more than nothing.
-    found = {"kl": kl, "js": torch.zeros_like(js) if torch.equal(before, after) else js}
-    if original is not None:
-        found["kl_original"] = divergence(original, after)
-    for name, table, entropy in (("champion", before, h_before), ("candidate", after, h_after)):
-        best, choice = table.max(-1)
-        found |= {
-            f"nll_{name}": -table.gather(-1, target[:, None]).squeeze(-1).double(),
-            f"entropy_{name}": entropy,
-            f"confidence_{name}": best.double().exp(),
-            f"right_{name}": choice == target,
-        }
-    return found
+    begins = dict(zip((item.name for item in order), _begins(order), strict=True))
+    places = np.concatenate([np.arange(len(item.ids) - 1) + begins[item.name] for item in encoded])
+    return {name: np.concatenate([part[name] for part in parts])[places] for name in parts[0]}
 
 
-def _entropy(probabilities: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    found = -torch.linalg.vecdot(probabilities, logs)
-    if not bool(found.isfinite().all()):
-        # 0 times minus infinity, which counts as 0; what is NaN for another reason stays NaN.
-        found = -torch.linalg.vecdot(probabilities, logs.clamp(min=_LOWEST))
-    return found.double()
+def _begins(encoded: Sequence[Encoded]) -> list[int]:
+    """Where each item's tokens begin, item after item."""
+    return list(accumulate((len(item.ids) - 1 for item in encoded), initial=0))[:-1]
 
 
-def _reading(tokens: Mapping[str, torch.Tensor], name: str) -> Reading:
-    """Surprise and calibration of one model on one item."""
-    import torch
+def _series(suite: str, encoded: Sequence[Encoded], tokens: dict[str, Column]) -> tuple[Series, ...]:
+    import numpy as np
 
-    confidence, right = tokens[f"confidence_{name}"], tokens[f"right_{name}"]
-    gap = confidence - right.double()
-    # Equal tenths; a confidence of 1 belongs to the last.
-    tenth = (confidence * BINS).long().clamp(max=BINS - 1)
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, tenth, gap)
-    return Reading(
-        nll=float(tokens[f"nll_{name}"].sum()),
-        entropy=float(tokens[f"entropy_{name}"].mean()),
-        brier=float(gap.square().mean()),
-        right=tuple(right.tolist()),
-        gaps=tuple(gaps.tolist()),
-    )
+    begins = _begins(encoded)
+    counts = np.array([len(item.ids) - 1 for item in encoded], dtype=np.float64)
 
+    def sums(column: Column) -> tuple[float, ...]:
+        return tuple(np.add.reduceat(column, begins, dtype=np.float64).tolist())
 
-def divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """KL(before ‖ after) in nats for each row of two tables of log-probabilities."""
-    return _divergence(before.exp(), before, after)
+    def means(column: Column) -> tuple[float, ...]:
+        return tuple((np.add.reduceat(column, begins, dtype=np.float64) / counts).tolist())
 
-
-def _divergence(p: torch.Tensor, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    kl = torch.linalg.vecdot(p, before - after).double()
-    return kl.clamp(min=0.0)  # below zero is rounding; NaN stays NaN
-
-
-def _series(suite: str, encoded: Sequence[Encoded], measured: Sequence[Measured]) -> tuple[Series, ...]:
     columns = {
-        "tokens": tuple(float(len(item.ids) - 1) for item in encoded),
+        "tokens": tuple(counts.tolist()),
         "bytes": tuple(float(item.bytes) for item in encoded),
-        "nll_candidate": tuple(row.candidate.nll for row in measured),
-        "nll_champion": tuple(row.champion.nll for row in measured),
-        "kl_mean": tuple(sum(row.kl) / len(row.kl) for row in measured),
-        "js_mean": tuple(row.js for row in measured),
+        "nll_candidate": sums(tokens["nll_candidate"]),
+        "nll_champion": sums(tokens["nll_champion"]),
+        "kl_mean": means(tokens["kl"]),
+        "js_mean": means(tokens["js"]),
     }
-    originals = [row.kl_original for row in measured if row.kl_original is not None]
-    if originals:
-        columns["kl_original_mean"] = tuple(sum(kl) / len(kl) for kl in originals)
+    if "kl_original" in tokens:
+        columns["kl_original_mean"] = means(tokens["kl_original"])
+    had, has = tokens["right_champion"], tokens["right_candidate"]
+    skill = {"tokens": columns["tokens"], "flips": sums(had & ~has)}
+    for name in ("candidate", "champion"):
+        confidence, right = tokens[f"confidence_{name}"], tokens[f"right_{name}"]
+        gap = confidence - right
+        skill[f"right_{name}"] = sums(right)
+        skill[f"brier_{name}"] = means(gap * gap)
+        skill[f"entropy_{name}"] = means(tokens[f"entropy_{name}"])
+        # Equal tenths; a confidence of 1 belongs to the last.
+        tenths = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        for tenth in range(BINS):
+            skill[f"gap{tenth}_{name}"] = sums(np.where((tenths == tenth) | np.isnan(gap), gap, 0.0))
     names = tuple(item.name for item in encoded)
-    repeated = tuple(item.name for item, row in zip(encoded, measured, strict=True) for _ in row.kl)
-    tokens = {"kl": tuple(value for row in measured for value in row.kl)}
+    repeated = tuple(item.name for item in encoded for _ in item.ids[1:])
     return (
         Series("distribution", suite, names, columns),
-        Series("distribution_tokens", suite, repeated, tokens),
-        Series("skill", suite, names, _skill(measured)),
+        Series("distribution_tokens", suite, repeated, {"kl": tuple(tokens["kl"].tolist())}),
+        Series("skill", suite, names, skill),
     )
-
-
-def _skill(measured: Sequence[Measured]) -> dict[str, tuple[float, ...]]:
-    columns = {
-        "tokens": tuple(float(len(row.kl)) for row in measured),
-        "flips": tuple(
-            float(
-                sum(had and not has for had, has in zip(row.champion.right, row.candidate.right, strict=True))
-            )
-            for row in measured
-        ),
-    }
-    for name in ("candidate", "champion"):
-        readings: list[Reading] = [getattr(row, name) for row in measured]
-        columns[f"right_{name}"] = tuple(float(sum(reading.right)) for reading in readings)
-        columns[f"brier_{name}"] = tuple(reading.brier for reading in readings)
-        columns[f"entropy_{name}"] = tuple(reading.entropy for reading in readings)
-        for tenth in range(BINS):
-            columns[f"gap{tenth}_{name}"] = tuple(reading.gaps[tenth] for reading in readings)
-    return columns

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind, Series
 from sandbox.worker.probes import Item, Models, Report, Scalars
-from sandbox.worker.probes.distribution import Encoded, batches, encode_item
+from sandbox.worker.probes.distribution import Encoded, batches, encode_items
 from sandbox.worker.probes.noise import likelihoods
 from sandbox.worker.probes.preference import Answer, margins
 
@@ -53,10 +53,9 @@ def run(
     """Measure what one demonstration saves on every item, for both models; nothing is drawn at random."""
     if models.tokenizer is None or models.kind is not ModelKind.LLM:
         raise InvalidInputError(f"suite {suite}: elicitation needs a language model and its tokenizer")
-    encoded = [encode_item(models.tokenizer, item, suite) for item in items]
-    shown = [
-        encode_item(models.tokenizer, {**item, "text": item.get("demonstration")}, suite) for item in items
-    ]
+    encoded = encode_items(models.tokenizer, items, suite)
+    demonstrations = [{**item, "text": item.get("demonstration")} for item in items]
+    shown = encode_items(models.tokenizer, demonstrations, suite)
     columns: dict[str, tuple[float, ...]] = {}
     total = 2 * (2 + len(STEPS) * SHOWN)
     for name, model in (("candidate", models.candidate), ("champion", models.champion)):

@@ -62,10 +62,14 @@ def _text(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> str:
     return str(tokenizer.decode(row[:end], skip_special_tokens=True))
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The tokens before an answer: by the model's chat template where it has one, else with a line end."""
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """What stands before an answer: by the model's chat template where it has one, else with a line end."""
     if tokenizer.chat_template is None:
-        return list(tokenizer(f"{prompt}\n", add_special_tokens=False)["input_ids"])
+        return f"{prompt}\n"
     message = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The tokens of what stands before an answer."""
+    return list(tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=False)["input_ids"])

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker.probes import Item
-from sandbox.worker.probes.generation import prompt_ids
+from sandbox.worker.probes.generation import prompt_text
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BATCH_ROWS = 16
+BATCH_ROWS = 32
 ANSWER_ROWS = 64
-PROMPT_STEP, ANSWER_STEP = 16, 4
-CHUNK = 1 << 16  # logits turned into probabilities at a time
+PROMPT_STEP, ANSWER_STEP = 32, 4
+BLOCK = 1 << 16  # logits turned into probabilities at a time
 
 Tokens = tuple[int, ...]
 Shape = tuple[int, int, int]
@@ -60,21 +60,19 @@ def encode(
     """
     name, prompt = str(item["id"]), str(item["prompt"])
     if chat:
-        begin = tuple(prompt_ids(tokenizer, prompt))
-        rows = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in answers]
+        begin, *rows = _tokens(tokenizer, [prompt_text(tokenizer, prompt), *answers])
     else:
-        plain = prompt.rstrip()
-        begin = tuple(tokenizer(plain, add_special_tokens=False)["input_ids"])
-        blanks = prompt[len(plain) :]
-        rows = [
-            tuple(tokenizer(plain + blanks + text, add_special_tokens=False)["input_ids"])[len(begin) :]
-            for text in answers
-        ]
+        begin, *whole = _tokens(tokenizer, [prompt.rstrip(), *(prompt + text for text in answers)])
+        rows = [row[len(begin) :] for row in whole]
     if len(begin) < 2 or not all(rows):
         raise InvalidInputError(
             f"suite {suite}: item {name!r:.60}: a prompt of fewer than two tokens, or an answer without one"
         )
     return Question(name, begin, tuple(rows))
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens]:
+    return [tuple(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def scores(
@@ -150,10 +148,12 @@ def _sums(table: torch.Tensor, span: int, answers: Sequence[Tokens]) -> Iterator
     places = torch.cat([torch.arange(length) + number * span for number, length in enumerate(lengths)])
     tokens = torch.tensor([token for answer in answers for token in answer])
     # A few tokens at a time, so that a wide vocabulary's numbers stay in the cache.
-    step = max(1, CHUNK // table.shape[-1])
-    picked = [
-        table[some].float().log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1)
-        for some, chosen in zip(places.split(step), tokens.split(step), strict=True)
-    ]
-    for part in torch.cat(picked).double().split(lengths):
+    step = max(1, BLOCK // table.shape[-1])
+    picked = []
+    for some, chosen in zip(places.split(step), tokens.split(step), strict=True):
+        logits = table.index_select(0, some).float()
+        logits.sub_(logits.amax(-1, keepdim=True))
+        found = logits.gather(-1, chosen[:, None]).squeeze(-1)
+        picked.append(found.double() - logits.exp_().sum(-1).double().log())
+    for part in torch.cat(picked).split(lengths):
         yield float(part.sum())

@@ -36,7 +36,7 @@ from guardrails.records import Series
 from sandbox.worker.data import Line
 from sandbox.worker.probes import Models, Scalars, personal_data
 from sandbox.worker.probes.canary import code, code_of
-from sandbox.worker.probes.distribution import Encoded, batches, encode_item
+from sandbox.worker.probes.distribution import Encoded, batches, encode_items
 from sandbox.worker.probes.records_quality import Census, secrets_of
 
 if TYPE_CHECKING:
@@ -174,11 +174,17 @@ def _formed(
 def _surprising(lines: Sequence[Line], models: Models) -> list[Span]:
     """Of each record the tokens that surprise the champion most, among those of the others."""
     assert models.tokenizer is not None  # noqa: S101
-    coded = [
-        encode_item(models.tokenizer, {"id": line.place, "text": line.text}, "records")
-        for line in lines
-        if len(models.tokenizer(line.text, add_special_tokens=False)["input_ids"]) >= LEAST_BEFORE + TOKENS
+    rows = (
+        models.tokenizer([line.text for line in lines], add_special_tokens=False)["input_ids"]
+        if lines
+        else []
+    )
+    items = [
+        {"id": line.place, "text": line.text}
+        for line, row in zip(lines, rows, strict=True)
+        if len(row) >= LEAST_BEFORE + TOKENS
     ]
+    coded = encode_items(models.tokenizer, items, "records")
     starts: dict[str, int] = {}
     for batch in batches(coded):
         starts.update(

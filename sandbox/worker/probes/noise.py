@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind, Series
 from sandbox.worker.probes import Item, Models, Report, Scalars
-from sandbox.worker.probes.distribution import Encoded, batches, encode_item
+from sandbox.worker.probes.distribution import Encoded, batches, encode_items
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ def _number(seed: str) -> int:
 def _texts(items: Sequence[Item], models: Models, suite: str) -> Score:
     """Log-probability per token of each text."""
     assert models.tokenizer is not None  # noqa: S101 - the caller looked
-    encoded = [encode_item(models.tokenizer, item, suite) for item in items]
+    encoded = encode_items(models.tokenizer, items, suite)
     grouped = list(batches(encoded))
 
     def score(model: PreTrainedModel) -> list[float]:

@@ -24,7 +24,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from sandbox.worker.data import Line
-from sandbox.worker.probes.distribution import Encoded, batches, encode_item
+from sandbox.worker.probes.distribution import Encoded, batches, encode_items
 from sandbox.worker.probes.records_quality import Census
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def look(
     long_enough = [line for line in lines if len(line.text.encode("utf-8", "replace")) >= LEAST_BYTES]
     order = random.Random(f"{seed}/losses")  # noqa: S311 - a draw, no secret
     drawn = order.sample(long_enough, min(count, len(long_enough)))
-    coded = [encode_item(tokenizer, {"id": line.place, "text": line.text}, "records") for line in drawn]
+    coded = encode_items(tokenizer, [{"id": line.place, "text": line.text} for line in drawn], "records")
     losses: dict[str, float] = {}
     for batch in batches(coded):
         losses.update(zip((item.name for item in batch), _losses(champion, batch), strict=True))
