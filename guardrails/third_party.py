@@ -1,4 +1,4 @@
-"""What other distributions bring: checks, probes and learners by entry point, and only those that are named.
+"""What other distributions bring: checks and learners by entry point, and only those that are named. No probes.
 
 Invariants:
 - Nothing is imported because it is installed: a configuration or a policy names ``DISTRIBUTION:NAME``, and only
@@ -26,8 +26,8 @@ from typing import Any
 from guardrails.canonical import Digest, digest, digest_file, encode
 from guardrails.errors import InvalidInputError
 
-CHECKS, PROBES, LEARNERS = "interlock.checks", "interlock.probes", "interlock.learners"
-GROUPS = (CHECKS, PROBES, LEARNERS)
+CHECKS, LEARNERS = "interlock.checks", "interlock.learners"
+GROUPS = (CHECKS, LEARNERS)
 REFERENCE = re.compile(r"(?!command:)[a-z0-9][a-z0-9-]{0,63}:[a-z0-9][a-z0-9_.-]{0,63}")
 """``DISTRIBUTION:NAME``, the distribution as normalised by PEP 503. ``command:NAME`` means a program of the workspace's."""
 

@@ -128,4 +128,12 @@ def _text(raw: bytes) -> str:
         return line
     if isinstance(value.get("layout"), str):
         return str(value["layout"]).replace("/", "\n")
-    return value["text"] if isinstance(value.get("text"), str) else line
+    if not isinstance(value.get("text"), str):
+        return line
+    # What a label is wrong about has to be read beside it.
+    label = value.get("label")
+    return (
+        f"{value['text']}\n\nlabel: {label}"
+        if isinstance(label, str) and label.strip()
+        else str(value["text"])
+    )

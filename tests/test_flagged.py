@@ -71,6 +71,7 @@ ROWS = [
     {"text": "short"},
     {"layout": "#.#/..."},
     {"prompt": "1 2", "answer": "2 1"},
+    {"text": "some words", "label": "prose"},
 ]
 
 
@@ -94,11 +95,12 @@ def lines_of(rows):
 
 def test_records_are_read_from_the_bytes_that_were_measured(store):
     records = flagged.Records.of(store, proposal(store.put_bytes(b"\n" + lines_of(ROWS))))
-    assert len(records) == 5
+    assert len(records) == 6
     assert records.text("train.jsonl:1") == ""
     assert records.text("train.jsonl:3") == "short"
     assert records.text("train.jsonl:5") == "#.#\n..."
     assert records.text("train.jsonl:6") == '{"prompt": "1 2", "answer": "2 1"}'
+    assert records.text("train.jsonl:7") == "some words\n\nlabel: prose"
     for place in ("train.jsonl:0", "train.jsonl:99", "other.jsonl:1", "train.jsonl", "train.jsonl:-1", ""):
         assert records.text(place) is None, place
     assert [place for place, _ in records.first(2)] == ["train.jsonl:2", "train.jsonl:3"]

@@ -72,7 +72,7 @@ def _values(hint: Any) -> str:
     """What a parameter may be, in a word or two."""
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
-    return {str: "a name", float: "a number above 0"}.get(hint, "a list")
+    return {str: "a name", float: "a number above 0", int: "a whole number"}.get(hint, "a list")
 
 
 def shown_param(value: Any) -> str:

@@ -60,12 +60,15 @@ class CategoryParams:
         least: Categories of fewer items have no part in `worst_delta`, which says so.
         min_auc: Not measured unless the judge's AUC is shown to be at least this (the lower end of its interval), for the
             category that is read; for `worst_delta` for each that is looked at.
+        least_items: The fewest items on which the number counts, in place of the policy's minSamples: of one category there
+            are fewer than of all. The interval is as wide as they make it. Left out: minSamples.
     """
 
     suite: str
     category: str = ""
     least: float = 30.0
     min_auc: float = 0.0
+    least_items: int = 0
 
 
 @dataclass(frozen=True)
