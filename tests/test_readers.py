@@ -181,11 +181,9 @@ def test_a_verification_whose_process_is_stopped_or_killed_fails(
     monkeypatch.setattr(readers, "_AHEAD", 1)
     talk: Callable[..., Any] = Crew._talk
 
-    def cut(hands: Crew, pipe: Any) -> None:
-        while not hands._hands:
-            time.sleep(0.01)
-        os.kill(hands._hands[0][0].pid, number)
-        talk(hands, pipe)
+    def cut(hands: Crew, process: Any) -> None:
+        os.kill(process.pid, number)
+        talk(hands, process)
 
     monkeypatch.setattr(Crew, "_talk", cut)
     monkeypatch.setattr(Crew, "take_back", lambda *_: False)

@@ -12,15 +12,17 @@ waits on a pipe.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import importlib
+import json
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from guardrails.errors import InterlockError
 
@@ -29,6 +31,11 @@ PATIENCE_S = 60
 
 _END_S = 10
 """So long is waited for the end of a process that was killed."""
+# Nothing else of the program is imported there; nor anything from the folder that it was started in.
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from guardrails.decision_log import crew; crew.serve(sys.argv[2])"
+)
 
 
 class Work:
@@ -40,23 +47,21 @@ class Work:
 
 
 class Crew:
-    """So many processes that call one function; a context manager."""
+    """So many processes that call one function, found by its name in its module; a context manager."""
 
     def __init__(self, count: int, function: Callable[..., bytes]) -> None:
         self._waiting: deque[Work] = deque()
         self._changed = threading.Condition()
         self._flaw = ""
         self._over = False
-        start = multiprocessing.get_context("spawn")
+        order = [sys.executable, "-I", "-c", _START, json.dumps(sys.path)]
+        order.append(f"{function.__module__}:{function.__name__}")
         self._hands = []
         for _ in range(count):
-            ours, theirs = start.Pipe()
-            process = start.Process(target=_serve, args=(theirs, function), daemon=True)
-            process.start()
-            theirs.close()  # so that its end is seen as the end of the pipe
-            thread = threading.Thread(target=self._talk, args=(ours,), daemon=True)
+            process = subprocess.Popen(order, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            thread = threading.Thread(target=self._talk, args=(process,), daemon=True)
+            self._hands.append((process, thread))
             thread.start()
-            self._hands.append((process, thread, ours))
 
     def submit(self, work: Work) -> None:
         """Have it done, by whichever process is free first."""
@@ -91,11 +96,11 @@ class Crew:
             hint="was it stopped, or out of memory? try again with fewer --jobs",
         )
 
-    def _talk(self, pipe: Connection) -> None:
+    def _talk(self, process: subprocess.Popen[bytes]) -> None:
         try:
             while (work := self._next()) is not None:
-                pipe.send_bytes(pickle.dumps(work.order, pickle.HIGHEST_PROTOCOL))
-                answer = pipe.recv_bytes()
+                _send(process.stdin, pickle.dumps(work.order, pickle.HIGHEST_PROTOCOL))
+                answer = _receive(process.stdout)
                 with self._changed:
                     work.answer = answer
                     self._changed.notify_all()
@@ -118,16 +123,43 @@ class Crew:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        for process, thread, pipe in self._hands:
+        for process, _ in self._hands:
             process.kill()  # also where it is stopped, and would hear nothing else
-            process.join(_END_S)
+        for process, thread in self._hands:
             thread.join(_END_S)
-            pipe.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what could not be sent any more
+                    pipe.close()  # type: ignore[union-attr]
 
 
-def _serve(pipe: Connection, function: Callable[..., bytes]) -> None:
-    """In a process of its own: do what comes, until nothing can come any more."""
+def _send(pipe: IO[bytes] | None, data: bytes) -> None:
+    assert pipe is not None  # noqa: S101 - for the type checker
+    pipe.write(len(data).to_bytes(8, "big"))
+    pipe.write(data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes] | None) -> bytes:
+    assert pipe is not None  # noqa: S101 - for the type checker
+    size = int.from_bytes(_exactly(pipe, 8), "big")
+    return _exactly(pipe, size)
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytes:
+    data = pipe.read(size)
+    if len(data) != size:
+        raise EOFError
+    return data
+
+
+def serve(name: str) -> None:
+    """In a process of its own: do what comes by a function ``module:name``, until nothing can come any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever started this one ends it
+    pipe, sys.stdout = sys.stdout.buffer, sys.stderr  # whatever is printed is no answer
+    module, _, function = name.partition(":")
+    work = getattr(importlib.import_module(module), function)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send_bytes(function(*pickle.loads(pipe.recv_bytes())))  # noqa: S301 - from whoever started this one
+            _send(pipe, work(*pickle.loads(_receive(sys.stdin.buffer))))  # noqa: S301 - from whoever started this one

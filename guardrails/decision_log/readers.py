@@ -140,7 +140,8 @@ def _alone(snapshot: Snapshot) -> Iterator[Batch]:
 
 def _together(snapshot: Snapshot, crew: Crew, ahead: int) -> Iterator[Batch]:
     services = _first_services(snapshot)
-    rows, waiting = snapshot.rows(), deque[Work]()
+    rows, waiting = snapshot.rows(), deque[_Piece]()
+    here: dict[int, Batch] = {}
     end: Batch | None = None
     while True:
         while end is None and len(waiting) < ahead:
@@ -150,24 +151,33 @@ def _together(snapshot: Snapshot, crew: Crew, ahead: int) -> Iterator[Batch]:
             except LogVerificationError as error:  # told after the records before it
                 some, end = [], Batch([], Refused(error.index, error.reason))
             if some:
-                waiting.append(Work(some, services))
-                crew.submit(waiting[-1])
+                waiting.append(_Piece(some, services, Work(some, services)))
+                crew.submit(waiting[-1].work)
         if not waiting:
             yield end or Batch([])
             return
-        batch = _done(waiting.popleft(), waiting, crew)
+        batch = _done(waiting.popleft(), waiting, here, crew)
         yield batch
         services |= services_in(batch.entries)
 
 
-def _done(work: Work, waiting: deque[Work], crew: Crew) -> Batch:
-    """What is in a batch; while a process still reads it, others are read here."""
-    while work.answer is None:
-        mine = next((one for one in (work, *reversed(waiting)) if crew.take_back(one)), None)
+class _Piece(NamedTuple):
+    """Some rows, what was known of the services' keys, and the work to have them read elsewhere."""
+
+    rows: list[Row]
+    services: frozenset[str]
+    work: Work
+
+
+def _done(piece: _Piece, waiting: deque[_Piece], here: dict[int, Batch], crew: Crew) -> Batch:
+    """What is in a piece; while a process still reads it, others are read here."""
+    first = piece.rows[0][0]
+    while piece.work.answer is None and first not in here:
+        mine = next((one for one in (piece, *reversed(waiting)) if crew.take_back(one.work)), None)
         if mine is None:
             break
-        mine.answer = read_packed(*mine.order)
-    return _unpacked(work.order[0], work.answer or crew.answer(work))
+        here[mine.rows[0][0]] = read(mine.rows, mine.services)
+    return here.pop(first, None) or _unpacked(piece.rows, crew.answer(piece.work))
 
 
 def _first_services(snapshot: Snapshot) -> frozenset[str]:
