@@ -6,8 +6,10 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from guardrails.canonical import digest
 from guardrails.checks import CHECKS
 from guardrails.errors import NotMeasuredError
 from guardrails.records import Measurements
@@ -46,19 +48,43 @@ def test_right_labels_are_left_alone():
 
 def test_confidence_by_hand():
     """Thresholds: of a (0.9 + 0.8 + 0.1) / 3 = 0.6, of b (0.9 + 0.5) / 2 = 0.7."""
-    chances = [{"a": a, "b": 1 - a} for a in (0.9, 0.8, 0.1, 0.1, 0.5)]
-    given = ["a", "a", "a", "b", "b"]
+    table = np.array([[a, 1 - a] for a in (0.9, 0.8, 0.1, 0.1, 0.5)])
     # The third is as sure of b as b's own are; the fifth reaches no threshold and keeps its own.
-    assert confident(chances, given) == ["a", "a", "b", "b", "b"]
+    assert confident(table, [0, 0, 0, 1, 1]) == [0, 0, 1, 1, 1]
 
 
-def test_the_classifier_by_hand():
-    seen = {"x": Counter(one=3), "y": Counter(two=1)}
-    found = record_labels._chances(["one", "one"], seen, {"x": 5, "y": 3}, Counter(x=2, y=1))
-    x = math.log(3) + 2 * math.log(4 / 5) / math.sqrt(2)
-    y = math.log(2) + 2 * math.log(1 / 3) / math.sqrt(2)
-    assert found["x"] == pytest.approx(math.exp(x) / (math.exp(x) + math.exp(y)))
-    assert sum(found.values()) == pytest.approx(1)
+def test_of_labels_equally_likely_a_record_keeps_its_own():
+    assert confident(np.full((4, 2), 0.5), [0, 1, 0, 1]) == [0, 1, 0, 1]
+
+
+def plainly(spoken, own):
+    """The same by the definitions, one record at a time."""
+    folds = [int(digest(" ".join(row).encode()).hex[:8], 16) % record_labels.FOLDS for row in spoken]
+    vocabulary = len({word for row in spoken for word in row})
+    for row, fold in zip(spoken, folds, strict=True):
+        others = [place for place, other in enumerate(folds) if other != fold]
+        logs = []
+        for label in range(max(own) + 1):
+            mine = [place for place in others if own[place] == label]
+            seen = Counter(word for place in mine for word in spoken[place])
+            total = seen.total() + vocabulary
+            likelihood = sum(math.log((seen[word] + 1) / total) for word in row)
+            logs.append(math.log(len(mine) + 1) + likelihood / math.sqrt(max(1, len(row))))
+        parts = [math.exp(value - max(logs)) for value in logs]
+        yield [part / sum(parts) for part in parts]
+
+
+@pytest.mark.parametrize("silent", [(), (0, 7, 39), range(40)])
+def test_the_classifier_is_the_one_defined(silent):
+    draw = random.Random(5)
+    words = [f"w{n}" for n in range(12)]
+    spoken = [draw.choices(words, k=draw.randint(1, 9)) for _ in range(40)]
+    for place in silent:
+        spoken[place] = []
+    own = [draw.randrange(3) for _ in spoken]
+    table = record_labels.chances(spoken, own)
+    for row, expected in zip(table.tolist(), plainly(spoken, own), strict=True):
+        assert row == pytest.approx(expected, rel=1e-12)
 
 
 def test_no_record_is_judged_by_its_own_copy():

@@ -22,9 +22,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from guardrails.canonical import digest
 from sandbox.worker.data import Line, words
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Table = np.ndarray[Any, np.dtype[Any]]
+    """One row per record, one column per label."""
 
 FOLDS = 5
 LEAST = 10
@@ -39,67 +47,49 @@ def label_errors(lines: Sequence[Line]) -> list[Line] | None:
     """Those whose label is likely wrong; None where it cannot be told. Every record must carry a label."""
     given = [str(line.value["label"]) for line in lines]
     counts = Counter(given)
-    names = sorted(counts)
-    if len(names) < 2 or min(counts.values()) < LEAST:
+    if len(counts) < 2 or min(counts.values()) < LEAST:
         return None
-    chances = _out_of_fold([line.text for line in lines], given, names)
-    return [
-        line
-        for line, at in zip(lines, confident(chances, given), strict=True)
-        if at != str(line.value["label"])
-    ]
+    columns = {name: column for column, name in enumerate(sorted(counts))}
+    own = [columns[name] for name in given]
+    found = confident(chances([words(line.text) for line in lines], own), own)
+    return [line for line, at, before in zip(lines, found, own, strict=True) if at != before]
 
 
-def confident(chances: Sequence[dict[str, float]], given: Sequence[str]) -> list[str]:
-    """For each record the label that it is confidently of; its own where it is of none."""
-    thresholds = {
-        name: math.fsum(row[name] for row, own in zip(chances, given, strict=True) if own == name)
-        / sum(own == name for own in given)
-        for name in sorted(set(given))
-    }
-    found = []
-    for row, own in zip(chances, given, strict=True):
-        reached = [name for name, least in thresholds.items() if row[name] >= least]
-        found.append(max(reached, key=lambda name: (row[name], name == own), default=own))
+def confident(chances: Table, own: Sequence[int]) -> list[int]:
+    """For each record the label that it is confidently of; its own where it is of none. Labels are columns."""
+    import numpy as np
+
+    mine = np.array(own)
+    carried = [chances[mine == label, label].tolist() for label in range(chances.shape[1])]
+    thresholds = np.array([math.fsum(column) / len(column) for column in carried])
+    reached = np.where(chances >= thresholds, chances, -1.0)
+    best = reached.max(axis=1)
+    keeps = (best < 0) | (reached[np.arange(len(mine)), mine] == best)
+    return [int(label) for label in np.where(keeps, mine, reached.argmax(axis=1))]
+
+
+def chances(spoken: Sequence[Sequence[str]], own: Sequence[int]) -> Table:
+    """The classifier's probability of each label for records in words, by the records of the other folds."""
+    import numpy as np
+
+    fold = np.array([int(digest(" ".join(row).encode()).hex[:8], 16) % FOLDS for row in spoken])
+    sizes = np.array([len(row) for row in spoken])
+    number = {word: at for at, word in enumerate(dict.fromkeys(chain.from_iterable(spoken)))}
+    said = np.fromiter(map(number.__getitem__, chain.from_iterable(spoken)), np.int64, int(sizes.sum()))
+    said += np.repeat(fold, sizes) * len(number)  # places in tables of one row of all words per fold
+    filled = sizes > 0
+    begins = (np.cumsum(sizes) - sizes)[filled]
+    logs = np.zeros((len(spoken), max(own) + 1))
+    for label in range(logs.shape[1]):  # one at a time: a table of all could be as large as memory
+        mine = np.array(own) == label
+        table = np.bincount(said[np.repeat(mine, sizes)], minlength=FOLDS * len(number))
+        table = table.reshape(FOLDS, len(number))
+        seen = table.sum(axis=0) - table  # by the other folds
+        logs_of_words = np.log((seen + 1) / (seen.sum(axis=1, keepdims=True) + len(number)))
+        if filled.any():
+            logs[filled, label] = np.add.reduceat(logs_of_words.ravel()[said], begins)
+        logs[:, label] /= np.sqrt(np.maximum(1, sizes))
+        logs[:, label] += np.log(mine.sum() - np.bincount(fold[mine], minlength=FOLDS) + 1)[fold]
+    parts = np.exp(logs - logs.max(axis=1, keepdims=True))
+    found: Table = parts / parts.sum(axis=1, keepdims=True)
     return found
-
-
-def _out_of_fold(texts: Sequence[str], given: Sequence[str], names: Sequence[str]) -> list[dict[str, float]]:
-    spoken = [words(text) for text in texts]
-    fold = [int(digest(" ".join(row).encode()).hex[:8], 16) % FOLDS for row in spoken]
-    by_fold = {(part, name): Counter[str]() for part in range(FOLDS) for name in names}
-    sizes: Counter[tuple[int, str]] = Counter()
-    for row, part, own in zip(spoken, fold, given, strict=True):
-        by_fold[part, own].update(row)
-        sizes[part, own] += 1
-    vocabulary = len(set().union(*by_fold.values()))
-    found: list[dict[str, float]] = [{}] * len(texts)
-    for left_out in range(FOLDS):
-        seen = {name: Counter[str]() for name in names}
-        records = Counter[str]()
-        for part in range(FOLDS):
-            if part != left_out:
-                for name in names:
-                    seen[name].update(by_fold[part, name])
-                    records[name] += sizes[part, name]
-        totals = {name: seen[name].total() + vocabulary for name in names}
-        for place, row in enumerate(spoken):
-            if fold[place] == left_out:
-                found[place] = _chances(row, seen, totals, records)
-    return found
-
-
-def _chances(
-    row: Sequence[str], seen: dict[str, Counter[str]], totals: dict[str, int], records: Counter[str]
-) -> dict[str, float]:
-    """The classifier's probability of each label."""
-    temper = math.sqrt(max(1, len(row)))
-    logs = {
-        name: math.log(records[name] + 1)
-        + math.fsum(math.log((seen[name][word] + 1) / totals[name]) for word in row) / temper
-        for name in seen
-    }
-    top = max(logs.values())
-    parts = {name: math.exp(value - top) for name, value in logs.items()}
-    whole = math.fsum(parts.values())
-    return {name: part / whole for name, part in parts.items()}
