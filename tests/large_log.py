@@ -68,6 +68,20 @@ def _size(site: Site) -> int:
         return snapshot.size
 
 
+def proposals(site: Site, count: int) -> list[bytes]:
+    """So many signed proposals, as they could follow the site's first one, each of a bundle of its own."""
+    row = site.row("P-0001")
+    assert row.proposal
+    made = []
+    for number in range(2, count + 2):
+        one = replace(row.proposal, id=f"P-{number:04d}", bundle=digest(b"bundle %d" % number))
+        subjects = {"bundle": one.bundle, "champion": one.champion, "data": one.data}
+        time = format_time(site.clock())
+        said = Statement("proposal", subjects, encode_record(one), site.log.origin, time)
+        made.append(seal(said.encode(), site.services["learner"]))
+    return made
+
+
 def rounds(site: Site) -> Iterator[tuple[list[bytes], Opening]]:
     """Five signed records, and the text that one of them commits to, again and again."""
     row = site.row(site.judged(BLOCKED))

@@ -20,8 +20,8 @@ from guardrails.codec import encode_record
 from guardrails.decision_log.tables import decoded, is_storable
 from guardrails.errors import RecordError, StorageError
 
-CACHE_KIB = 16_384
-HELD_ROWS = 4_096
+CACHE_KIB = 8_192
+HELD_ROWS = 1_024
 """So many rows are held as what they mean, and as many that were used just before them."""
 
 _GONE = object()
