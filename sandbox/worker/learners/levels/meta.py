@@ -4,8 +4,8 @@ Invariants:
 - Only families of levels in the task's records are learnt from; on which family the result is judged is not known
   here.
 - Two runs with the same champion, records, recipe and seed write the same bytes.
-- ``method = joint`` draws the same number of examples of the same families in as many updates, and mixes them in
-  each: ordinary training, to be compared with at equal compute.
+- ``method = joint`` draws the same number of examples of the same families in as many updates as ``reptile``, and mixes
+  them in each: ordinary training, to be compared with at equal compute.
 
 ``method = reptile`` (Nichol, Achiam and Schulman 2018, arXiv:1803.02999): take a few steps on one family, and move a part
 of the way to where they led; then another family. A record's family is its field ``family``, or else its level's wiring.
