@@ -19,11 +19,13 @@ languages far from English (Polish, Czech) count as gibberish; ``data.language``
 from __future__ import annotations
 
 import math
+import string
 import unicodedata
 import zlib
 from collections import Counter
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
+from operator import add
 
 from sandbox import texts
 
@@ -32,7 +34,7 @@ SHRUNK = 0.25
 LEAST_LETTERS = 40
 LEAST_BYTES = 200
 YARDSTICK = "austen"
-_SIGNS = 27  # a-z and the space
+_SIGNS = f" {string.ascii_lowercase}"
 
 
 def is_gibberish(text: str) -> bool:
@@ -48,12 +50,18 @@ def reason(text: str) -> str:
     data = stripped.encode("utf-8", "surrogatepass")
     if len(data) >= LEAST_BYTES and (packed := len(zlib.compress(data))) < SHRUNK * len(data):
         return f"shrinks from {len(data)} bytes to {packed}"
-    spoken = sum(sign.isalpha() or sign.isspace() or unicodedata.combining(sign) > 0 for sign in stripped)
+    signs = Counter(stripped)
+    letters = sum(count for sign, count in signs.items() if sign.isalpha())
+    spoken = letters + sum(
+        count
+        for sign, count in signs.items()
+        if not sign.isalpha() and (sign.isspace() or unicodedata.combining(sign) > 0)
+    )
     if len(stripped) >= LEAST_LETTERS and spoken < len(stripped) / 2:
         return f"{len(stripped) - spoken} of {len(stripped)} signs are no letters"
     folded = _folded(stripped)
     latin = len(folded) - folded.count(" ")
-    if latin < LEAST_LETTERS or latin < sum(sign.isalpha() for sign in stripped) / 2:
+    if latin < LEAST_LETTERS or latin < letters / 2:
         return ""
     bits = surprise(folded)
     return f"{bits:.1f} bits per letter" if bits > SURPRISE else ""
@@ -61,27 +69,30 @@ def reason(text: str) -> str:
 
 def surprise(folded: str) -> float:
     """Bits per letter of a text of a-z and spaces, under the letter pairs of the yardstick."""
-    pairs, firsts = _yardstick()
+    bits = _yardstick()
     row = f" {folded} "
-    bits = (-math.log2((pairs[one + two] + 0.5) / (firsts[one] + 0.5 * _SIGNS)) for one, two in pairwise(row))
-    return math.fsum(bits) / (len(row) - 1)
+    return math.fsum(map(bits.__getitem__, map(add, row, row[1:]))) / (len(row) - 1)
 
 
 def _folded(text: str) -> str:
     """Lower-case a-z, accents taken off, one space for each run of anything else."""
     plain = unicodedata.normalize("NFKD", text).lower()
-    kept = "".join(
-        sign if "a" <= sign <= "z" else "" if unicodedata.combining(sign) else " " for sign in plain
-    )
-    return " ".join(kept.split())
+    kept = {
+        ord(sign): "" if unicodedata.combining(sign) else " " for sign in set(plain) if not "a" <= sign <= "z"
+    }
+    return " ".join(plain.translate(kept).split())
 
 
 @cache
-def _yardstick() -> tuple[Counter[str], Counter[str]]:
+def _yardstick() -> dict[str, float]:
+    """The bits of a sign after another, for every pair of them, by how often the novel has the pair."""
     pairs: Counter[str] = Counter()
     firsts: Counter[str] = Counter()
     for record in texts.load(YARDSTICK):
         row = f" {_folded(record['text'])} "
         firsts.update(row[:-1])
         pairs.update(one + two for one, two in pairwise(row))
-    return pairs, firsts
+    return {
+        one + two: -math.log2((pairs[one + two] + 0.5) / (firsts[one] + 0.5 * len(_SIGNS)))
+        for one, two in product(_SIGNS, repeat=2)
+    }
