@@ -161,6 +161,20 @@ def test_a_statement_means_the_same_to_the_parser_and_to_the_patterns(
         assert isinstance(whole, Statement) or data != payload
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"2026-01-31T23", b"2026-02-30T23", "not a time"),
+        (b'"seq":4', b'"seq":3', "referenced twice"),
+    ],
+)
+def test_what_a_pattern_cannot_see_is_refused_all_the_same(old: bytes, new: bytes, reason: str):
+    payload = statement(references=(Reference(3, "ab" * 32), Reference(4, "cd" * 32))).encode()
+    assert plain.split(payload.replace(old, new)) is not None, "the pattern takes it"
+    with pytest.raises(RecordError, match=reason):
+        env.parse_statement(payload.replace(old, new))
+
+
 def nested(depth: int) -> bytes:
     return (b'{"a":' * depth + b"1" + b"}" * depth) if depth else b"1"
 

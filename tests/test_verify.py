@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from guardrails import canonical
 from guardrails.canonical import Digest
 from guardrails.decision_log import checkpoint, succession
-from guardrails.decision_log.envelope import format_time, open_envelope, parse_statement, seal
+from guardrails.decision_log.envelope import Reference, format_time, open_envelope, parse_statement, seal
 from guardrails.decision_log.keys import ServiceKey
 from guardrails.decision_log.merkle import leaf_hash
+from guardrails.decision_log.scratch import Leaves, Scratch
 from guardrails.decision_log.store import Log
-from guardrails.decision_log.verify import _check_all
+from guardrails.decision_log.verify import _check_all, _place_check
 from guardrails.errors import LogVerificationError
 from guardrails.ledger import project
 from guardrails.ledger.standing import binding_of
@@ -798,3 +799,34 @@ def test_checks_made_kind_by_kind_tell_what_each_record_in_turn_would_tell_first
     assert [seq for kind, seq in asked if kind == "rules"] == list(range(last)), (
         "no rule is asked after the flaw"
     )
+
+
+@pytest.mark.parametrize(
+    ("references", "told"),
+    [
+        ({1: (0, b"0")}, None),
+        ({1: (0, b"x")}, "it rests on a record 0 that is not there"),
+        ({1: (1, b"1")}, "it rests on a record 1 that is not there"),
+        ({1: (2, b"2")}, "it rests on a record 2 that is not there"),
+        ({1: (9, b"9")}, "it rests on a record 9 that is not there"),
+    ],
+)
+def test_a_record_rests_on_earlier_ones_only_also_on_those_that_are_looked_at_with_it(references, told):
+    scratch = Scratch()
+    batch = []
+    for seq in range(3):
+        cited = [
+            Reference(at, sha.hex().rjust(64, "0"))
+            for at, sha in ([references[seq]] if seq in references else [])
+        ]
+        leaf = str(seq).encode().hex().rjust(64, "0")
+        batch.append(SimpleNamespace(seq=seq, leaf=leaf, statement=SimpleNamespace(references=cited)))
+    check = _place_check(Leaves(scratch), batch)  # type: ignore[arg-type]
+    found = []
+    for entry in batch:
+        try:
+            check(entry)
+        except LogVerificationError as error:
+            found.append((error.index, error.reason))
+    assert found == ([(1, told)] if told else [])
+    scratch.close()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from guardrails import canonical
@@ -51,28 +51,24 @@ class Scratch:
 
     def ask(self, statement: str, *values: Any) -> sqlite3.Cursor:
         """Run one statement."""
-        try:  # asked some times for every record, so without the call that a context manager costs
-            return self._file.execute(statement, values)
-        except sqlite3.Error as error:
-            raise _no_room(error) from error
+        return self._run(self._file.execute, statement, values)
 
     def tell(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> int:
         """Run one statement for each of these; how many rows that changed."""
+        return self._run(self._file.executemany, statement, rows).rowcount
+
+    def _run(self, how: Callable[[str, Any], sqlite3.Cursor], statement: str, values: Any) -> sqlite3.Cursor:
         try:
-            return self._file.executemany(statement, rows).rowcount
+            return how(statement, values)
         except sqlite3.Error as error:
-            raise _no_room(error) from error
+            raise StorageError(
+                f"verification has no room for its own notes: {error}",
+                hint="make room in the folder for temporary files, or name another one in SQLITE_TMPDIR",
+            ) from error
 
     def close(self) -> None:
         """Give the room back."""
         self._file.close()
-
-
-def _no_room(error: sqlite3.Error) -> StorageError:
-    return StorageError(
-        f"verification has no room for its own notes: {error}",
-        hint="make room in the folder for temporary files, or name another one in SQLITE_TMPDIR",
-    )
 
 
 class Leaves:
