@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from test_rounds import Site, quiet
 
-from guardrails.canonical import digest
+from guardrails.canonical import Digest, digest
 from guardrails.errors import UsageError
 from sandbox import reproduction, rounds
 from sandbox.config import Recipe
@@ -79,6 +80,21 @@ def test_a_proposal_is_reproduced_and_nothing_is_recorded(site, proposal):
     assert (found.files, found.differs) == ((), {})
     assert size_of(site) == before
     assert not list((site.workspace.path / "jobs").glob("job-*"))
+
+
+@pytest.mark.slow
+def test_how_much_was_learnt_from_at_once_is_decided_by_the_recorded_limit(site):
+    limits = replace(site.model.limits, memory_bytes=520 << 20)
+    recipe = replace(RECIPE, settings=RECIPE.settings | {"length": "512"})
+    proposal = rounds.propose(site.bench, replace(site.model, limits=limits), recipe, 3, quiet)
+    record = site.row(proposal).proposal
+    assert record.environment["memory_bytes"] == str(520 << 20)
+    tree = {entry.path: entry for entry in site.workspace.store.tree(record.bundle)}
+    claims = json.loads(site.workspace.store.get_bytes(Digest(tree["proposal.json"].sha256)))["claims"]
+    assert (claims["rows_at_once"], claims["checkpointing"]) == ("1", "no")
+    found = reproduction.reproduce(site.bench, site.model, proposal, None, quiet)
+    assert found.reproduced, found.sentence
+    assert set(found.differs) == {"memory_bytes"}
 
 
 @pytest.mark.slow

@@ -82,6 +82,7 @@ def test_a_round_yields_a_judged_proposal_with_evidence(site, proposal):
     assert row.proposal.compute.cpu_s > 0
     assert row.proposal.environment["recipe.objective"] == str(row.proposal.objective), "stated as ordered"
     assert row.proposal.environment["claim.steps"] == row.proposal.environment["recipe.steps"] == "12"
+    assert row.proposal.environment["memory_bytes"] == str(site.model.limits.memory_bytes)
     assert row.evidence.counts["distribution/task"] == 60
     assert any(finding.rule.startswith("gain") and finding.observed for finding in row.verdict.findings)
 

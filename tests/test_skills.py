@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails.canonical import digest_file
-from guardrails.errors import ConfigError, InvalidInputError
+from guardrails.errors import ConfigError, DeniedError, InvalidInputError
 from guardrails.records import ModelKind
 from sandbox import tasks
 from sandbox.config import ModelConfig
 from sandbox.models import pupil
+from sandbox.rounds import bench
 from sandbox.worker import weights
 from sandbox.worker.data import Line
 from sandbox.worker.environments import skills
@@ -114,6 +117,20 @@ def test_what_a_model_is_to_be_quick_to_learn_is_a_label_of_its_own():
     for wrong in (replace(quick, labels={"adapt": "copy"}), replace(MODEL, labels={"adapt": "copy"})):
         with pytest.raises(ConfigError, match="the label adapt"):
             tasks.labels_of(wrong)
+
+
+def test_what_it_was_adopted_to_learn_cannot_be_changed_afterwards(monkeypatch):
+    """Rules go by the label that a root signed for: of an easier skill the same suite would say more."""
+    signed = {"task": "skills", "adapt": "rotate4:?"}
+    view = SimpleNamespace(model=lambda name: SimpleNamespace(labels=signed))
+    monkeypatch.setattr(bench, "proven_view_of", lambda log: contextlib.nullcontext(view))
+    made = SimpleNamespace(gate=SimpleNamespace(log=None))
+    bench.require_own_task(made, replace(MODEL, adapt=("rotate4:?",)))
+    for adapt in (("copy",), ("rotate4:?", "copy"), ()):
+        with pytest.raises(DeniedError, match="adopted to be quick to learn"):
+            bench.require_own_task(made, replace(MODEL, adapt=adapt))
+    signed.pop("adapt")
+    bench.require_own_task(made, replace(MODEL, adapt=("copy",)))  # adopted before there was such a label
 
 
 # --- the shipped model ------------------------------------------------------------------
