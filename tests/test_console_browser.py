@@ -527,6 +527,7 @@ def test_flagged_records_are_opened_page_by_page_with_secrets_hidden(
         navigator(1), facts=navigator(1).facts | found.facts, flagged=found.flagged, reasons=found.reasons
     )
     proposal = made.propose(tmp_path / "a", "navigator", 1, shown, texts=texts)
+    other = made.propose(tmp_path / "b", "navigator", 2, navigator(2))
     running = Server(made.workspace.path)
     try:
         page = visit(f"{running.url}/proposal?id={proposal}", size=size)
@@ -551,6 +552,10 @@ def test_flagged_records_are_opened_page_by_page_with_secrets_hidden(
         page.get_by_text("21 to 29 of 29").wait_for()
         page.locator(".record", has_text="train.jsonl:31").first.wait_for()
         assert page.get_by_role("button", name="Later").is_disabled()
+        page.goto(f"{running.url}/proposal?id={other}")
+        page.get_by_role("tab", name="Data").click()
+        page.get_by_text("record 3: a word is a picture of a thing").wait_for()
+        assert page.get_by_text("the same words again").count() == 0
         overflow = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0
     finally:

@@ -29,7 +29,7 @@ def show(row: ProposalRow) -> None:
     assert row.proposal is not None  # noqa: S101 - only proposals have this tab
     found = measurements(row)
     _census(row, found.facts if found else {})
-    records = _records(row.id, row)
+    records = _records(f"{row.proposal.data} {row.proposal.bundle}", row)
     if found is not None:
         _flagged(row.id, records, found)
     first = records.first(FIRST)
@@ -40,7 +40,8 @@ def show(row: ProposalRow) -> None:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _records(_id: str, _row: ProposalRow) -> Records:
+def _records(addresses: str, _row: ProposalRow) -> Records:
+    """Read once for each proposal: what begins with an underscore is no part of the cache's key."""
     assert _row.proposal is not None  # noqa: S101
     return Records.of(session.console().workspace.store, _row.proposal)
 
