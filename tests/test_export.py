@@ -54,6 +54,49 @@ def exported(cli, tmp_path) -> Path:
 # --- bundles ---------------------------------------------------------------------------------
 
 
+READING = (
+    ("log", "show"), ("log", "show", "2"), ("log", "show", "P-0002"), ("log", "show", "P-0001", "--report"),
+    ("log", "as-of", "2099-01-01"), ("log", "proof", "3"), ("log", "proof", "--consistency", "2"),
+)  # fmt: skip
+
+
+def test_a_bundle_is_read_without_a_workspace_and_says_what_the_log_says(
+    cli, exported, tmp_path, monkeypatch
+):
+    pins = cli.path / "keys" / "roots.pub"
+    given = ("--bundle", exported, "--root-key", pins)
+    said = {words: cli.ok(*words) for words in READING}
+    keys = [person["public_keys"] for person in cli.ok("roster", "show")["people"]]
+    cli.ok("log", "export", "--csv", tmp_path / "of-log.csv")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "path", tmp_path / "nowhere")
+    for words, expected in said.items():
+        assert cli.ok(*words, *given) == expected, words
+    assert [person["public_keys"] for person in cli.ok("roster", "show", *given)["people"]] == keys
+    cli.ok("log", "export", "--csv", tmp_path / "of-bundle.csv", *given)
+    assert (tmp_path / "of-bundle.csv").read_text() == (tmp_path / "of-log.csv").read_text()
+    assert cli("log", "export", tmp_path / "again", *given).status == 2, "the bundle itself is that"
+
+
+def test_nothing_of_a_bundle_is_shown_that_does_not_hold(cli, exported, tmp_path):
+    lines = exported.read_bytes().splitlines(keepends=True)
+    forged = tmp_path / "forged.bundle"
+    forged.write_bytes(b"".join([*lines[:3], lines[4], *lines[4:]]))
+    other = Made(tmp_path / "other" / "workspace")
+    others = other.workspace.path / "keys" / "roots.pub"
+    other.close()
+    for words in READING:
+        assert cli(*words, "--bundle", exported).status == 0, "the control"
+        for refused in (
+            cli(*words, "--bundle", forged),
+            cli(*words, "--bundle", exported, "--root-key", others),
+        ):
+            assert refused.status == 7, words
+            assert refused.out == ""
+    assert "no root key was given" in cli("log", "show", "--bundle", exported).err
+    assert cli("log", "show", "--root-key", others).status == 2, "a workspace has its own"
+
+
 def test_a_bundle_verifies_like_the_log_that_it_was_made_of(cli, exported):
     root_key = cli.ok("roster", "show")["people"][0]["public_keys"][0]
     told = cli.ok("log", "verify", "--bundle", exported, "--root-key", root_key)

@@ -194,7 +194,7 @@ def rekey(
 def list_(session: Session) -> None:
     """List people."""
     with session.view() as view:
-        data = [person_fields(session, view, person, name) for person, name in view.people()]
+        data = [person_fields(person, name, session.workspace.people_keys) for person, name in view.people()]
 
     def draw(console: Console) -> None:
         if not data:

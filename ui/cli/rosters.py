@@ -27,6 +27,7 @@ from guardrails.ledger.roster import roots_of
 from guardrails.records import Role
 from ui import presenters
 from ui.cli.group import add, group
+from ui.cli.log.source import Source, reading, source_options
 from ui.cli.offline import SIGNATURE, read_file, write_new
 from ui.cli.output import empty, heading, line, pairs, show, table
 from ui.cli.session import Session
@@ -55,11 +56,13 @@ def key_option(function: Any) -> Any:
 
 
 @add(roster, "show", help="The roster in force: people, roles, keys, service keys.")
-def show_(session: Session) -> None:
+@source_options
+def show_(session: Session, source: Source) -> None:
     """Show the roster."""
-    with session.proven_view() as view:
+    with reading(session, source) if source.bundle else session.proven_view() as view:
         current = view.roster
-        people = [person_fields(session, view, person, name) for person, name in view.people()]
+        here = None if source.bundle else session.workspace.people_keys
+        people = [person_fields(person, name, here) for person, name in view.people()]
     data: dict[str, Any] = {
         "version": current.version if current else 0,
         "threshold": current.threshold if current else 0,
@@ -89,15 +92,15 @@ def show_(session: Session) -> None:
     session.output.result("roster show", data, draw)
 
 
-def person_fields(session: Session, view: View, person: Person, name: str) -> dict[str, Any]:
-    """One person for programs."""
+def person_fields(person: Person, name: str, people_keys: Path | None) -> dict[str, Any]:
+    """One person for programs; ``people_keys`` is the workspace's folder of private keys, where there is one."""
     return {
         "id": person.id,
         "name": name,
         "roles": [role.value for role in person.roles],
         "keys": [person_keyid(key.public) + (" (revoked)" if key.revoked else "") for key in person.keys],
         "public_keys": [key.public for key in person.keys if not key.revoked],
-        "key_here": (session.workspace.people_keys / person.id).is_file(),
+        "key_here": people_keys is not None and (people_keys / person.id).is_file(),
     }
 
 
@@ -258,7 +261,7 @@ def put_in_force(session: Session, made: Amendment, current: Roster) -> Referenc
     old, new = made.missing(current)
     if old or new:
         raise DeniedError(
-            f"signatures are missing: {old} of the roots now, {new} of the roots that it names",
+            f"signatures are missing: {_missing(old, new)}",
             hint="each signs with: interlock roster sign FILE",
         )
     workspace = session.workspace
@@ -385,8 +388,7 @@ def _give(
             show(console, line(f"every signature is there: interlock roster commit {file}"))
         else:
             show(console, line(
-                f"missing: {data['missing_old']} of the roots now, {data['missing_new']} of the roots that it names; "
-                f"each: interlock roster sign {file}"
+                f"missing: {_missing(data['missing_old'], data['missing_new'])}; each: interlock roster sign {file}"
             ))  # fmt: skip
 
     session.output.result(kind, data, draw)
@@ -400,3 +402,9 @@ def draw_amendment(console: Console, data: dict[str, Any]) -> None:
     console.print(
         pairs([("prepared", data["time"]), ("signed by", ", ".join(data["signed_by"]) or "nobody yet")])
     )
+
+
+def _missing(old: int, new: int) -> str:
+    """How many roots have yet to sign, of those in force and of those that the roster names."""
+    parts = [(old, "of the roots now"), (new, "of the roots that it names")]
+    return ", ".join(f"{count} {whose}" for count, whose in parts if count)

@@ -58,7 +58,7 @@ def erase(session: Session, records: tuple[int, ...], person: str, reason: str, 
     )  # fmt: skip
     draft = session.workspace.gate.draft(wish)
     session.output.announce(
-        f"{presenters.counted(len(chosen), 'text')} will be erased; nothing brings them back"
+        f"{presenters.counted(len(chosen), 'text')} will be erased; no erased text comes back"
     )
     receipt = sign(session, draft, signer, name)
     if receipt.state == "done":

@@ -19,6 +19,7 @@ from ui import presenters
 from ui.cli.group import add
 from ui.cli.log.group import log
 from ui.cli.log.proof import write_new
+from ui.cli.log.source import Source, reading, source_options
 from ui.cli.output import line
 from ui.cli.session import Session
 
@@ -36,12 +37,17 @@ _FILE = click.Path(path_type=Path)
 @click.option("--no-texts", is_flag=True, help="Leave names and free text out of the bundle.")
 @click.option("--to", type=_FILE, metavar="FILE", help="Records and the newest checkpoint alone, as JSONL.")
 @click.option("--csv", "csv", type=_FILE, metavar="FILE", help="One line a record, for a spreadsheet.")
-def export(session: Session, file: Path | None, no_texts: bool, to: Path | None, csv: Path | None) -> None:
+@source_options
+def export(
+    session: Session, file: Path | None, no_texts: bool, to: Path | None, csv: Path | None, source: Source
+) -> None:
     """Export the log."""
     chosen = [path for path in (file, to, csv) if path is not None]
     if len(chosen) != 1:
         raise UsageError("name one file: FILE for a bundle, or --to FILE, or --csv FILE")
-    with session.view() as view:
+    if source.bundle is not None and csv is None:
+        raise UsageError("of a bundle only --csv FILE is made", hint="the bundle itself is the rest")
+    with reading(session, source) as view:
         size = view.snapshot.size
         if file is not None:
             from guardrails.decision_log import bundle

@@ -12,6 +12,7 @@ import click
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.log.group import log
+from ui.cli.log.source import Source, reading, source_options
 from ui.cli.output import heading, line, pairs, show, table
 from ui.cli.session import Session
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 @add(log, "as-of", help="Which models, policies, people and waivers were in force at TIME (ISO 8601, UTC).")
 @click.argument("time", metavar="TIME")
-def as_of_(session: Session, time: str) -> None:
+@source_options
+def as_of_(session: Session, time: str, source: Source) -> None:
     """Say what was in force."""
     from guardrails.as_of import as_of, parse_moment
     from guardrails.ledger import project
 
     moment = parse_moment(time)
-    with session.view() as view:
+    with reading(session, source) as view:
         state = as_of(view.snapshot, project, moment)
         data = _fields(state, view)
     session.output.result("log as-of", data, lambda console: _draw(console, data))

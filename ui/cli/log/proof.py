@@ -17,6 +17,7 @@ from guardrails.errors import UnknownNameError, UsageError
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.log.group import log
+from ui.cli.log.source import Source, reading, source_options
 from ui.cli.output import line, pairs, show
 from ui.cli.session import Session
 
@@ -120,6 +121,7 @@ def _keep(session: Session, answer: Path, given: str) -> None:
 @click.option("--consistency", type=click.IntRange(min=0), metavar="M", help="Prove growth from M records.")
 @click.option("--to", type=_FILE, metavar="FILE", help="Write the proof to a new file.")
 @click.option("--record-to", type=_FILE, metavar="FILE", help="Write the record's exact bytes to a new file.")
+@source_options
 def proof(
     session: Session,
     what: str,
@@ -127,20 +129,20 @@ def proof(
     consistency: int | None,
     to: Path | None,
     record_to: Path | None,
+    source: Source,
 ) -> None:
     """Print a proof."""
     if consistency is not None:
         if record_to is not None:
             raise UsageError("a proof of growth is about no single record")
-        _growth(
-            session, consistency, size if size is not None else (int(what) if what.isdigit() else None), to
-        )
+        upto = size if size is not None else (int(what) if what.isdigit() else None)
+        _growth(session, consistency, upto, to, source)
         return
     if not what:
         raise UsageError("name a record: its number, or the id of a proposal or request")
     from guardrails.decision_log.proof import InclusionProof
 
-    with session.view() as view:
+    with reading(session, source) as view:
         seq = _position(view, what)
         note = view.snapshot.cosigned(size)
         head_size, root = _head(note)
@@ -161,10 +163,10 @@ def proof(
     session.output.result("log proof", data, lambda console: _told(console, text, to))
 
 
-def _growth(session: Session, old: int, size: int | None, to: Path | None) -> None:
+def _growth(session: Session, old: int, size: int | None, to: Path | None, source: Source) -> None:
     from guardrails.decision_log.proof import ConsistencyProof
 
-    with session.view() as view:
+    with reading(session, source) as view:
         note = view.snapshot.cosigned(size)
         head_size, root = _head(note)
         if old > head_size:

@@ -14,6 +14,7 @@ from guardrails.errors import UnknownNameError, UsageError
 from ui import presenters
 from ui.cli.group import add
 from ui.cli.log.group import log
+from ui.cli.log.source import Source, reading, source_options
 from ui.cli.output import empty, heading, line, pairs, show, table
 from ui.cli.session import Session
 
@@ -35,15 +36,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of a report.",
 )
-def show_(session: Session, id_: str, limit: int, report: bool, form: str) -> None:
+@source_options
+def show_(session: Session, id_: str, limit: int, report: bool, form: str, source: Source) -> None:
     """Show records."""
     if report:
-        _report(session, id_, form)
+        _report(session, id_, form, source)
         return
     if id_.isascii() and id_.isdigit():
-        _show_one(session, int(id_[:18]))
+        _show_one(session, int(id_[:18]), source)
         return
-    with session.view() as view:
+    with reading(session, source) as view:
         rows = [presenters.log_fields(entry, view.name_of, view.text) for entry in view.snapshot.entries()]
         size = view.snapshot.size
         if id_:
@@ -75,8 +77,8 @@ def show_(session: Session, id_: str, limit: int, report: bool, form: str) -> No
     session.output.result("log show", {"entries": size, "records": shown}, draw)
 
 
-def _show_one(session: Session, seq: int) -> None:
-    with session.view() as view:
+def _show_one(session: Session, seq: int, source: Source) -> None:
+    with reading(session, source) as view:
         entry = view.snapshot.entry(seq)
         told = presenters.log_fields(entry, view.name_of, view.text)
     data = {
@@ -112,7 +114,7 @@ def _claimed(signed: dict[str, Any]) -> str:
     return f"hardware key: {touched}, {checked}, its counter says {signed['counter']}"
 
 
-def _report(session: Session, id_: str, form: str) -> None:
+def _report(session: Session, id_: str, form: str, source: Source) -> None:
     from ui.presenters.report import report_fields
     from ui.presenters.report_page import page
 
@@ -120,7 +122,7 @@ def _report(session: Session, id_: str, form: str) -> None:
         raise UsageError(
             "a report is about one proposal: name it", hint="`interlock log show P-0001 --report`"
         )
-    with session.view() as view:
+    with reading(session, source) as view:
         data = report_fields(view, id_.upper())
     if form == "json" and not session.output.json:
         text = json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False)

@@ -11,7 +11,7 @@ from guardrails.records import Action, Role, Surface, Waiver
 from ui import presenters
 from ui.cli.decide import sign_request
 from ui.cli.group import add
-from ui.cli.output import empty, marked, table
+from ui.cli.output import empty, line, marked, table
 from ui.cli.policies.groups import waiver
 from ui.cli.session import Session
 from ui.cli.signing import read_end, reason_and_role
@@ -60,8 +60,15 @@ def list_(session: Session) -> None:
             {**presenters.waiver_fields(row, now), "owner_name": view.name_of(row.waiver.owner)}
             for row in view.waivers()
         ]
+        asked = [
+            row.id for row in view.requests()
+            if row.action is Action.WAIVE and view.request_state(row, now) == "open"
+        ]  # fmt: skip
 
     def draw(console: Console) -> None:
+        if asked:
+            told = f"asked for, and not granted yet: {', '.join(asked)}; see `interlock list --requests`"
+            console.print(line(presenters.Mark("▲", told, "caution")), soft_wrap=True)
         if not data:
             empty(console, "No waivers.", "interlock waiver add ID --rule RULE --until 72h --reason …")
             return
@@ -85,6 +92,14 @@ def revoke(session: Session, id_: str, reason: str, role: str | None) -> None:
     from guardrails.decisions import Intention
 
     person = session.person()
+    with session.view() as view:
+        granted = any(row.id == id_.upper() for row in view.waivers())
+        asked = any(row.id == id_.upper() and row.action is Action.WAIVE for row in view.requests())
+    if asked and not granted:
+        raise DeniedError(
+            f"{id_.upper()} was asked for, and never granted",
+            hint=f"interlock withdraw {id_.upper()} --reason …",
+        )
     wish = Intention(Action.REVOKE, id_.upper(), person.id, Role.OPERATOR, reason, Surface.CLI)
     sign_request(session, wish, role)
     session.output.note("`interlock tick` judges again without it")
