@@ -14,7 +14,7 @@ from sandbox.models import pupil
 from sandbox.orders import ordered
 from sandbox.worker import weights
 from sandbox.worker.environments.skills import parse_skill
-from sandbox.worker.learners import Task
+from sandbox.worker.learners import Order
 from sandbox.worker.learners.active import texts
 from sandbox.worker.questions import question_id
 
@@ -59,7 +59,7 @@ class Job:
         out = self.folder / f"out-{self.count}"
         out.mkdir()
         claims = texts.learn(
-            Task(
+            Order(
                 ModelKind.LLM,
                 self.champion,
                 self.folder / "data",

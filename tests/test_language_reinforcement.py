@@ -17,7 +17,7 @@ from sandbox.models import pupil
 from sandbox.worker import merge, weights
 from sandbox.worker.data import read_lines, write_records
 from sandbox.worker.environments.skills import parse_skill
-from sandbox.worker.learners import Task, forms, load_learner
+from sandbox.worker.learners import Order, forms, load_learner
 from sandbox.worker.learners.language import policy_gradient, preference, rehearsal, sampling
 from sandbox.worker.learners.language.pairs import IGNORED
 from sandbox.worker.learners.language.rewards import REWARDS, reward_of
@@ -28,7 +28,7 @@ SHORT = {"steps": "2", "prompts": "4", "group": "4"}
 WORDS = st.text(alphabet="0123456789", max_size=7)
 
 
-def task(folder: Path, recipe: dict[str, str], answers: list[dict] | None = None, **given) -> Task:
+def task(folder: Path, recipe: dict[str, str], answers: list[dict] | None = None, **given) -> Order:
     """An order to learn from forty puzzles in a new folder."""
     skill = parse_skill("sort")
     digits = [f"{number:05d}" for number in range(90210, 90250)]
@@ -41,7 +41,7 @@ def task(folder: Path, recipe: dict[str, str], answers: list[dict] | None = None
         write_records(folder / "data" / "answers.jsonl", answers)
     out = folder / "out"
     out.mkdir()
-    return Task(
+    return Order(
         ModelKind.LLM, CHAMPION, folder / "data", out, recipe, given.get("seed", 7), lambda *a, **k: None
     )
 

@@ -14,7 +14,7 @@ from sandbox.models import pupil
 from sandbox.worker import merge, weights
 from sandbox.worker.data import write_records
 from sandbox.worker.environments.skills import parse_skill
-from sandbox.worker.learners import Task, load_learner
+from sandbox.worker.learners import Order, load_learner
 
 CHAMPION = pupil.locate()
 SHORT = {"transfer": {"steps": "2", "batch": "8"}, "meta": {"rounds": "2", "inner": "2", "batch": "8"}}
@@ -40,7 +40,7 @@ def learn(
     )
     (folder / "out").mkdir()
     return load_learner(technique, ModelKind.LLM)(
-        Task(
+        Order(
             ModelKind.LLM, CHAMPION, folder / "data", folder / "out", recipe, seed, lambda *a, **k: None
         )
     )  # fmt: skip

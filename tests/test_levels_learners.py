@@ -17,7 +17,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import families, lava, world
 from sandbox.worker.environments.episodes import Episode
 from sandbox.worker.environments.policy import Encoder
-from sandbox.worker.learners import Task
+from sandbox.worker.learners import Order
 from sandbox.worker.learners.active import states
 from sandbox.worker.learners.levels import (
     Record,
@@ -59,7 +59,9 @@ def order(tmp_path, champion, records, recipe=None, seed=1, answers=()):
         data.write_records(folder / "data" / "answers.jsonl", answers)
     (folder / "out").mkdir()
     recipe = {name: str(value) for name, value in (recipe or {}).items()}
-    return Task(ModelKind.LAM, champion, folder / "data", folder / "out", recipe, seed, lambda *_, **__: None)
+    return Order(
+        ModelKind.LAM, champion, folder / "data", folder / "out", recipe, seed, lambda *_, **__: None
+    )
 
 
 def answered(question, answer="F", *, skipped=False, fresh=True):
@@ -75,7 +77,7 @@ def files(out: Path) -> dict[str, str]:
     return {str(p.relative_to(out)): str(digest_file(p)) for p in sorted(out.rglob("*")) if p.is_file()}
 
 
-def questions(task: Task):
+def questions(task: Order):
     return [json.loads(line) for line in (task.out / "questions.jsonl").read_text().splitlines()]
 
 

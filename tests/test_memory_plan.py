@@ -18,21 +18,21 @@ from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind
 from sandbox.models import tiny
 from sandbox.worker import weights
-from sandbox.worker.learners import Task, forms, memory
+from sandbox.worker.learners import Order, forms, memory
 from sandbox.worker.learners.language.pairs import IGNORED, losses_of
 from sandbox.worker.learners.memory import Plan
 from sandbox.worker.propose import propose
 
 MIB = 1 << 20
 RECIPE = {"form": "adapter", "dtype": "float32", "rank": 8, "alpha": 16, "targets": "q_proj,v_proj"}
-TASK = Task(
+ORDER = Order(
     kind=ModelKind.LLM, champion=tiny.locate(), data=Path(), out=Path(), recipe={}, seed=1, report=print
 )  # fmt: skip
 LENGTH = 256
 
 
 def planned(mib: int, rows: int = 8, recipe: dict[str, object] = RECIPE) -> Plan:
-    return memory.plan(replace(TASK, memory_bytes=mib * MIB), recipe, rows, LENGTH)
+    return memory.plan(replace(ORDER, memory_bytes=mib * MIB), recipe, rows, LENGTH)
 
 
 def limit_for(wanted: Plan) -> int:
@@ -47,7 +47,7 @@ def limit_for(wanted: Plan) -> int:
 
 
 def test_a_generous_limit_and_none_at_all_take_the_batch_as_the_recipe_says():
-    assert planned(8192) == memory.plan(TASK, RECIPE, 8, LENGTH) == Plan(8)
+    assert planned(8192) == memory.plan(ORDER, RECIPE, 8, LENGTH) == Plan(8)
 
 
 @settings(max_examples=30, deadline=None)

@@ -17,7 +17,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import lava
 from sandbox.worker.environments.episodes import play, rate
 from sandbox.worker.environments.policy import Encoder, Policy, build_tokenizer
-from sandbox.worker.learners import Task
+from sandbox.worker.learners import Order
 from sandbox.worker.learners.reinforcement import learn
 from sandbox.worker.probes import Models, Scalars, actions, episodes
 
@@ -32,7 +32,7 @@ def layout_records(layouts):
 def order(tmp_path, layouts, recipe, seed=1, lines=None):
     data.write_records(tmp_path / "in" / "layouts.jsonl", layout_records(layouts))
     lines = [] if lines is None else lines
-    return Task(
+    return Order(
         kind=ModelKind.LAM,
         champion=navigator.locate(),
         data=tmp_path / "in",

@@ -13,7 +13,7 @@ from guardrails.records import ModelKind
 from sandbox import tasks
 from sandbox.config import ModelConfig, load_config
 from sandbox.worker.data import Line, read_lines, write_records
-from sandbox.worker.learners import Task, load_learner
+from sandbox.worker.learners import Order, load_learner
 from sandbox.worker.probes.records_overlap import overlapping
 
 SECRET = b"s" * 32
@@ -79,10 +79,10 @@ def learnt(folder, share: str, with_replay: bool = True) -> tuple[dict[str, str]
     out = folder / "out"
     out.mkdir()
     recipe = {"steps": "2", "batch": "4", "replay": share}
-    task = Task(
+    order = Order(
         ModelKind.LLM, copy_tiny(folder / "champion"), folder / "data", out, recipe, 1, lambda *a, **k: None
     )
-    claims = load_learner("self_supervised", ModelKind.LLM)(task)
+    claims = load_learner("self_supervised", ModelKind.LLM)(order)
     return claims, [str(line.value["id"]) for line in read_lines(out / "data" / "train.jsonl")]
 
 

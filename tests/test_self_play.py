@@ -15,14 +15,16 @@ from guardrails.records import ModelKind, Series
 from sandbox.models import player
 from sandbox.worker import weights
 from sandbox.worker.environments import connect_four as c4
-from sandbox.worker.learners import Task, load_learner, self_play
+from sandbox.worker.learners import Order, load_learner, self_play
 from sandbox.worker.learners.self_play import checked, read_openings, traced
 from sandbox.worker.probes import Models, Scalars, actions, games
 
 SHORT = {"method": "self_play", "iterations": "2", "games": "4", "keep_every": "1", "epochs": "1"}
 
 
-def order(folder: Path, recipe: dict[str, str], openings: list[Any] | None = None, name: str = "out") -> Task:
+def order(
+    folder: Path, recipe: dict[str, str], openings: list[Any] | None = None, name: str = "out"
+) -> Order:
     torch.set_num_threads(1)
     (folder / "data").mkdir(exist_ok=True)
     own = c4.draw_openings(6, "order", part="train") if openings is None else openings
@@ -33,7 +35,7 @@ def order(folder: Path, recipe: dict[str, str], openings: list[Any] | None = Non
         champion.mkdir()
         for file in player.FILES:
             (champion / file).write_bytes((player.locate() / file).read_bytes())
-    return Task(ModelKind.LAM, champion, folder / "data", folder / name, recipe, 3, lambda *a, **k: None)
+    return Order(ModelKind.LAM, champion, folder / "data", folder / name, recipe, 3, lambda *a, **k: None)
 
 
 def test_a_position_is_worth_the_negative_of_the_next_one():

@@ -22,7 +22,7 @@ from typing import Any
 from guardrails.canonical import Digest, digest, encode
 from guardrails.records import ModelKind
 from sandbox.worker import weights
-from sandbox.worker.learners import Task, load_learner
+from sandbox.worker.learners import Order, load_learner
 from sandbox.worker.questions import QUESTIONS
 from sandbox.worker.request import Field, main, report_line
 
@@ -46,7 +46,7 @@ def propose(request: Mapping[str, Any]) -> None:
     base = Digest.parse(request["base"])
     out = Path(request["out"])
     weights.prepare_runtime()
-    task = Task(
+    order = Order(
         kind=ModelKind(request["kind"]),
         champion=Path(request["champion"]),
         data=Path(request["data"]),
@@ -56,14 +56,14 @@ def propose(request: Mapping[str, Any]) -> None:
         report=report_line,
         memory_bytes=request.get("memory_bytes", 0),
     )
-    claims = load_learner(request["technique"], task.kind)(task)
+    claims = load_learner(request["technique"], order.kind)(order)
     if (out / QUESTIONS).exists() and not (out / "model").exists():
         report_line(1.0, "asked")
         return
     objective = {
         "technique": request["technique"],
         "recipe": dict(request["recipe"]),
-        "kind": task.kind.value,
+        "kind": order.kind.value,
     }
     manifest = {
         "schema": SCHEMA,

@@ -81,12 +81,12 @@ def prepared(form: str) -> Any:
 
 def ours(model: Any, rows: list[list[int]], folder: Path) -> None:
     from guardrails.records import ModelKind
-    from sandbox.worker.learners import Task, self_supervised
+    from sandbox.worker.learners import Order, self_supervised
 
     recipe = {**self_supervised.DEFAULTS, "steps": STEPS, "batch": BATCH, "lr": RATE}
-    task = Task(ModelKind.LLM, folder, folder, folder, {}, 1, lambda *_, **__: None)
+    order = Order(ModelKind.LLM, folder, folder, folder, {}, 1, lambda *_, **__: None)
     batches = self_supervised._mixed(rows, [], recipe, 1)
-    assert len(list(self_supervised._train(model, batches, recipe, task))) == STEPS
+    assert len(list(self_supervised._train(model, batches, recipe, order, BATCH))) == STEPS
 
 
 def settings() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Learners: how a model proposes to change itself, one module each.
 
 Invariants:
-- A learner reads the champion and the data it was given and writes below ``Task.out`` only.
+- A learner reads the champion and the data it was given and writes below ``Order.out`` only.
 - It is untrusted: nothing it writes or claims is believed before it has been measured.
 - It is deterministic in (champion, data, recipe, seed) on one machine with one set of wheels.
 - Where it cannot train to the end, it raises and leaves no model behind.
@@ -31,7 +31,7 @@ class Report(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
+class Order:
     """One order to learn. ``out`` gets ``model/`` and ``data/``; ``champion`` and ``data`` are read-only.
 
     ``memory_bytes`` is the job's limit as it was declared; 0: none was.
@@ -50,7 +50,7 @@ class Task:
 class Learner(Protocol):
     """The one function of a learner module: trains, writes the bundle's parts, returns its claims."""
 
-    def __call__(self, task: Task) -> dict[str, str]: ...
+    def __call__(self, order: Order) -> dict[str, str]: ...
 
 
 LEARNERS: dict[str, dict[ModelKind, str]] = {
@@ -100,7 +100,7 @@ def load_learner(technique: str, kind: ModelKind) -> Learner:
     if third_party.is_reference(technique):
         brought: Learner = third_party.find(third_party.LEARNERS, technique).load()
         if not callable(brought):
-            raise InvalidInputError(f"{technique}: a learner is a function that takes a Task")
+            raise InvalidInputError(f"{technique}: a learner is a function that takes an Order")
         return brought
     learner: Learner = importlib.import_module(learner_module(technique, kind)).learn
     return learner

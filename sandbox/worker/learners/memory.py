@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import weights
-from sandbox.worker.learners import Task, forms
+from sandbox.worker.learners import Order, forms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +57,7 @@ class Plan:
         return model
 
 
-def plan(task: Task, recipe: Mapping[str, Any], rows: int, length: int) -> Plan:
+def plan(order: Order, recipe: Mapping[str, Any], rows: int, length: int) -> Plan:
     """How to learn from ``rows`` of at most ``length`` tokens in one update.
 
     All of them at once where the job was given no limit, or the champion's configuration does not say its sizes.
@@ -65,11 +65,11 @@ def plan(task: Task, recipe: Mapping[str, Any], rows: int, length: int) -> Plan:
     Raises:
         InvalidInputError: the job's limit is too small for a single row.
     """
-    form = weights.architecture(task.champion)
-    if not task.memory_bytes or form is None:
+    form = weights.architecture(order.champion)
+    if not order.memory_bytes or form is None:
         return Plan(rows)
-    sizes = _sizes(task.champion, recipe, form)
-    room = task.memory_bytes * USABLE - sizes.fixed
+    sizes = _sizes(order.champion, recipe, form)
+    room = order.memory_bytes * USABLE - sizes.fixed
     for checkpointing in (False, True):
         row = length * sizes.token(checkpointing)
         for parts in range(rows.bit_length() + 1):
@@ -78,7 +78,7 @@ def plan(task: Task, recipe: Mapping[str, Any], rows: int, length: int) -> Plan:
                 return Plan(some, checkpointing)
     needed = math.ceil((sizes.fixed + length * sizes.token(True)) / USABLE)
     raise InvalidInputError(
-        f"one row of {length} tokens needs about {needed >> 20} MiB to learn from, the job has {task.memory_bytes >> 20}",
+        f"one row of {length} tokens needs about {needed >> 20} MiB to learn from, the job has {order.memory_bytes >> 20}",
         hint='raise memory_bytes in [models.NAME.limits], or lower length; form = "adapter" needs least',
     )
 

@@ -1,7 +1,7 @@
 """Reinforcement learning: act in the training levels, and do more of what went well (PPO with clipping).
 
 Invariants:
-- Only the layouts in ``task.data``, their rotations and their mirror images are played.
+- Only the layouts in ``order.data``, their rotations and their mirror images are played.
 - Two runs with the same champion, layouts, recipe and seed write the same bytes.
 - Numbers that are not finite, or data without one layout, raise before any model is written.
 - Configuration and tokenizer are the champion's files, byte for byte; only weights differ.
@@ -30,7 +30,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import lava
 from sandbox.worker.environments.episodes import Episode, play, rate
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Task, forms, read_recipe, self_play
+from sandbox.worker.learners import Order, forms, read_recipe, self_play
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,26 +69,26 @@ class Experience:
     before: torch.Tensor
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Improve the champion on the layouts of ``task.data``; returns what the run claims about itself.
+def learn(order: Order) -> dict[str, str]:
+    """Improve the champion on the layouts of ``order.data``; returns what the run claims about itself.
 
     With ``method = self_play`` a player learns from games against itself instead.
     """
-    if task.recipe.get("method") == self_play.METHOD:
-        return self_play.learn(task)
-    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
-    lines = _read_layouts(task.data)
-    tokenizer = weights.load_tokenizer(task.champion)
+    if order.recipe.get("method") == self_play.METHOD:
+        return self_play.learn(order)
+    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    lines = _read_layouts(order.data)
+    tokenizer = weights.load_tokenizer(order.champion)
     if tokenizer is None:
         raise InvalidInputError(
             "the champion has no tokenizer", hint="an action model needs one to read states"
         )
-    task.report(0.0, "loading", layouts=len(lines))
-    torch.manual_seed(task.seed)
-    model = weights.load_model(task.champion, torch.float32).requires_grad_(True)
+    order.report(0.0, "loading", layouts=len(lines))
+    torch.manual_seed(order.seed)
+    model = weights.load_model(order.champion, torch.float32).requires_grad_(True)
     played: dict[str, None] = {}
-    history = _train(model, Encoder(tokenizer), sorted(lines), recipe, task, played)
-    _save(task, model, [lines[layout] for layout in sorted(played)])
+    history = _train(model, Encoder(tokenizer), sorted(lines), recipe, order, played)
+    _save(order, model, [lines[layout] for layout in sorted(played)])
     first, last = history[0], history[-1]
     return {
         "first_success": decimal(rate(first, "success")),
@@ -136,12 +136,12 @@ def _train(
     encoder: Encoder,
     layouts: Sequence[str],
     recipe: dict[str, Any],
-    task: Task,
+    order: Order,
     played: dict[str, None],
 ) -> list[list[Episode]]:
     """Play and update; returns every iteration's episodes and notes in ``played`` what was played."""
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
-    sampler = torch.Generator().manual_seed(task.seed)
+    draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
+    sampler = torch.Generator().manual_seed(order.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe["lr"], weight_decay=0.0)
     total = recipe["iterations"]
     history: list[list[Episode]] = []
@@ -158,7 +158,7 @@ def _train(
             group["lr"] = recipe["lr"] * min((number + 1) / max(1.0, total / 10), 1 - number / total)
         loss = _update(model, encoder, experience, optimizer, recipe, heat, sampler)
         history.append(episodes)
-        task.report(
+        order.report(
             (number + 1) / total,
             "training",
             iteration=number + 1,
@@ -234,7 +234,7 @@ def _update(
     return sum(losses) / len(losses)
 
 
-def _save(task: Task, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
+def _save(order: Order, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
     """Write the model, and the records that it learnt from."""
-    forms.save(model, {"form": forms.FULL}, task.champion, task.out / "model")
-    data.write_records(task.out / "data" / "layouts.jsonl", records)
+    forms.save(model, {"form": forms.FULL}, order.champion, order.out / "model")
+    data.write_records(order.out / "data" / "layouts.jsonl", records)

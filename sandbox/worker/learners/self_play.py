@@ -1,7 +1,7 @@
 """Reinforcement learning by self-play: play Connect Four against oneself and former selves, do more of what won.
 
 Invariants:
-- Only openings in ``task.data`` and their mirror images are played.
+- Only openings in ``order.data`` and their mirror images are played.
 - Two runs with the same champion, openings, recipe and seed write the same bytes.
 - Numbers that are not finite, or data without one opening, raise before any model is written.
 - Configuration and tokenizer are the champion's files, byte for byte; only weights differ.
@@ -31,7 +31,7 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import connect_four as c4
 from sandbox.worker.environments.games import LOST, WON, Game, Model, legal_mask, play
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners import Order, forms, read_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,20 +74,20 @@ class Experience:
     advantages: torch.Tensor
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Improve the champion by games against itself; returns what the run claims about itself."""
-    recipe = checked(read_recipe(task.recipe, DEFAULTS))
-    lines = read_openings(task.data)
-    tokenizer = weights.load_tokenizer(task.champion)
+    recipe = checked(read_recipe(order.recipe, DEFAULTS))
+    lines = read_openings(order.data)
+    tokenizer = weights.load_tokenizer(order.champion)
     if tokenizer is None:
         raise InvalidInputError("the champion has no tokenizer", hint="a player needs one to read positions")
-    task.report(0.0, "loading", openings=len(lines))
-    torch.manual_seed(task.seed)
-    model = weights.load_model(task.champion, torch.float32).requires_grad_(True)
+    order.report(0.0, "loading", openings=len(lines))
+    torch.manual_seed(order.seed)
+    model = weights.load_model(order.champion, torch.float32).requires_grad_(True)
     encoder = Encoder(tokenizer, (*c4.ACTIONS, WON, LOST))
-    run = _Run(model, encoder, Encoder(tokenizer, c4.ACTIONS), recipe, task)
+    run = _Run(model, encoder, Encoder(tokenizer, c4.ACTIONS), recipe, order)
     history = run.train(sorted(lines))
-    _save(task, model, [lines[opening] for opening in sorted(run.played)])
+    _save(order, model, [lines[opening] for opening in sorted(run.played)])
     return {
         "games": str(recipe["iterations"] * recipe["games"]),
         "first_score_against_pool": decimal(history[0]),
@@ -139,12 +139,12 @@ class _Run:
     """One training run: the model as it changes, the pool, and the openings that were played."""
 
     def __init__(
-        self, model: PreTrainedModel, speech: Encoder, moves: Encoder, recipe: Mapping[str, Any], task: Task
+        self, model: PreTrainedModel, speech: Encoder, moves: Encoder, recipe: Mapping[str, Any], order: Order
     ) -> None:
         self.played: dict[str, None] = {}
-        self._model, self._speech, self._moves, self._recipe, self._task = model, speech, moves, recipe, task
-        self._draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
-        self._sampler = torch.Generator().manual_seed(task.seed)
+        self._model, self._speech, self._moves, self._recipe, self._task = model, speech, moves, recipe, order
+        self._draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
+        self._sampler = torch.Generator().manual_seed(order.seed)
         self._pool = [self._player(copy.deepcopy(model))]
         self._optimizer = torch.optim.AdamW(model.parameters(), lr=recipe["lr"], weight_decay=0.0)
 
@@ -270,7 +270,7 @@ def _mirrored(opening: str) -> str:
     return "".join(c4.ACTIONS[c4.COLUMNS - int(sign)] for sign in opening)
 
 
-def _save(task: Task, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
+def _save(order: Order, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
     """Write the model, and the records that it learnt from."""
-    forms.save(model, {"form": forms.FULL}, task.champion, task.out / "model")
-    data.write_records(task.out / "data" / "openings.jsonl", records)
+    forms.save(model, {"form": forms.FULL}, order.champion, order.out / "model")
+    data.write_records(order.out / "data" / "openings.jsonl", records)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
-from sandbox.worker.learners import Task, forms, loss_claims, memory, read_recipe
+from sandbox.worker.learners import Order, forms, loss_claims, memory, read_recipe
 from sandbox.worker.learners.language.pairs import losses_of
 from sandbox.worker.learners.language.updates import Updates, require
 
@@ -44,10 +44,10 @@ REPLAY = "replay"
 """The field of a record that is there against forgetting; it names the control that it is of."""
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Train an adapter on the records of ``task.data``; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
-    found = [line for line in data.read_directory(task.data) if line.text.strip()]
+def learn(order: Order) -> dict[str, str]:
+    """Train an adapter on the records of ``order.data``; returns what the run claims about itself."""
+    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    found = [line for line in data.read_directory(order.data) if line.text.strip()]
     lines = [line for line in found if REPLAY not in line.value]
     replayed = [line for line in found if REPLAY in line.value] if recipe["replay"] else []
     if not lines:
@@ -57,14 +57,14 @@ def learn(task: Task) -> dict[str, str]:
             "recipe: replay needs records of a control, and there are none",
             hint='name controls in the model\'s configuration: replay = ["control-kjv"]',
         )
-    plan = memory.plan(task, recipe, recipe["batch"], recipe["length"])
-    task.report(0.0, "loading", records=len(lines) + len(replayed), **plan.claims)
-    model, rows, again = _prepare(task, recipe, lines, replayed)
+    plan = memory.plan(order, recipe, recipe["batch"], recipe["length"])
+    order.report(0.0, "loading", records=len(lines) + len(replayed), **plan.claims)
+    model, rows, again = _prepare(order, recipe, lines, replayed)
     losses = list(
-        _train(plan.applied(model), _mixed(rows, again, recipe, task.seed), recipe, task, plan.rows)
+        _train(plan.applied(model), _mixed(rows, again, recipe, order.seed), recipe, order, plan.rows)
     )
-    data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines + replayed])
-    forms.save(model, recipe, task.champion, task.out / "model")
+    data.write_records(order.out / "data" / "train.jsonl", [line.value for line in lines + replayed])
+    forms.save(model, recipe, order.champion, order.out / "model")
     dtype = str(model.dtype).removeprefix("torch.")
     return {**loss_claims(losses, len(rows) + len(again)), **plan.claims, "dtype": dtype}
 
@@ -79,18 +79,18 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepare(
-    task: Task, recipe: dict[str, Any], lines: Sequence[data.Line], replayed: Sequence[data.Line]
+    order: Order, recipe: dict[str, Any], lines: Sequence[data.Line], replayed: Sequence[data.Line]
 ) -> tuple[PreTrainedModel, list[list[int]], list[list[int]]]:
     import torch
 
-    torch.manual_seed(task.seed)
-    tokenizer = weights.load_tokenizer(task.champion)
+    torch.manual_seed(order.seed)
+    tokenizer = weights.load_tokenizer(order.champion)
     if tokenizer is None:
         raise InvalidInputError("the champion has no tokenizer", hint="text cannot be learnt without one")
     rows, again = (_rows(tokenizer, some, recipe["length"]) for some in (lines, replayed))
     if not rows or (replayed and not again):
         raise InvalidInputError("no record has two tokens or more: nothing to predict")
-    return forms.prepare(task.champion, recipe), rows, again
+    return forms.prepare(order.champion, recipe), rows, again
 
 
 def _rows(tokenizer: PreTrainedTokenizerBase, lines: Sequence[data.Line], length: int) -> list[list[int]]:
@@ -106,13 +106,13 @@ def _train(
     model: PreTrainedModel,
     batches: Iterator[list[list[int]]],
     recipe: dict[str, Any],
-    task: Task,
+    order: Order,
     at_once: int,
 ) -> Iterator[float]:
     updates = Updates(forms.trained(model), recipe)
     for step in range(recipe["steps"]):
         value = updates.step_of(losses_of(model, [(row, row) for row in next(batches)], at_once))
-        task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
+        order.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(value, 4))
         yield value
 
 

@@ -27,7 +27,7 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import lava, world
 from sandbox.worker.environments.episodes import play
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Task, loss_claims, read_recipe
+from sandbox.worker.learners import Order, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, examples
 from sandbox.worker.questions import (
@@ -55,34 +55,34 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Train on what people answered, and ask what is least sure; returns what the run claims about itself."""
-    recipe = read_recipe(task.recipe, DEFAULTS)
+    recipe = read_recipe(order.recipe, DEFAULTS)
     checked(
         recipe,
         positive=("labels", "levels", "updates", "batch", "lr"),
         choices={"query": ("entropy", "random"), "form": ("head", "full")},
     )
-    records = read_records(task.data)
-    answers = read_answers(task.data)
+    records = read_records(order.data)
+    answers = read_answers(order.data)
     fresh = [answer for answer in answers if answer.fresh and not answer.skipped]
-    task.report(0.0, "loading", levels=len(records), answers=len(answers))
-    champion, encoder = load_champion(task)
-    levels = _levels(records, recipe["levels"], task.seed)
+    order.report(0.0, "loading", levels=len(records), answers=len(answers))
+    champion, encoder = load_champion(order)
+    levels = _levels(records, recipe["levels"], order.seed)
     claims: dict[str, str] = {}
     model = champion
     if fresh:
         given = [answer for answer in answers if not answer.skipped]
         model = copy.deepcopy(champion)
-        losses = _train(task, model, champion, encoder, given, levels, recipe)
+        losses = _train(order, model, champion, encoder, given, levels, recipe)
         claims = loss_claims(losses, len(given))
-    asked = _ask(task, model, encoder, levels, answers, recipe)
+    asked = _ask(order, model, encoder, levels, answers, recipe)
     if not fresh and not asked:
         raise InvalidInputError(
             "there is nothing left to ask, and no new answer to learn from", hint="raise budget in the recipe"
         )
     if fresh:
-        save(task, model, [_record(answer) for answer in answers if not answer.skipped])
+        save(order, model, [_record(answer) for answer in answers if not answer.skipped])
     return claims
 
 
@@ -100,7 +100,7 @@ def _record(answer: Answer) -> dict[str, str]:
 
 
 def _ask(
-    task: Task,
+    order: Order,
     model: PreTrainedModel,
     encoder: Encoder,
     levels: Sequence[str],
@@ -111,10 +111,10 @@ def _ask(
     count = min(recipe["labels"], recipe["budget"] - len(answers))
     if count <= 0:
         return 0
-    questions = _questions(model, encoder, levels, recipe["query"], task.seed)
+    questions = _questions(model, encoder, levels, recipe["query"], order.seed)
     known = {answer.id for answer in answers}
     new = [question for question in questions if question.id not in known][:count]
-    return write_questions(task.out, new) if new else 0
+    return write_questions(order.out, new) if new else 0
 
 
 def _questions(
@@ -162,7 +162,7 @@ def _question(observation: str, wiring: str, doubt: float) -> Question:
 
 
 def _train(
-    task: Task,
+    order: Order,
     model: PreTrainedModel,
     champion: PreTrainedModel,
     encoder: Encoder,
@@ -184,7 +184,7 @@ def _train(
     states = [seen for seen in visited if seen not in asked]
     ids, wanted = encoder.encode(states), teacher.log_probabilities(states).exp()
     trained, scores_of, keep_head = _learnt(model, encoder, torch.cat([known.ids, ids]), recipe["form"])
-    draw = torch.Generator().manual_seed(task.seed)
+    draw = torch.Generator().manual_seed(order.seed)
     optimizer = torch.optim.AdamW(trained, lr=recipe["lr"], weight_decay=0.0)
     losses, total = [], recipe["updates"]
     for step in range(total):
@@ -203,7 +203,7 @@ def _train(
         torch.nn.utils.clip_grad_norm_(trained, MAX_NORM)
         optimizer.step()
         losses.append(learnt.item())
-        task.report((step + 1) / total, "training", step=step + 1, loss=round(losses[-1], 4))
+        order.report((step + 1) / total, "training", step=step + 1, loss=round(losses[-1], 4))
     keep_head()
     return losses
 

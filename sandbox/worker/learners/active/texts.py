@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import adapters, data, weights
-from sandbox.worker.learners import Task, forms, loss_claims, read_recipe
+from sandbox.worker.learners import Order, forms, loss_claims, read_recipe
 from sandbox.worker.learners.language.pairs import IGNORED, Row, batches_of, loss_of, row_of
 from sandbox.worker.learners.language.rehearsal import ROWS, chances, divergence, greedy, rehearsals
 from sandbox.worker.learners.language.updates import Updates
@@ -69,16 +69,16 @@ class Said:
     chance: float
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Ask, or train an adapter on the answers; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
-    answers = read_answers(task.data)
+    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    answers = read_answers(order.data)
     usable = [answer for answer in answers if not answer.skipped and answer.kind == "answer"]
     if not any(answer.fresh for answer in usable):
-        asked = _ask(task, recipe, {answer.id for answer in answers})
-        task.report(1.0, "asked", questions=asked)
+        asked = _ask(order, recipe, {answer.id for answer in answers})
+        order.report(1.0, "asked", questions=asked)
         return {}
-    return _train(task, recipe, usable)
+    return _train(order, recipe, usable)
 
 
 def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -103,23 +103,23 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
 # --- asking --------------------------------------------------------------------------------
 
 
-def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
+def _ask(order: Order, recipe: dict[str, Any], known: set[str]) -> int:
     """Write the questions of this round; returns how many."""
-    prompts = _pool(task, known)
-    draw = random.Random(task.seed)  # noqa: S311 - a draw to be repeated, not a secret
+    prompts = _pool(order, known)
+    draw = random.Random(order.seed)  # noqa: S311 - a draw to be repeated, not a secret
     looked_at = draw.sample(prompts, min(recipe["pool"], len(prompts)))
-    task.report(0.0, "loading", prompts=len(looked_at))
+    order.report(0.0, "loading", prompts=len(looked_at))
     if recipe["query"] == "random":
         looked_at = looked_at[: recipe["ask"]]
-    said = _answers_of(task, recipe, looked_at)
+    said = _answers_of(order, recipe, looked_at)
     chosen = sorted(said, key=lambda one: one.chance)[: recipe["ask"]]
-    return write_questions(task.out, map(_question, chosen))
+    return write_questions(order.out, map(_question, chosen))
 
 
-def _pool(task: Task, known: set[str]) -> list[str]:
+def _pool(order: Order, known: set[str]) -> list[str]:
     """The distinct prompts that nobody was asked about."""
     found = {}
-    for line in data.read_lines(task.data / "train.jsonl"):
+    for line in data.read_lines(order.data / "train.jsonl"):
         prompt = None if "replay" in line.value else line.value.get("prompt")
         if isinstance(prompt, str) and prompt.strip() and len(prompt) <= MAX_PROMPT:
             found[question_id(prompt)] = prompt
@@ -143,12 +143,12 @@ def _question(said: Said) -> Question:
     )  # fmt: skip
 
 
-def _answers_of(task: Task, recipe: dict[str, Any], prompts: Sequence[str]) -> list[Said]:
+def _answers_of(order: Order, recipe: dict[str, Any], prompts: Sequence[str]) -> list[Said]:
     import torch
 
-    torch.manual_seed(task.seed)
-    tokenizer = _tokenizer(task)
-    model = weights.load_model(task.champion, forms.frozen_dtype(task.champion, recipe["dtype"]))
+    torch.manual_seed(order.seed)
+    tokenizer = _tokenizer(order)
+    model = weights.load_model(order.champion, forms.frozen_dtype(order.champion, recipe["dtype"]))
     model.eval()
     rows = {prompt: tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts}
     said = []
@@ -160,7 +160,7 @@ def _answers_of(task: Task, recipe: dict[str, Any], prompts: Sequence[str]) -> l
             Said(prompt, tokenizer.decode(tokens, skip_special_tokens=True), chance)
             for prompt, tokens, chance in zip(group, written, likely, strict=True)
         ]
-        task.report(len(said) / len(prompts), "looking", prompts=len(said))
+        order.report(len(said) / len(prompts), "looking", prompts=len(said))
     return said
 
 
@@ -174,23 +174,23 @@ def _of_one_length(prompts: Sequence[str], rows: dict[str, list[int]]) -> list[l
 # --- training ------------------------------------------------------------------------------
 
 
-def _train(task: Task, recipe: dict[str, Any], answers: Sequence[Answer]) -> dict[str, str]:
+def _train(order: Order, recipe: dict[str, Any], answers: Sequence[Answer]) -> dict[str, str]:
     import torch
 
-    torch.manual_seed(task.seed)
-    tokenizer = _tokenizer(task)
-    task.report(0.0, "loading", answers=len(answers))
+    torch.manual_seed(order.seed)
+    tokenizer = _tokenizer(order)
+    order.report(0.0, "loading", answers=len(answers))
     rows = [row_of(tokenizer, answer.prompt, answer.answer) for answer in answers]
-    model = weights.load_model(task.champion, forms.frozen_dtype(task.champion, recipe["dtype"]))
-    kept = _rehearsal(model, tokenizer, rows, recipe, task.seed) if recipe["rehearsed"] else []
+    model = weights.load_model(order.champion, forms.frozen_dtype(order.champion, recipe["dtype"]))
+    kept = _rehearsal(model, tokenizer, rows, recipe, order.seed) if recipe["rehearsed"] else []
     model = adapters.with_adapter(model, recipe)
-    losses = _fit(model, rows, kept, recipe, task)
+    losses = _fit(model, rows, kept, recipe, order)
     lines = [
         {"id": a.id, "prompt": a.prompt, "answer": a.answer, "text": a.prompt + a.answer, "origin": PERSON}
         for a in answers
     ]
-    data.write_records(task.out / "data" / "answers.jsonl", lines)
-    forms.save(model, {"form": forms.ADAPTER}, task.champion, task.out / "model")
+    data.write_records(order.out / "data" / "answers.jsonl", lines)
+    forms.save(model, {"form": forms.ADAPTER}, order.champion, order.out / "model")
     return {**loss_claims(losses, len(rows)), "dtype": str(model.dtype).removeprefix("torch.")}
 
 
@@ -214,11 +214,11 @@ def _distance(model: PreTrainedModel, batch: Sequence[Row]) -> torch.Tensor:
 
 
 def _fit(
-    model: PreTrainedModel, rows: list[Row], kept: list[Row], recipe: dict[str, Any], task: Task
+    model: PreTrainedModel, rows: list[Row], kept: list[Row], recipe: dict[str, Any], order: Order
 ) -> list[float]:
 
     updates = Updates(forms.trained(model), recipe)
-    batches = batches_of(rows, recipe["batch"], random.Random(task.seed))  # noqa: S311 - a training order is no secret
+    batches = batches_of(rows, recipe["batch"], random.Random(order.seed))  # noqa: S311 - a training order is no secret
     losses = []
     model.train()
     for step in range(recipe["steps"]):
@@ -229,12 +229,12 @@ def _fit(
             at = step * recipe["rehearsed"] % len(kept)
             loss = loss + recipe["keep"] * _distance(model, kept[at : at + recipe["rehearsed"]])
         updates.step(loss)
-        task.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(losses[-1], 4))
+        order.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(losses[-1], 4))
     return losses
 
 
-def _tokenizer(task: Task) -> PreTrainedTokenizerBase:
-    tokenizer = weights.load_tokenizer(task.champion)
+def _tokenizer(order: Order) -> PreTrainedTokenizerBase:
+    tokenizer = weights.load_tokenizer(order.champion)
     if tokenizer is None:
         raise InvalidInputError("the champion has no tokenizer", hint="text cannot be learnt without one")
     return tokenizer

@@ -16,7 +16,7 @@ import torch
 
 from guardrails.canonical import decimal
 from sandbox.worker import data
-from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners import Order, forms, read_recipe
 from sandbox.worker.learners.language.rewards import reward_of
 from sandbox.worker.learners.language.sampling import (
     load_tokenizer,
@@ -48,19 +48,19 @@ _WHOLE = ("steps", "prompts", "group", "answer_tokens", "rank")
 _POSITIVE = ("temperature", "lr", "clip", "alpha")
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Sample, keep, imitate; returns what the run claims about itself."""
-    recipe = read_recipe(task.recipe, DEFAULTS)
+    recipe = read_recipe(order.recipe, DEFAULTS)
     require(recipe, _WHOLE, _POSITIVE)
     reward = reward_of(recipe["reward"])
-    tokenizer = load_tokenizer(task.champion)
-    puzzles = read_puzzles(task.data, tokenizer)
-    task.report(0.0, "loading", records=len(puzzles))
-    torch.manual_seed(task.seed)
-    model = forms.prepare(task.champion, recipe)
+    tokenizer = load_tokenizer(order.champion)
+    puzzles = read_puzzles(order.data, tokenizer)
+    order.report(0.0, "loading", records=len(puzzles))
+    torch.manual_seed(order.seed)
+    model = forms.prepare(order.champion, recipe)
     updates = Updates(forms.trained(model), recipe)
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
-    generator = torch.Generator().manual_seed(task.seed)
+    draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
+    generator = torch.Generator().manual_seed(order.seed)
     shares, used = [], {}
     for step in range(recipe["steps"]):
         chosen = draw.sample(puzzles, min(recipe["prompts"], len(puzzles)))
@@ -88,15 +88,15 @@ def learn(task: Task) -> dict[str, str]:
             value = updates.step(-log_likelihoods(model, some).sum() / some.spoken.sum())
         else:
             updates.skip()
-        task.report(
+        order.report(
             (step + 1) / recipe["steps"],
             "training",
             step=step + 1,
             right=round(shares[-1], 4),
             loss=round(value, 4),
         )
-    data.write_records(task.out / "data" / "train.jsonl", [used[place] for place in sorted(used)])
-    forms.save(model, recipe, task.champion, task.out / "model")
+    data.write_records(order.out / "data" / "train.jsonl", [used[place] for place in sorted(used)])
+    forms.save(model, recipe, order.champion, order.out / "model")
     tail = shares[-max(1, len(shares) // 8) :]
     return {
         "first_right": decimal(shares[0]),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker.learners import Task, forms, memory, read_recipe
+from sandbox.worker.learners import Order, forms, memory, read_recipe
 from sandbox.worker.learners.language.pairs import Row, finish, fit, losses_of, read_groups
 from sandbox.worker.learners.language.sampling import load_tokenizer
 from sandbox.worker.learners.language.updates import require
@@ -46,36 +46,40 @@ _BETAS = (
 )  # without momentum, which would carry one skill's direction into the next visit's first step
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Learn the skills of ``task.data``; returns what the run claims about itself."""
-    recipe = {**read_recipe(task.recipe, DEFAULTS), "form": forms.FULL}
+def learn(order: Order) -> dict[str, str]:
+    """Learn the skills of ``order.data``; returns what the run claims about itself."""
+    recipe = {**read_recipe(order.recipe, DEFAULTS), "form": forms.FULL}
     require(recipe, ("rounds", "inner", "batch", "length"), ("lr", "step", "clip"))
     if recipe["method"] not in ("reptile", "joint"):
         raise InvalidInputError(f"recipe: method = {recipe['method']!r:.40}: one of reptile, joint")
     if recipe["step"] > 1:
         raise InvalidInputError(f"recipe: step = {recipe['step']} must not be above 1")
-    groups = read_groups(task, load_tokenizer(task.champion), recipe["length"])
+    groups = read_groups(order, load_tokenizer(order.champion), recipe["length"])
     if len(groups) < 2:
         raise InvalidInputError(
             "meta-learning needs records of two skills or more", hint="a record's field skill names its group"
         )
-    plan = memory.plan(task, recipe, recipe["batch"], recipe["length"])
-    task.report(0.0, "loading", skills=len(groups), **plan.claims)
-    torch.manual_seed(task.seed)
-    model = plan.applied(forms.prepare(task.champion, recipe))
+    plan = memory.plan(order, recipe, recipe["batch"], recipe["length"])
+    order.report(0.0, "loading", skills=len(groups), **plan.claims)
+    torch.manual_seed(order.seed)
+    model = plan.applied(forms.prepare(order.champion, recipe))
     rows = [row for group in groups.values() for row in group]
     if recipe["method"] == "joint":
         steps = recipe["rounds"] * recipe["inner"]
-        losses = fit(model, rows, {**recipe, "steps": steps}, task.seed, task.report, plan.rows)
+        losses = fit(model, rows, {**recipe, "steps": steps}, order.seed, order.report, plan.rows)
     else:
-        losses = _reptile(task, model, list(groups.values()), recipe, plan.rows)
-    return finish(task, model, recipe, losses, len(rows)) | plan.claims
+        losses = _reptile(order, model, list(groups.values()), recipe, plan.rows)
+    return finish(order, model, recipe, losses, len(rows)) | plan.claims
 
 
 def _reptile(
-    task: Task, model: PreTrainedModel, skills: Sequence[Sequence[Row]], recipe: dict[str, Any], at_once: int
+    order: Order,
+    model: PreTrainedModel,
+    skills: Sequence[Sequence[Row]],
+    recipe: dict[str, Any],
+    at_once: int,
 ) -> list[float]:
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
     losses: list[float] = []
     for visit in range(recipe["rounds"]):
         before = [weights.detach().clone() for weights in model.parameters()]
@@ -85,7 +89,7 @@ def _reptile(
             for weights, begun in zip(model.parameters(), before, strict=True):
                 weights.copy_(begun + part * (weights - begun))
         share = (visit + 1) / recipe["rounds"]
-        task.report(share, "training", visit=visit + 1, loss=round(losses[-1], 4))
+        order.report(share, "training", visit=visit + 1, loss=round(losses[-1], 4))
     return losses
 
 

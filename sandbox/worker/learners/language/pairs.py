@@ -18,7 +18,7 @@ import torch
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
-from sandbox.worker.learners import Report, Task, forms, loss_claims
+from sandbox.worker.learners import Order, Report, forms, loss_claims
 from sandbox.worker.learners.language.updates import Updates
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ Row = tuple[list[int], list[int]]
 """Token ids, and for each the label: itself, or IGNORED."""
 
 
-def read_groups(task: Task, tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Row]]:
+def read_groups(order: Order, tokenizer: PreTrainedTokenizerBase, length: int) -> dict[str, list[Row]]:
     """The records of ``train.jsonl`` as rows of at most ``length`` tokens, by ``skill`` ('' where one names none).
 
     Raises:
         InvalidInputError: A record has neither text nor prompt and answer, or there is nothing to learn from.
     """
     groups: dict[str, list[Row]] = {}
-    for line in data.read_lines(task.data / "train.jsonl"):
+    for line in data.read_lines(order.data / "train.jsonl"):
         paired = "answer" in line.value
         prompt, answer = (line.value.get("prompt"), line.value["answer"]) if paired else ("", line.text)
         if not (isinstance(prompt, str) and isinstance(answer, str) and answer):
@@ -124,10 +124,10 @@ def batches_of(rows: Sequence[Row], size: int, draw: random.Random) -> Iterator[
 
 
 def finish(
-    task: Task, model: PreTrainedModel, recipe: Mapping[str, Any], losses: Sequence[float], records: int
+    order: Order, model: PreTrainedModel, recipe: Mapping[str, Any], losses: Sequence[float], records: int
 ) -> dict[str, str]:
     """Write the bundle's parts; returns what the run claims about itself."""
-    forms.save(model, recipe, task.champion, task.out / "model")
-    lines = data.read_lines(task.data / "train.jsonl")
-    data.write_records(task.out / "data" / "train.jsonl", [line.value for line in lines])
+    forms.save(model, recipe, order.champion, order.out / "model")
+    lines = data.read_lines(order.data / "train.jsonl")
+    data.write_records(order.out / "data" / "train.jsonl", [line.value for line in lines])
     return loss_claims(losses, records)

@@ -18,7 +18,7 @@ import torch
 from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
-from sandbox.worker.learners import Task, forms, read_recipe
+from sandbox.worker.learners import Order, forms, read_recipe
 from sandbox.worker.learners.language.rewards import reward_of
 from sandbox.worker.learners.language.sampling import (
     load_tokenizer,
@@ -56,19 +56,19 @@ _POSITIVE = ("temperature", "lr", "clip", "alpha")
 _LEAST_SPREAD = 1e-4
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Sample, reward, update; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
+    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
     reward = reward_of(recipe["reward"])
-    tokenizer = load_tokenizer(task.champion)
-    puzzles = read_puzzles(task.data, tokenizer)
-    task.report(0.0, "loading", records=len(puzzles))
-    torch.manual_seed(task.seed)
-    model = forms.prepare(task.champion, recipe)
-    champion = load_model(task.champion, torch.float32) if recipe["kl"] else None
+    tokenizer = load_tokenizer(order.champion)
+    puzzles = read_puzzles(order.data, tokenizer)
+    order.report(0.0, "loading", records=len(puzzles))
+    torch.manual_seed(order.seed)
+    model = forms.prepare(order.champion, recipe)
+    champion = load_model(order.champion, torch.float32) if recipe["kl"] else None
     updates = Updates(forms.trained(model), recipe)
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
-    generator = torch.Generator().manual_seed(task.seed)
+    draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
+    generator = torch.Generator().manual_seed(order.seed)
     means, used = [], {}
     for step in range(recipe["steps"]):
         chosen = draw.sample(puzzles, min(recipe["prompts"], len(puzzles)))
@@ -94,15 +94,15 @@ def learn(task: Task) -> dict[str, str]:
             loss = loss + recipe["kl"] * away.sum() / said.spoken.sum()
         value = updates.step(loss)
         means.append(rewards.mean().item())
-        task.report(
+        order.report(
             (step + 1) / recipe["steps"],
             "training",
             step=step + 1,
             reward=round(means[-1], 4),
             loss=round(value, 4),
         )
-    data.write_records(task.out / "data" / "train.jsonl", [used[place] for place in sorted(used)])
-    forms.save(model, recipe, task.champion, task.out / "model")
+    data.write_records(order.out / "data" / "train.jsonl", [used[place] for place in sorted(used)])
+    forms.save(model, recipe, order.champion, order.out / "model")
     tail = means[-max(1, len(means) // 8) :]
     return {
         "first_reward": decimal(means[0]),

@@ -22,7 +22,7 @@ import torch
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
-from sandbox.worker.learners import Task, forms, loss_claims, read_recipe
+from sandbox.worker.learners import Order, forms, loss_claims, read_recipe
 from sandbox.worker.learners.language.pairs import Row
 from sandbox.worker.learners.language.rehearsal import chances, divergence, rehearsals
 from sandbox.worker.learners.language.sampling import (
@@ -81,17 +81,17 @@ Pair = tuple[list[int], list[int], list[int]]
 """Tokens of a prompt, of the answer that was chosen, and of the other."""
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Ask, or train on what was chosen; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(task.recipe, DEFAULTS))
-    answers = [answer for answer in read_answers(task.data) if answer.kind == "choice"]
+    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    answers = [answer for answer in read_answers(order.data) if answer.kind == "choice"]
     usable = [answer for answer in answers if not answer.skipped and answer.chosen is not None]
-    torch.manual_seed(task.seed)
+    torch.manual_seed(order.seed)
     if not any(answer.fresh for answer in usable):
-        asked = _ask(task, recipe, {answer.prompt for answer in answers})
-        task.report(1.0, "asked", questions=asked)
+        asked = _ask(order, recipe, {answer.prompt for answer in answers})
+        order.report(1.0, "asked", questions=asked)
         return {}
-    return _train(task, recipe, usable)
+    return _train(order, recipe, usable)
 
 
 def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -110,14 +110,14 @@ def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
 # --- asking --------------------------------------------------------------------------------
 
 
-def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
+def _ask(order: Order, recipe: dict[str, Any], known: set[str]) -> int:
     """Write as many choices between two answers of the champion as are asked for; returns how many there are."""
-    tokenizer = load_tokenizer(task.champion)
-    prompts = _prompts(task, known)
-    draw = random.Random(task.seed)  # noqa: S311 - a draw to be repeated, not a secret
+    tokenizer = load_tokenizer(order.champion)
+    prompts = _prompts(order, known)
+    draw = random.Random(order.seed)  # noqa: S311 - a draw to be repeated, not a secret
     looked_at = draw.sample(prompts, min(recipe["pool"], len(prompts)))
-    model = load_model(task.champion, torch.float32)
-    generator = torch.Generator().manual_seed(task.seed)
+    model = load_model(order.champion, torch.float32)
+    generator = torch.Generator().manual_seed(order.seed)
     found: list[Question] = []
     for start in range(0, len(looked_at), _PROMPTS_AT_A_TIME):
         some = looked_at[start : start + _PROMPTS_AT_A_TIME]
@@ -135,16 +135,16 @@ def _ask(task: Task, recipe: dict[str, Any], known: set[str]) -> int:
         for number, prompt in enumerate(some):
             own = answers[number * recipe["samples"] : (number + 1) * recipe["samples"]]
             found += _question(prompt, own)
-        task.report(min(1.0, (start + len(some)) / len(looked_at)), "looking", questions=len(found))
+        order.report(min(1.0, (start + len(some)) / len(looked_at)), "looking", questions=len(found))
     if not found:
         raise InvalidInputError("the model says the same to every prompt, however often: nothing to choose")
     found.sort(key=lambda question: -(question.uncertainty or 0.0))
-    return write_questions(task.out, found[: recipe["ask"]])
+    return write_questions(order.out, found[: recipe["ask"]])
 
 
-def _prompts(task: Task, known: set[str]) -> list[str]:
+def _prompts(order: Order, known: set[str]) -> list[str]:
     """The distinct prompts that nobody was asked about."""
-    lines = data.read_lines(task.data / "train.jsonl")
+    lines = data.read_lines(order.data / "train.jsonl")
     values = [line.value.get("prompt") for line in lines if "replay" not in line.value]
     usable = {
         text: None for text in values if isinstance(text, str) and text.strip() and len(text) <= MAX_PROMPT
@@ -174,16 +174,16 @@ def _question(prompt: str, answers: Sequence[str | None]) -> list[Question]:
 # --- training ------------------------------------------------------------------------------
 
 
-def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dict[str, str]:
-    tokenizer = load_tokenizer(task.champion)
+def _train(order: Order, recipe: dict[str, Any], choices: Sequence[Answer]) -> dict[str, str]:
+    tokenizer = load_tokenizer(order.champion)
     records = [_record(choice) for choice in choices]
     pairs = [_pair(tokenizer, record) for record in records]
-    task.report(0.0, "loading", choices=len(pairs))
-    model = forms.prepare(task.champion, recipe)
-    champion = load_model(task.champion, torch.float32)
-    kept = _kept(champion, tokenizer, pairs, recipe, task.seed)
+    order.report(0.0, "loading", choices=len(pairs))
+    model = forms.prepare(order.champion, recipe)
+    champion = load_model(order.champion, torch.float32)
+    kept = _kept(champion, tokenizer, pairs, recipe, order.seed)
     updates = Updates(forms.trained(model), recipe)
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
     left: list[Pair] = []
     losses = []
     for step in range(recipe["steps"]):
@@ -197,15 +197,15 @@ def _train(task: Task, recipe: dict[str, Any], choices: Sequence[Answer]) -> dic
             at = step * recipe["rehearsed"] % len(kept)
             loss = loss + recipe["keep"] * _moved(model, champion, kept[at : at + recipe["rehearsed"]])
         updates.step(loss)
-        task.report(
+        order.report(
             (step + 1) / recipe["steps"],
             "training",
             step=step + 1,
             loss=round(losses[-1], 4),
             preferred=preferred,
         )
-    data.write_records(task.out / "data" / "preferences.jsonl", records)
-    forms.save(model, recipe, task.champion, task.out / "model")
+    data.write_records(order.out / "data" / "preferences.jsonl", records)
+    forms.save(model, recipe, order.champion, order.out / "model")
     return loss_claims(losses, len(records))
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from guardrails.errors import InvalidInputError
-from sandbox.worker.learners import Task
+from sandbox.worker.learners import Order
 
 DEFAULTS: dict[str, Any] = {
     "method": "policy_gradient",  # policy_gradient | preference | expert_iteration
@@ -22,11 +22,11 @@ METHODS = {
 }
 
 
-def learn(task: Task) -> dict[str, str]:
+def learn(order: Order) -> dict[str, str]:
     """Learn by the method that the recipe names."""
-    settings = dict(task.recipe)
+    settings = dict(order.recipe)
     method = settings.pop("method", DEFAULTS["method"])
     if method not in METHODS:
         raise InvalidInputError(f"recipe: method = {method!r:.40}: one of {', '.join(METHODS)}")
-    claims: dict[str, str] = importlib.import_module(METHODS[method]).learn(replace(task, recipe=settings))
+    claims: dict[str, str] = importlib.import_module(METHODS[method]).learn(replace(order, recipe=settings))
     return claims

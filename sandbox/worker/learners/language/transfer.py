@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from guardrails.errors import InvalidInputError
-from sandbox.worker.learners import Task, forms, memory, read_recipe
+from sandbox.worker.learners import Order, forms, memory, read_recipe
 from sandbox.worker.learners.language.pairs import finish, fit, read_groups
 from sandbox.worker.learners.language.sampling import load_tokenizer
 from sandbox.worker.learners.language.updates import require
@@ -38,22 +38,22 @@ DEFAULTS: dict[str, Any] = {
 STARTS = ("champion", "scratch")
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Learn the records of ``task.data``; returns what the run claims about itself."""
-    recipe = read_recipe(task.recipe, DEFAULTS)
+def learn(order: Order) -> dict[str, str]:
+    """Learn the records of ``order.data``; returns what the run claims about itself."""
+    recipe = read_recipe(order.recipe, DEFAULTS)
     require(recipe, ("steps", "batch", "length", "rank"), ("lr", "clip", "alpha"))
     if recipe["start"] not in STARTS:
         raise InvalidInputError(f"recipe: start = {recipe['start']!r:.40}: one of {', '.join(STARTS)}")
     scratch = recipe["start"] == "scratch"
     if scratch and recipe["form"] != forms.FULL:
         raise InvalidInputError("recipe: start = scratch needs form = full")
-    groups = read_groups(task, load_tokenizer(task.champion), recipe["length"])
+    groups = read_groups(order, load_tokenizer(order.champion), recipe["length"])
     rows = [row for group in groups.values() for row in group]
-    plan = memory.plan(task, recipe, min(recipe["batch"], len(rows)), recipe["length"])
-    task.report(0.0, "loading", records=len(rows), **plan.claims)
-    torch.manual_seed(task.seed)
-    model = forms.prepare(task.champion, recipe)
+    plan = memory.plan(order, recipe, min(recipe["batch"], len(rows)), recipe["length"])
+    order.report(0.0, "loading", records=len(rows), **plan.claims)
+    torch.manual_seed(order.seed)
+    model = forms.prepare(order.champion, recipe)
     if scratch:
         model = type(model)(model.config).train()
-    losses = fit(plan.applied(model), rows, recipe, task.seed, task.report, plan.rows)
-    return finish(task, model, recipe, losses, len(rows)) | plan.claims
+    losses = fit(plan.applied(model), rows, recipe, order.seed, order.report, plan.rows)
+    return finish(order, model, recipe, losses, len(rows)) | plan.claims

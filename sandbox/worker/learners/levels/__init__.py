@@ -23,7 +23,7 @@ from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
 from sandbox.worker.environments import lava, world
 from sandbox.worker.environments.policy import Encoder
-from sandbox.worker.learners import Task, forms
+from sandbox.worker.learners import Order, forms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,21 +95,21 @@ def steps_of(record: Record, form: int = 0) -> Iterator[Step]:
 _MIRRORED = {"L": "R", "R": "L", "F": "F"}
 
 
-def load_champion(task: Task) -> tuple[PreTrainedModel, Encoder]:
+def load_champion(order: Order) -> tuple[PreTrainedModel, Encoder]:
     """The champion, ready to learn, and the reader of its observations."""
-    tokenizer = weights.load_tokenizer(task.champion)
+    tokenizer = weights.load_tokenizer(order.champion)
     if tokenizer is None:
         raise InvalidInputError(
             "the champion has no tokenizer", hint="an action model needs one to read states"
         )
-    torch.manual_seed(task.seed)
-    return weights.load_model(task.champion, torch.float32).requires_grad_(True), Encoder(tokenizer)
+    torch.manual_seed(order.seed)
+    return weights.load_model(order.champion, torch.float32).requires_grad_(True), Encoder(tokenizer)
 
 
-def save(task: Task, model: PreTrainedModel, records: Sequence[Mapping[str, Any]]) -> None:
+def save(order: Order, model: PreTrainedModel, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the model, and the records that it learnt from."""
-    forms.save(model, {"form": forms.FULL}, task.champion, task.out / "model")
-    data.write_records(task.out / "data" / "layouts.jsonl", records)
+    forms.save(model, {"form": forms.FULL}, order.champion, order.out / "model")
+    data.write_records(order.out / "data" / "layouts.jsonl", records)
 
 
 def checked(

@@ -28,7 +28,7 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import world
 from sandbox.worker.environments.episodes import play, rate
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Task, loss_claims, read_recipe
+from sandbox.worker.learners import Order, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import (
     MAX_NORM,
@@ -61,9 +61,9 @@ BODIES = (1.0, 8.0)
 ASKED = 24  # levels of a family that tell how well a visit served
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Learn the families of ``task.data``; returns what the run claims about itself."""
-    recipe = read_recipe(task.recipe, DEFAULTS)
+def learn(order: Order) -> dict[str, str]:
+    """Learn the families of ``order.data``; returns what the run claims about itself."""
+    recipe = read_recipe(order.recipe, DEFAULTS)
     checked(
         recipe,
         positive=("rounds", "inner", "batch", "lr", "step", "forms"),
@@ -71,14 +71,14 @@ def learn(task: Task) -> dict[str, str]:
     )
     if recipe["forms"] > 8 or recipe["step"] > 1:
         raise InvalidInputError("recipe: forms must not be above 8, nor step above 1")
-    records = recorded(read_records(task.data))
+    records = recorded(read_records(order.data))
     families = _families(records)
     if len(families) < 2:
         raise InvalidInputError("meta-learning needs two families of levels or more; the records hold one")
-    task.report(0.0, "loading", families=len(families))
-    model, encoder = load_champion(task)
-    losses = METHODS[recipe["method"]](task, model, encoder, families, recipe)
-    save(task, model, [record.value for record in records])
+    order.report(0.0, "loading", families=len(families))
+    model, encoder = load_champion(order)
+    losses = METHODS[recipe["method"]](order, model, encoder, families, recipe)
+    save(order, model, [record.value for record in records])
     return loss_claims(losses, len(records))
 
 
@@ -91,13 +91,13 @@ def _families(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _reptile(
-    task: Task,
+    order: Order,
     model: PreTrainedModel,
     encoder: Encoder,
     families: dict[str, list[Record]],
     recipe: dict[str, Any],
 ) -> list[float]:
-    draw = random.Random(task.seed)  # noqa: S311 - a training order is no secret
+    draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
     names, losses = list(families), []
     for visit in range(recipe["rounds"]):
         records = families[names[visit % len(names)]]
@@ -109,7 +109,7 @@ def _reptile(
         with torch.no_grad():
             for weights, begun in zip(model.parameters(), before, strict=True):
                 weights.copy_(begun + part * (weights - begun))
-        task.report((visit + 1) / recipe["rounds"], "training", visit=visit + 1, loss=round(losses[-1], 4))
+        order.report((visit + 1) / recipe["rounds"], "training", visit=visit + 1, loss=round(losses[-1], 4))
     return losses
 
 
@@ -134,37 +134,37 @@ def _visit(
 
 
 def _joint(
-    task: Task,
+    order: Order,
     model: PreTrainedModel,
     encoder: Encoder,
     families: dict[str, list[Record]],
     recipe: dict[str, Any],
 ) -> list[float]:
     records = [record for group in families.values() for record in group]
-    known = examples(encoder, turned(records, recipe["forms"], task.seed))
+    known = examples(encoder, turned(records, recipe["forms"], order.seed))
     settings = Settings(
         recipe["rounds"] * recipe["inner"], recipe["batch"], recipe["lr"], smoothing=SMOOTHING
     )
     return imitate(
-        model, encoder, known, settings, task.seed,
-        lambda step, loss: task.report(step / settings.steps, "training", step=step, loss=round(loss, 4)),
+        model, encoder, known, settings, order.seed,
+        lambda step, loss: order.report(step / settings.steps, "training", step=step, loss=round(loss, 4)),
     )  # fmt: skip
 
 
 def _rescale(
-    task: Task,
+    order: Order,
     model: PreTrainedModel,
     encoder: Encoder,
     families: dict[str, list[Record]],
     recipe: dict[str, Any],
 ) -> list[float]:
-    draw = random.Random(task.seed)  # noqa: S311 - a reproducible draw, not a secret
+    draw = random.Random(order.seed)  # noqa: S311 - a reproducible draw, not a secret
     visits = []
     for records in families.values():
-        order = draw.sample(records, len(records))
-        shots = min(recipe["shots"] or len(order), (len(order) + 1) // 2)
-        shown = examples(encoder, turned(order[:shots], recipe["forms"], draw.randrange(2**31)))
-        asked = [record.layout for record in order[shots : shots + ASKED] or order]
+        shuffled = draw.sample(records, len(records))
+        shots = min(recipe["shots"] or len(shuffled), (len(shuffled) + 1) // 2)
+        shown = examples(encoder, turned(shuffled[:shots], recipe["forms"], draw.randrange(2**31)))
+        asked = [record.layout for record in shuffled[shots : shots + ASKED] or shuffled]
         visits.append((shown, asked, draw.randrange(2**31)))
     before = [weights.detach().clone() for weights in model.parameters()]
     known = visits[0][0].ids
@@ -180,7 +180,7 @@ def _rescale(
             losses += _visit(model, encoder, shown, recipe, seed)
             won.append(rate(play(Policy(model, encoder), asked), "success"))
         after[head, body] = sum(won) / len(won)
-        task.report((at + 1) / len(pairs), "training", head=head, body=body, won=round(after[head, body], 4))
+        order.report((at + 1) / len(pairs), "training", head=head, body=body, won=round(after[head, body], 4))
     _restore(model, before)
     rescale(model, encoder, *max(after, key=after.__getitem__))
     require_same(model, encoder, known, said)

@@ -28,7 +28,7 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import families, lava, world
 from sandbox.worker.environments.episodes import play
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Task, loss_claims, read_recipe
+from sandbox.worker.learners import Order, loss_claims, read_recipe
 from sandbox.worker.learners.levels import Record, Step, checked, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, Examples, examples, loss_of
 
@@ -51,9 +51,9 @@ REPLAYED = 400
 _FORWARD = 0.6  # how often the walker goes on rather than turns
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Learn from recordings of the levels in ``task.data``; returns what the run claims about itself."""
-    recipe = read_recipe(task.recipe, DEFAULTS)
+def learn(order: Order) -> dict[str, str]:
+    """Learn from recordings of the levels in ``order.data``; returns what the run claims about itself."""
+    recipe = read_recipe(order.recipe, DEFAULTS)
     checked(
         recipe,
         positive=("walks", "length", "reach", "stretches", "updates", "batch", "lr"),
@@ -61,13 +61,13 @@ def learn(task: Task) -> dict[str, str]:
     )
     if recipe["replay"] >= 1 or (recipe["replay"] and recipe["predict"] == "observation"):
         raise InvalidInputError("recipe: replay must be below 1, and is of actions: predict them")
-    records = read_records(task.data)
-    task.report(0.0, "recording", levels=len(records))
+    records = read_records(order.data)
+    order.report(0.0, "recording", levels=len(records))
     recordings = [record for record in records if record.actions]
     hindsight = recipe["aim"] == "hindsight" or (recipe["aim"] == "auto" and not recordings)
-    recordings = recordings or list(_wander(records, recipe["walks"], recipe["length"], task.seed))
-    model, encoder = load_champion(task)
-    draw = random.Random(f"stretches:{task.seed}")  # noqa: S311 - a training order is no secret
+    recordings = recordings or list(_wander(records, recipe["walks"], recipe["length"], order.seed))
+    model, encoder = load_champion(order)
+    draw = random.Random(f"stretches:{order.seed}")  # noqa: S311 - a training order is no secret
     steps = [
         step
         for record in recordings
@@ -78,8 +78,8 @@ def learn(task: Task) -> dict[str, str]:
     if not steps:
         raise InvalidInputError("no recording gets anywhere: there is no next step to learn")
     own = examples(encoder, _own_steps(model, encoder)) if recipe["replay"] else None
-    losses = _train(task, model, encoder, steps, own, _transitions(recordings), recipe)
-    save(task, model, [record.value for record in recordings])
+    losses = _train(order, model, encoder, steps, own, _transitions(recordings), recipe)
+    save(order, model, [record.value for record in recordings])
     return loss_claims(losses, len(recordings))
 
 
@@ -178,7 +178,7 @@ def _transitions(recordings: Sequence[Record]) -> list[tuple[str, str, str]]:
 
 
 def _train(
-    task: Task,
+    order: Order,
     model: PreTrainedModel,
     encoder: Encoder,
     steps: Sequence[Step],
@@ -186,7 +186,7 @@ def _train(
     transitions: Sequence[tuple[str, str, str]],
     recipe: dict[str, Any],
 ) -> list[float]:
-    draw = torch.Generator().manual_seed(task.seed)
+    draw = torch.Generator().manual_seed(order.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe["lr"], weight_decay=0.0)
     known, total, losses = examples(encoder, steps), recipe["updates"], []
     replayed = round(recipe["batch"] * recipe["replay"]) if own is not None else 0
@@ -211,7 +211,7 @@ def _train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
         losses.append(loss.item())
-        task.report((step + 1) / total, "training", step=step + 1, loss=round(losses[-1], 4))
+        order.report((step + 1) / total, "training", step=step + 1, loss=round(losses[-1], 4))
     return losses
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import adapters, data
-from sandbox.worker.learners import Task, loss_claims, read_recipe
+from sandbox.worker.learners import Order, loss_claims, read_recipe
 from sandbox.worker.learners.levels import checked, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import Settings, examples, imitate, turned
 
@@ -37,9 +37,9 @@ DEFAULTS: dict[str, Any] = {
 SPREAD = 0.1  # of the weights of a model from scratch, as of the shipped bases
 
 
-def learn(task: Task) -> dict[str, str]:
-    """Learn the demonstrations of ``task.data``; returns what the run claims about itself."""
-    recipe = read_recipe(task.recipe, DEFAULTS)
+def learn(order: Order) -> dict[str, str]:
+    """Learn the demonstrations of ``order.data``; returns what the run claims about itself."""
+    recipe = read_recipe(order.recipe, DEFAULTS)
     checked(
         recipe,
         positive=("forms", "updates", "batch", "lr", "rank", "alpha"),
@@ -47,25 +47,25 @@ def learn(task: Task) -> dict[str, str]:
     )
     if recipe["forms"] > 8:
         raise InvalidInputError(f"recipe: forms = {recipe['forms']} must not be above 8")
-    records = recorded(read_records(task.data))
+    records = recorded(read_records(order.data))
     records = records[: recipe["demonstrations"] or len(records)]
-    task.report(0.0, "loading", demonstrations=len(records))
-    model, encoder = load_champion(task)
+    order.report(0.0, "loading", demonstrations=len(records))
+    model, encoder = load_champion(order)
     if recipe["start"] == "scratch":
         forget(model)
-    known = examples(encoder, turned(records, recipe["forms"], task.seed))
+    known = examples(encoder, turned(records, recipe["forms"], order.seed))
     learner = adapters.with_adapter(model, recipe) if recipe["form"] == "adapter" else model
     settings = Settings(recipe["updates"], recipe["batch"], recipe["lr"])
     total = settings.steps
     losses = imitate(
-        learner, encoder, known, settings, task.seed,
-        lambda step, loss: task.report(step / total, "training", step=step, loss=round(loss, 4)),
+        learner, encoder, known, settings, order.seed,
+        lambda step, loss: order.report(step / total, "training", step=step, loss=round(loss, 4)),
     )  # fmt: skip
     values = [record.value for record in records]
     if recipe["form"] == "adapter":
-        _save_adapter(task, learner, values)
+        _save_adapter(order, learner, values)
     else:
-        save(task, model, values)
+        save(order, model, values)
     return loss_claims(losses, len(records))
 
 
@@ -81,6 +81,6 @@ def forget(model: PreTrainedModel) -> None:
                 parameter.fill_(1.0)
 
 
-def _save_adapter(task: Task, model: PreTrainedModel, values: list[Any]) -> None:
-    data.write_records(task.out / "data" / "layouts.jsonl", values)
-    adapters.save_adapter(task.out / "model", model)
+def _save_adapter(order: Order, model: PreTrainedModel, values: list[Any]) -> None:
+    data.write_records(order.out / "data" / "layouts.jsonl", values)
+    adapters.save_adapter(order.out / "model", model)
