@@ -45,7 +45,7 @@ from sandbox.worker.probes import (
 from sandbox.worker.probes.generation import NEW_TOKENS
 
 pytestmark = pytest.mark.benchmark
-TURNS = 2
+TURNS = 3
 ITEMS = 220  # as the shipped configuration measures its language model
 BATCH_TOKENS = 1024
 CONTROLS = {"control-kjv": "shipped:kjv", "control-austen": "shipped:austen"}
