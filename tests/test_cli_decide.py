@@ -60,6 +60,15 @@ def test_a_halt_says_in_the_list_who_called_it_and_why_and_is_lifted(cli):
     assert "the halt is lifted" in cli.signed("resume", "--reason", "looked at it").out
 
 
+def test_a_misspelt_setting_is_refused_before_anything_runs(cli):
+    before = entries(cli)
+    ran = cli("propose", "toy", "--technique", "self_supervised", "--set", "stpes=3")
+    assert ran.status == 2
+    assert "self_supervised knows no setting stpes" in ran.err
+    assert "did you mean 'steps'?" in ran.err
+    assert entries(cli) == before, "nothing is on record"
+
+
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(cli, monkeypatch):
     wide = cli("explain", "P-0002").out
     assert "Policy line" in wide
