@@ -37,7 +37,7 @@ def planned(mib: int, rows: int = 8, recipe: dict[str, object] = RECIPE) -> Plan
 
 def limit_for(wanted: Plan) -> int:
     """The least limit, in MiB, under which this is the plan."""
-    for mib in range(400, 2000, 2):
+    for mib in range(420, 700, 2):
         try:
             if planned(mib) == wanted:
                 return mib
@@ -86,7 +86,7 @@ def test_a_limit_too_small_for_one_row_fails_before_anything_is_loaded(tmp_path,
 
 def run(tmp_path: Path, name: str, mib: int, capsys) -> tuple[dict[str, str], list[float]]:
     """One run under a limit: its claims, and the loss of every update."""
-    request = proposal_request(tmp_path / "data", tmp_path / name, length=LENGTH, batch=8, steps=3, lr=1e-2)
+    request = proposal_request(tmp_path / "data", tmp_path / name, length=LENGTH, batch=8, steps=2, lr=1e-2)
     capsys.readouterr()
     propose(request | {"memory_bytes": mib * MIB})
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
