@@ -8,8 +8,9 @@ Invariants:
 
 A share of the games is played against a pool: the champion, and the learner as it was every few iterations. Whoever
 plays only against the self of today forgets how to beat that of yesterday and goes round in circles; whoever plays
-only against the champion learns its mistakes. Both sides' moves of a game between equals are learnt from; of a game
-against the pool only the learner's own. What a move was worth is told by the ends of games and by the model's own
+only against the champion may come to know nothing but its mistakes (in one round that was not seen:
+docs/techniques.md). Both sides' moves of a game between equals are learnt from; of a game against the pool only
+the learner's own. What a move was worth is told by the ends of games and by the model's own
 value of positions (tokens ``+`` and ``-``), mixed as in TD(lambda); the update is PPO with clipping (Schulman and others
 2017). The model goes to ``out/model``, the openings played to ``out/data/openings.jsonl``.
 """
