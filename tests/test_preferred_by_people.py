@@ -32,7 +32,9 @@ method = "preference"
 ask = 60
 pool = 120
 steps = 6
+lr = 1e-5
 """
+"""So few choices teach too little to be trusted: at the usual rate they did harm, and the policy blocked what came."""
 
 
 class School:
