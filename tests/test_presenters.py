@@ -231,6 +231,16 @@ def test_limits_are_numbers_or_nothing():
     assert presenters.condition(">= strict") == ">= strict"
 
 
+def test_an_interval_without_an_end_says_that_the_attempts_are_why():
+    """Otherwise an unchanged update would seem to be at fault: nobody can see why nothing passes any more."""
+    open_ended = finding(Outcome.FAIL, observed=0.0, lower=0.0, upper=math.inf, n=220)
+    assert "n = 220, too few for a bound at this level, which rises with each attempt until a promotion" in (
+        presenters.finding_sentence(open_ended, 0.9994)
+    )
+    for bounded in (finding(Outcome.FAIL, observed=0.3, lower=0.0, upper=0.5, n=220), finding(Outcome.FAIL)):
+        assert "too few" not in presenters.finding_sentence(bounded, 0.9994)
+
+
 # --- fields --------------------------------------------------------------------------------------
 
 

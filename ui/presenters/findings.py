@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -76,10 +77,17 @@ def finding_sentence(finding: Finding, confidence: float | None = None) -> str:
     if confidence is not None and finding.lower is not None:
         parts.append(f"{100 * confidence:.4g} %")
     if finding.n is not None:
-        parts.append(f"n = {finding.n:,}")
+        parts.append(f"n = {finding.n:,}{_too_few(finding)}")
     if finding.source:
         parts.append(finding.source)
     return " · ".join(parts)
+
+
+def _too_few(finding: Finding) -> str:
+    """Why an interval has no end: the level follows from the attempts since the last promotion, not from the update."""
+    if finding.outcome is Outcome.PASS or not {finding.lower, finding.upper} & {math.inf, -math.inf}:
+        return ""
+    return ", too few for a bound at this level, which rises with each attempt until a promotion"
 
 
 def _observation(finding: Finding) -> str:
