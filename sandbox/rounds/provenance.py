@@ -52,6 +52,5 @@ def processor() -> str:
 
 def evaluator_version() -> str:
     """Digest of the measuring code and of the packages that it stands on."""
-    folder = Path(__file__).parent / "worker"
-    sources = {str(p.relative_to(folder)): str(digest_file(p)) for p in sorted(folder.rglob("*.py"))}
+    sources = {str(p.relative_to(_WORKER)): str(digest_file(p)) for p in sorted(_WORKER.rglob("*.py"))}
     return digest(encode({**sources, **environment()})).hex[:16]
