@@ -325,6 +325,12 @@ def test_malformed_envelopes_are_refused_for_the_right_reason(change: Any, reaso
         env.open_envelope(reencode(change))
 
 
+def test_a_quote_that_ends_the_key_and_the_payload_at_once_is_not_json():
+    data = b'{"payload":","payloadType":"application/vnd.in-toto+json","signatures":[{"keyid":"k","sig":"AAAA"}]}'
+    with pytest.raises(RecordError, match="not JSON"):
+        env.open_envelope(data)
+
+
 def test_a_second_spelling_of_base64_is_refused():
     data = Envelope(b"x", (Signature("k", b"s"),)).encode()  # "x" is eA==; eB== decodes to "x" as well
     assert base64.b64decode("eB==") == b"x"

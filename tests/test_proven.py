@@ -25,9 +25,10 @@ from guardrails.decision_log.database import Prepared
 from guardrails.decision_log.envelope import seal
 from guardrails.decision_log.kept import KeptTables
 from guardrails.decision_log.keys import PersonKey
+from guardrails.decision_log.scratch import Scratch
 from guardrails.decision_log.store import Log
 from guardrails.decision_log.tables import MemoryTables
-from guardrails.errors import DeniedError, InterlockError, LogVerificationError
+from guardrails.errors import DeniedError, InterlockError, LogVerificationError, StorageError
 from guardrails.gate import Gate
 from guardrails.ledger import project
 from guardrails.ledger.erasure import digest_of_list
@@ -419,6 +420,10 @@ def rows_in(tables: Any) -> list[Any]:
     return [tables.names(), *(list(tables.bodies(name)) for name in ("a", "b", "c"))]
 
 
+def everything_in(tables: Any) -> dict[str, list[Any]]:
+    return {name: list(tables.bodies(name)) for name in tables.names()}
+
+
 @settings(deadline=None)
 @given(CHANGES, CHANGES, CHANGES, st.sampled_from([1, 2, 3, 256]))
 def test_a_look_at_tables_stands_still_and_what_is_undone_leaves_no_trace(first, second, third, page):
@@ -520,6 +525,84 @@ def test_a_row_that_was_changed_in_the_file_itself_is_refused(site):
         file.write(data)
     with pytest.raises(LogVerificationError, match="projection proposals/"):
         site.gate.halted_by()
+
+
+def in_the_file(site: Site) -> Path:
+    """The log's file, with everything in it and nothing of it in memory."""
+    path = Path(sa.make_url(site.url).database or "")
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    raw.close()
+    site.log.close()
+    return path
+
+
+def test_a_row_that_was_changed_in_the_file_during_a_transaction_is_refused_by_the_next(site):
+    """What the transaction itself writes must not hide it."""
+    site.judged()
+    path = in_the_file(site)
+    assert site.gate.halted_by() == ""
+    with site.log.transaction():
+        data = path.read_bytes()
+        at = data.index(b'"technique":"') + len(b'"technique":"')
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(bytes([data[at] ^ 1]))
+    with pytest.raises(LogVerificationError, match="projection proposals/"):
+        site.gate.halted_by()
+
+
+@pytest.mark.parametrize("left", range(4))
+def test_without_room_for_the_private_rows_nothing_is_believed_of_what_was_left_there(site, left):
+    """Where the file of rows fails in the midst of a record, and also in undoing what was done."""
+    proposal, run, count = site.judged(), Scratch._run, iter(range(left))
+
+    def full_disk(scratch: Scratch, how: Any, statement: str, values: Any) -> Any:
+        if statement.startswith(("INSERT", "DELETE")) and next(count, None) is None:
+            how, statement, values = sqlite3.connect(":memory:").execute, "SELECT * FROM nowhere", ()
+        return run(scratch, how, statement, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scratch, "_run", full_disk)
+        with pytest.raises(StorageError, match="no room"):
+            halt(site)
+    assert site.gate.halted_by() == "", "the halt was not recorded"
+    with site.log.transaction() as transaction, site.log.read() as snapshot:
+        assert everything_in(transaction.tables) == everything_in(snapshot.tables)
+    assert site.state(proposal) == "awaiting_approval"
+    halt(site)
+    assert site.gate.halted_by() != ""
+
+
+def copied_over(path: Path) -> None:
+    """The log's file put back from a copy, as who restores a backup does it: under the name of the other."""
+    copy = path.with_name("copy.db")
+    with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    copy.rename(path)
+
+
+def test_what_is_acknowledged_stands_in_the_file_that_has_the_name_of_the_log(site):
+    """Also where it was replaced while a gate had it open."""
+    path = Path(sa.make_url(site.url).database or "")
+    site.gate.halted_by()
+    copied_over(path)
+    halt(site)
+    assert site.open().halted_by() != "", "another process finds it there"
+    with site.log.read() as snapshot:
+        size = snapshot.size
+    with pytest.raises(StorageError, match="was replaced"), site.log.transaction():
+        copied_over(path)
+    with site.log.read() as snapshot:
+        assert snapshot.size == size
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        resume(site)
 
 
 def test_memory_does_not_grow_with_the_rows():

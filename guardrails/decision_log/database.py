@@ -224,6 +224,8 @@ def transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
             if write and engine.dialect.name == "postgresql":
                 postgresql.lock(connection)
             yield connection
+            if write and engine.dialect.name == "sqlite":
+                sqlite.require_in_place(_driver(connection), place(engine))
 
 
 @contextmanager

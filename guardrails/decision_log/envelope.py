@@ -316,7 +316,7 @@ def open_envelope(data: bytes) -> Envelope:
 
 def _signed_once(data: bytes) -> Envelope | None:
     """What a pattern finds in the bytes of an envelope, which is canonical JSON then; None where a parser has to look."""
-    end = data.find(_BEHIND_PAYLOAD)
+    end = data.find(_BEHIND_PAYLOAD, len(_BEFORE_PAYLOAD))
     behind = _SIGNED_ONCE.fullmatch(data, end + len(_BEHIND_PAYLOAD))
     if behind is None or end < 0 or not data.startswith(_BEFORE_PAYLOAD):
         return None

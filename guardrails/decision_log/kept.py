@@ -166,6 +166,11 @@ class KeptTables(_Rows):
             if label != former:
                 self._labels.give(table, key, label)
 
+    @property
+    def failed(self) -> bool:
+        """Whether their file has failed: what is in it nobody knows then, and it answers no more."""
+        return self._scratch.failed
+
     def remember(self) -> None:
         """From now on, keep what is changed."""
         self._former = []

@@ -6,7 +6,8 @@ Invariants:
 - Only new records are replayed. That the ones below are still the same follows from the tree: its frontier, kept here,
   and the leaves of the new records must give the very root that the newest checkpoint signs.
 - What this process has once seen signed is never taken back: a log that is shorter now, or another one, is refused.
-- What was not committed leaves no trace here.
+- What was not committed leaves no trace here; where it cannot be undone, nothing is known any more, and all is
+  replayed by whoever comes next.
 - The database's tables are compared with these before anything is written: all rows, unless it is shown that nobody
   else has written since they were found to be the same, neither by another connection (``database.version``) nor past
   the database (``database.files``). PostgreSQL cannot show that, so there all rows are compared.
@@ -61,12 +62,13 @@ class Proven:
         self._project = project
         self._lock = threading.Lock()
         self._signed = (0, merkle.EMPTY_ROOT)
-        self._start: merkle.Frontier | None = None
+        self._start: merkle.Frontier | None
         self._forget()
 
     def _forget(self) -> None:
         self.tables, self.tree = KeptTables(), merkle.Frontier()
         self._epoch = object()
+        self._start = None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -86,6 +88,8 @@ class Proven:
         Raises:
             LogVerificationError: a record is missing, is not what its leaf says, or breaks the rules.
         """
+        if self.tables.failed:
+            self._forget()
         size, root = self._signed
         if snapshot.size < size:
             raise LogVerificationError(
@@ -136,10 +140,15 @@ class Proven:
                 raise _difference(stored, expected)
         connection.info[_COMPARED] = now
 
-    def note_commit(self, engine: Engine, info: MutableMapping[Any, Any]) -> None:
-        """A connection has committed what stands here, and so has changed the files itself."""
-        if _COMPARED in info:
-            info[_COMPARED] = info[_COMPARED]._replace(files=database.files(engine))
+    def note_commit(self, engine: Engine, info: MutableMapping[Any, Any], before: tuple[int, ...]) -> None:
+        """A connection has committed what stands here, and so has changed the files itself.
+
+        ``before``: what ``database.files`` said just before. If that is not what it said when the rows were compared,
+        somebody else may have written during the transaction, and they are compared again.
+        """
+        compared = info.pop(_COMPARED, None)
+        if compared is not None and compared.files == before:
+            info[_COMPARED] = compared._replace(files=database.files(engine))
 
     def write_to(self, connection: Connection) -> None:
         """Make the database's tables anew."""
@@ -156,8 +165,7 @@ class Proven:
             yield
         except BaseException:
             if self._start is not None:
-                self.tables.undo(0)
-                self.tree = self._start
+                self._undo(0, self._start)
             raise
         else:
             self._signed = (self.tree.size, self.tree.root())
@@ -177,9 +185,16 @@ class Proven:
         try:
             yield
         except BaseException:
-            self.tables.undo(mark)
-            self.tree = tree
+            self._undo(mark, tree)
             raise
+
+    def _undo(self, mark: int, tree: merkle.Frontier) -> None:
+        try:
+            self.tables.undo(mark)
+        except BaseException:
+            self._forget()
+            raise
+        self.tree = tree
 
 
 class MirroredTables(SqlTables):

@@ -5,6 +5,7 @@ Invariants:
   own tables but through ``verify``.
 - Memory is bounded: some megabytes of pages, and as many rows as ``ReplayTables`` holds.
 - A row is the same whether it was kept in memory or written out: only how it is held differs.
+- It has no journal: what a statement that failed has left there nobody knows, so nothing is asked of it any more.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Scratch:
             self._file.execute(f"PRAGMA {pragma}")
         self._file.executescript(_SCHEMA)
         self._file.execute("BEGIN")
+        self._flaw: sqlite3.Error | None = None
 
     def ask(self, statement: str, *values: Any) -> sqlite3.Cursor:
         """Run one statement."""
@@ -58,13 +60,20 @@ class Scratch:
         return self._run(self._file.executemany, statement, rows).rowcount
 
     def _run(self, how: Callable[[str, Any], sqlite3.Cursor], statement: str, values: Any) -> sqlite3.Cursor:
-        try:
-            return how(statement, values)
-        except sqlite3.Error as error:
-            raise StorageError(
-                f"verification has no room for its own notes: {error}",
-                hint="make room in the folder for temporary files, or name another one in SQLITE_TMPDIR",
-            ) from error
+        if self._flaw is None:
+            try:
+                return how(statement, values)
+            except sqlite3.Error as error:
+                self._flaw = error
+        raise StorageError(
+            f"verification has no room for its own notes: {self._flaw}",
+            hint="make room in the folder for temporary files, or name another one in SQLITE_TMPDIR",
+        ) from self._flaw
+
+    @property
+    def failed(self) -> bool:
+        """Whether a statement failed, after which nothing is answered any more."""
+        return self._flaw is not None
 
     def close(self) -> None:
         """Give the room back."""

@@ -5,6 +5,8 @@ Invariants:
   write-ahead log is refused.
 - A write transaction begins with ``BEGIN IMMEDIATE``: it holds the log alone from its first statement on.
 - The file is its owner's only. A log that is opened for reading is not written to.
+- What is read and written is the file that has the log's name now: a connection to one that was moved away, deleted
+  or replaced is given up, and nothing is committed to it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -43,14 +46,46 @@ def open_engine(url: sa.URL, *, writable: bool, create: bool) -> Engine:
 
     def open_file() -> sqlite3.Connection:
         uri = f"file:{quote(str(path))}?{'mode=rw' if writable else _read_only(path)}"
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+        inode = _inode(path)  # before it is opened: replaced in between, it is noticed too
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False, factory=_OfFile
+        )
+        connection.inode = inode
         connection.isolation_level = None  # this module says BEGIN, not the driver
         return connection
 
     engine = sa.create_engine(f"sqlite:///{path}", creator=open_file, poolclass=QueuePool, pool_use_lifo=True)
     sa.event.listen(engine, "connect", _configure_writer if writable else _configure_reader)
+    sa.event.listen(engine, "checkout", _require_in_place_or_reopen(path))
     sa.event.listen(engine, "begin", _begin)
     return engine
+
+
+class _OfFile(sqlite3.Connection):
+    """A connection that knows which file it was opened to."""
+
+    inode: tuple[int, ...] = ()
+
+
+def _inode(path: str | Path) -> tuple[int, ...]:
+    return _stat(str(path))[:2]
+
+
+def _require_in_place_or_reopen(path: Path) -> Callable[..., None]:
+    def check(connection: Any, _record: object, _proxy: object) -> None:
+        if connection.inode != _inode(path):
+            raise sa.exc.DisconnectionError(f"{path} is another file now")  # the pool opens it anew
+
+    return check
+
+
+def require_in_place(raw: Any, path: str) -> None:
+    """Refuse to commit to a file that has lost its name; raises StorageError."""
+    if raw.inode != _inode(path):
+        raise StorageError(
+            f"{path}: the file was replaced or removed while it was written to; nothing was written",
+            hint="look who did that; run interlock log verify",
+        )
 
 
 def _read_only(path: Path) -> str:

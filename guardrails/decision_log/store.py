@@ -332,8 +332,9 @@ class Log:
                     note = heads.sign(transaction.tables, head, successor)
                     _ADD_CHECKPOINT(connection, size=transaction.size, note=note)
                 named, info = succession.key_in_force(transaction.tables), connection.info
+                files = database.files(self._engine)
             if proven is not None:
-                proven.note_commit(self._engine, info)
+                proven.note_commit(self._engine, info, files)
         if successor is not None and successor.public_base64 == named:
             self._signer, self._heads = successor, _Heads(successor)
 
