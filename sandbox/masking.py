@@ -3,6 +3,8 @@
 Invariants:
 - What the detectors of the census find is hidden, by the same detectors; after hiding they find nothing more, or the whole
   text is hidden.
+- However long and odd a text is, it is looked through in seconds: of a very long one only the beginning is given, and that
+  says so. Where it was cut stands no half of a secret.
 - What is hidden says what it was (``[email hidden]``), so that whoever reads knows that something stood there.
 
 What the detectors do not know by its form (names, places) stays readable.
@@ -18,6 +20,9 @@ from sandbox.worker.probes import personal_data
 from sandbox.worker.probes.records_quality import secrets_of
 
 WHOLE = "[hidden: it cannot be shown without what was found in it]"
+LONGEST = 20_000
+_MARGIN = 4_000
+"""Characters after the longest that are looked through and not given: what was cut in two stands among the last ones."""
 _ROUNDS = 4
 _PRIVATE_KEY = "Private Key"
 _BLOCK = re.compile(
@@ -29,7 +34,20 @@ _BLOCK = re.compile(
 
 
 def masked(texts: Sequence[str]) -> list[str]:
-    """The texts with everything hidden that a detector finds."""
+    """The texts with everything hidden that a detector finds; of those longer than ``LONGEST`` the beginning."""
+    return [
+        text if len(whole) <= LONGEST + _MARGIN else _beginning(text, len(whole))
+        for whole, text in zip(texts, _masked([text[: LONGEST + _MARGIN] for text in texts]), strict=True)
+    ]
+
+
+def _beginning(text: str, count: int) -> str:
+    return (
+        f"{text[:-_MARGIN]}\n… (of {count:,} characters only the beginning was looked through, and is given)"
+    )
+
+
+def _masked(texts: Sequence[str]) -> list[str]:
     shown = list(texts)
     for _ in range(_ROUNDS):
         found = _found(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from guardrails.errors import UnknownNameError
 from guardrails.records import Commitment, Compute, Measurements, ModelKind, Proposal
 from guardrails.registry import ArtifactStore
 from sandbox import flagged
-from sandbox.masking import WHOLE, masked
+from sandbox.masking import LONGEST, WHOLE, masked
 from sandbox.worker.data import Line
 from sandbox.worker.probes import personal_data
 from sandbox.worker.probes.records_quality import census, secrets_of
@@ -58,6 +59,26 @@ def test_afterwards_no_detector_finds_anything(parts, between):
     shown = masked([between.join(parts)])[0]
     assert not list(personal_data.find(shown))
     assert not secrets_of([Line("x", {"text": shown})])
+
+
+def test_a_very_long_text_is_looked_through_in_time_and_cut_where_nothing_is_cut_in_two():
+    """The console masks before anybody judged the record: one text must not stop it for hours."""
+    started = time.process_time()
+    [shown] = masked(["password" * 500_000 + "'"])
+    assert time.process_time() - started < 20
+    assert len(shown) < LONGEST + 200
+    assert "4,000,001 characters" in shown
+    for start in range(LONGEST + 4_000 - len(TOKEN), LONGEST + 4_001, 5):
+        [shown] = masked(["a " * (start // 2) + TOKEN + " b" * 3_000])
+        assert "ghp_" not in shown
+
+
+@pytest.mark.parametrize("before", [0, 480, 990, 1500, 7000])
+def test_a_password_in_a_long_row_is_found_wherever_it_stands(before):
+    row = "plain words " * (before // 12) + "password = 'hunter2hunter2' " + "and 'more' words " * 90
+    assert secrets_of([Line("x", {"text": row})]) == {"x": (("Secret Keyword", "hunter2hunter2"),)}
+    assert "hunter2" not in masked([row + "secret = 'opensesame1'"])[0]
+    assert "opensesame" not in masked([row + "secret = 'opensesame1'"])[0]
 
 
 def test_what_cannot_be_hidden_in_part_is_hidden_whole(monkeypatch):

@@ -329,7 +329,8 @@ def test_secrets_and_personal_data_over_their_scanners(capsys: Any) -> None:
     from detect_secrets.settings import transient_settings
 
     lines = records()
-    plugins = {"plugins_used": [{"name": name} for name in records_quality.SECRET_PLUGINS]}
+    names = (*records_quality.SECRET_PLUGINS, *records_quality.KEYWORD_PLUGINS)
+    plugins = {"plugins_used": [{"name": name} for name in names]}
 
     def bare() -> None:
         with transient_settings(plugins):

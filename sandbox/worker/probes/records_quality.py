@@ -48,7 +48,6 @@ SECRET_PLUGINS = (
     "GitHubTokenDetector",
     "GitLabTokenDetector",
     "JwtTokenDetector",
-    "KeywordDetector",
     "MailchimpDetector",
     "NpmDetector",
     "OpenAIDetector",
@@ -60,6 +59,11 @@ SECRET_PLUGINS = (
     "TelegramBotTokenDetector",
     "TwilioKeyDetector",
 )
+KEYWORD_PLUGINS = ("KeywordDetector",)
+"""Looks for a value in quotes beside a word like ``password``, in time that grows with the square of a row's length."""
+WINDOW = 1000
+"""Characters of a row that it looks at together: a value of up to half as many is found wherever it stands."""
+QUOTES = frozenset("'\"`")
 BEGINNINGS = ("GitHub Token", "GitLab Token", "JSON Web Token")
 """Kinds of which the detector's value may be no more than the first letters."""
 
@@ -235,37 +239,53 @@ def likeness(one: frozenset[str], other: frozenset[str]) -> float:
 
 def with_secrets(lines: Sequence[Line]) -> list[Line]:
     """Records that hold a key, a token or a password."""
-    with _secret_detectors():
-        return [line for line in lines if any(True for _ in _secrets_in(line))]
+    found = secrets_of(lines)
+    return [line for line in lines if line.place in found]
 
 
 def secrets_of(lines: Sequence[Line]) -> dict[str, tuple[tuple[str, str], ...]]:
     """Kind and value of every key, token and password of each record that holds one, by the record's place."""
-    with _secret_detectors():
-        found = ((line.place, tuple(dict.fromkeys(_secrets_in(line)))) for line in lines)
-        return {place: pieces for place, pieces in found if pieces}
+    found: dict[str, dict[tuple[str, str], None]] = {}
+    for plugins, parts in ((SECRET_PLUGINS, _rows), (KEYWORD_PLUGINS, _windows)):
+        with _secret_detectors(plugins):
+            for line in lines:
+                for piece in _secrets_in(line, parts):
+                    found.setdefault(line.place, {})[piece] = None
+    return {line.place: tuple(found[line.place]) for line in lines if line.place in found}
 
 
 @contextmanager
-def _secret_detectors() -> Iterator[None]:
+def _secret_detectors(plugins: Sequence[str]) -> Iterator[None]:
     from detect_secrets.settings import transient_settings
 
-    plugins = {"plugins_used": [{"name": name} for name in SECRET_PLUGINS]}
-    with transient_settings(plugins) as settings:
+    with transient_settings({"plugins_used": [{"name": name} for name in plugins]}) as settings:
         # By default a comment in the scanned line switches the scan off.
         settings.disable_filters("detect_secrets.filters.allowlist.is_line_allowlisted")
         yield
 
 
-def _secrets_in(line: Line) -> Iterator[tuple[str, str]]:
+def _secrets_in(line: Line, parts: Callable[[str], Iterable[str]]) -> Iterator[tuple[str, str]]:
     from detect_secrets.core.scan import scan_line
 
     for text in personal_data.readings(line.text):
-        for row in text.splitlines():
+        for row in parts(text):
             for secret in scan_line(row):
                 yield from (
                     (secret.type, piece) for piece in _whole(secret.type, secret.secret_value or "", row)
                 )
+
+
+def _rows(text: str) -> Iterable[str]:
+    return text.splitlines()
+
+
+def _windows(text: str) -> Iterator[str]:
+    """Rows in which a value could stand in quotes; long ones in pieces that overlap by half."""
+    for row in text.splitlines():
+        for start in range(0, max(1, len(row) - WINDOW // 2), WINDOW // 2):
+            piece = row[start : start + WINDOW]
+            if not QUOTES.isdisjoint(piece):
+                yield piece
 
 
 def _whole(kind: str, value: str, row: str) -> Iterator[str]:
