@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -144,6 +145,21 @@ def test_a_process_that_ends_early_is_an_error():
         hands.submit(work)
         with pytest.raises(InterlockError, match="ended early; nothing is known"):
             hands.answer(work)
+
+
+def test_where_not_all_processes_can_be_started_none_is_left(monkeypatch: pytest.MonkeyPatch):
+    started, start = [], subprocess.Popen
+
+    def only_one(*words: Any, **options: Any) -> Any:
+        if started:
+            raise BlockingIOError("no more processes")
+        started.append(start(*words, **options))
+        return started[0]
+
+    monkeypatch.setattr(crew.subprocess, "Popen", only_one)
+    with pytest.raises(InterlockError, match="cannot be started: no more processes"):
+        Crew(2, ended)
+    assert started[0].returncode is not None, "it was ended, and waited for"
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,18 @@ class Crew:
         self._over = False
         order = [sys.executable, "-I", "-c", _START, json.dumps(sys.path)]
         order.append(f"{function.__module__}:{function.__name__}")
-        self._hands = []
-        for _ in range(count):
-            process = subprocess.Popen(order, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            thread = threading.Thread(target=self._talk, args=(process,), daemon=True)
-            self._hands.append((process, thread))
-            thread.start()
+        self._hands: list[tuple[subprocess.Popen[bytes], threading.Thread]] = []
+        try:
+            for _ in range(count):
+                process = subprocess.Popen(order, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                thread = threading.Thread(target=self._talk, args=(process,), daemon=True)
+                self._hands.append((process, thread))
+                thread.start()
+        except (OSError, RuntimeError) as error:  # so many processes, or threads, may not be
+            self._end()
+            raise InterlockError(
+                f"a process that reads records cannot be started: {error}", hint="try again with fewer --jobs"
+            ) from None
 
     def submit(self, work: Work) -> None:
         """Have it done, by whichever process is free first."""
@@ -120,13 +126,17 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         with self._changed:
             self._over = True
             self._changed.notify_all()
         for process, _ in self._hands:
             process.kill()  # also where it is stopped, and would hear nothing else
         for process, thread in self._hands:
-            thread.join(_END_S)
+            if thread.ident is not None:  # it could be started
+                thread.join(_END_S)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_END_S)
             for pipe in (process.stdin, process.stdout):
