@@ -74,8 +74,11 @@ def opening_with(**fields):
     return change
 
 
-def _cosigned(size: object) -> object:
-    line = canonical.encode({"cosignature": {"line": "x", "size": size, "witness": "w"}})
+SIGNED = "\u2014 w AAAAAAAA\n"
+
+
+def _cosigned(size: object, line: str = SIGNED) -> object:
+    line = canonical.encode({"cosignature": {"line": line, "size": size, "witness": "w"}})
     return lambda last: [line, last]
 
 
@@ -102,6 +105,22 @@ def test_a_bundle_that_was_changed(exported, where, change, reason):
     at = where if isinstance(where, int) else _at(exported, where)
     with pytest.raises(LogVerificationError, match=reason), bundle.opened(changed(exported, at, change)):
         pass
+
+
+@pytest.mark.parametrize(
+    "line", ["x", "", SIGNED[:-1], SIGNED + "\nevil\n", "\n" + SIGNED, SIGNED * 2, SIGNED.replace("w", "v"), "\u2014 w AAAA\n"]
+)  # fmt: skip
+def test_what_a_bundle_puts_under_a_checkpoint_is_one_line_of_its_witness(exported, line):
+    """Nobody who trusts no witness reads it, but a proof made from the bundle prints it."""
+    at = _at(exported, b"checkpoint")
+    whole = exported.read_bytes()
+    forged = changed(exported, at, lambda last: [last, *_cosigned(1, line)(last)[:1]])
+    with pytest.raises(LogVerificationError, match="signature line"), bundle.opened(forged):
+        pass
+    exported.write_bytes(whole)
+    plain = changed(exported, at, lambda last: [last, *_cosigned(1)(last)[:1]])
+    with bundle.opened(plain) as log, log.read() as snapshot:
+        assert [found[2] for found in snapshot.cosignatures()] == [SIGNED]
 
 
 def test_a_bundle_that_cannot_be_written_whole_is_not_there(site, folder, monkeypatch):

@@ -186,6 +186,8 @@ class _Reader:
         if type(size) is not int:
             raise TypeError(f"size {size!r:.40}")
         _texts(fields, {"line", "witness"})
+        # Who trusts no witness reads no line; but it is printed under the checkpoint, so it must be one of a note.
+        checkpoints.require_signature_line(fields["line"], fields["witness"])
         self._flush()
         cosigned.keep(self._connection, size, fields["witness"], fields["line"])
 

@@ -111,6 +111,12 @@ def verify(note: str, origin: str, public_base64: str) -> Checkpoint:
     return checkpoint
 
 
+def require_signature_line(text: str, name: str) -> None:
+    """Refuse anything but one signature line, with its end, that names this key; raises RecordError."""
+    if not text.endswith("\n") or _signature(text[:-1]).name != name:
+        raise RecordError(f"not a signature line of {name!r:.80}")
+
+
 def _signature(line: str) -> NoteSignature:
     match = _SIGNATURE_LINE.fullmatch(line)
     if not match or not is_name(match[1]):
