@@ -108,7 +108,11 @@ def test_a_bundle_that_was_changed(exported, where, change, reason):
 
 
 @pytest.mark.parametrize(
-    "line", ["x", "", SIGNED[:-1], SIGNED + "\nevil\n", "\n" + SIGNED, SIGNED * 2, SIGNED.replace("w", "v"), "\u2014 w AAAA\n"]
+    "line",
+    [
+        "x", "", SIGNED[:-1], SIGNED + "\nevil\n", "\n" + SIGNED, SIGNED * 2, SIGNED.replace("w", "v"),
+        "\u2014 w AAAA\n",
+    ],
 )  # fmt: skip
 def test_what_a_bundle_puts_under_a_checkpoint_is_one_line_of_its_witness(exported, line):
     """Nobody who trusts no witness reads it, but a proof made from the bundle prints it."""

@@ -12,7 +12,7 @@ import pytest
 from guardrails.decision_log.keys import PersonKey
 from guardrails.decisions import Intention
 from guardrails.errors import BundleError, DeniedError, HaltedError, JobFailedError
-from guardrails.records import Action, Role, State, Surface
+from guardrails.records import Action, ModelKind, Role, State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds
 from sandbox.config import Recipe
@@ -193,6 +193,13 @@ def test_a_model_set_to_another_task_than_it_was_adopted_for_is_refused(site, pr
     }
     with pytest.raises(DeniedError, match=r"adopted for the task text, interlock\.toml says skills"):
         steps[step]()
+
+
+def test_a_model_set_to_another_kind_than_it_was_adopted_as_is_refused(site, proposal):
+    """Without a label both kinds have a first task of their own, so the task alone would not tell."""
+    other = replace(site.model, kind=ModelKind.LAM, levels="lava", train=(), controls={})
+    with pytest.raises(DeniedError, match=r"adopted as llm, interlock\.toml says lam"):
+        rounds.measure(site.bench, other, proposal, quiet)
 
 
 def test_folders_of_dead_jobs_are_swept_and_living_ones_kept(site):

@@ -94,12 +94,18 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def require_own_task(bench: Bench, model: ModelConfig) -> None:
-    """Refuse a model that is configured for another task than it was adopted for, which the rules go by.
+    """Refuse a model that is configured for another kind or task than it was adopted for, which the rules go by.
 
     Its suites would be another task's, made by whoever writes the configuration, under the names that rules know.
     """
     with proven_view_of(bench.gate.log) as view:
-        signed = view.model(model.name).labels
+        row = view.model(model.name)
+    if row.kind != model.kind.value:
+        raise DeniedError(
+            f"{model.name} was adopted as {row.kind}, interlock.toml says {model.kind.value}",
+            hint="change kind back, or add the model under another name",
+        )
+    signed = row.labels
     here = tasks.labels_of(model)
     adopted, configured = adopted_task(model.kind, signed), adopted_task(model.kind, here)
     if configured != adopted:
