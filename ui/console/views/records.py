@@ -51,7 +51,9 @@ def _census(row: ProposalRow, facts: dict[str, str]) -> None:
     total = facts.get("data.records", "")
     source = "claimed by who submitted it" if row.proposal.submitted else "as mounted for the learner"
     markup.show(markup.eyebrow("Training records", source))
-    counts = [(_title(name), value) for name, value in sorted(facts.items()) if name.startswith("data.")]
+    # How many there are comes first: the others are shares of that.
+    ordered = sorted(facts.items(), key=lambda fact: (fact[0] != "data.records", fact[0]))
+    counts = [(_title(name), value) for name, value in ordered if name.startswith("data.")]
     rows = [
         (label, f"{value} of {total}" if total and label != "records" else value) for label, value in counts
     ]
