@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guardrails.canonical import digest_file
+from guardrails.canonical import digest, digest_file
 from guardrails.errors import ConfigError, DeniedError, InvalidInputError
+from guardrails.ledger.rows import ModelRow
 from guardrails.records import ModelKind
 from sandbox import tasks
 from sandbox.config import ModelConfig
@@ -122,7 +123,8 @@ def test_what_a_model_is_to_be_quick_to_learn_is_a_label_of_its_own():
 def test_what_it_was_adopted_to_learn_cannot_be_changed_afterwards(monkeypatch):
     """Rules go by the label that a root signed for: of an easier skill the same suite would say more."""
     signed = {"task": "skills", "adapt": "rotate4:?"}
-    view = SimpleNamespace(model=lambda name: SimpleNamespace(labels=signed))
+    base = digest(b"base")
+    view = SimpleNamespace(model=lambda name: ModelRow(name, MODEL.kind.value, base, base, (), signed))
     monkeypatch.setattr(bench, "proven_view_of", lambda log: contextlib.nullcontext(view))
     made = SimpleNamespace(gate=SimpleNamespace(log=None))
     bench.require_own_task(made, replace(MODEL, adapt=("rotate4:?",)))
