@@ -19,7 +19,9 @@ from guardrails.decision_log.snapshot import Entry, Snapshot
 from guardrails.decision_log.store import Project
 from guardrails.decision_log.tables import MemoryTables, Reader
 from guardrails.errors import UsageError
+from guardrails.ledger.answers import standing
 from guardrails.ledger.rows import (
+    AnswersRow,
     ModelRow,
     PolicyRow,
     RequestRow,
@@ -66,6 +68,13 @@ class AsOf:
     def waivers(self) -> list[WaiverRow]:
         """The waivers in force: granted, not revoked, not expired at the time."""
         return [row for row in read_all(self.tables, WaiverRow) if not row.revoked and self._holds(row)]
+
+    @property
+    def answers(self) -> list[tuple[AnswersRow, str]]:
+        """What people had handed in, oldest first; with why it did not count, empty where it did."""
+        if self.roster is None:
+            return []
+        return standing(self.tables, self.roster.roster)
 
     @property
     def halted_by(self) -> str:

@@ -26,11 +26,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from guardrails.errors import RecordError
 
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 64
-_LONGEST_INTEGER = 17
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -50,6 +51,13 @@ class Digest:
         """Read ``sha256:<64 hex>``; raises RecordError on anything else."""
         return _parsed(text)
 
+    @classmethod
+    def known(cls, hex_: str) -> Digest:
+        """The address of digits that are known to be right, made here or checked before: records name many."""
+        made = object.__new__(cls)
+        made.__dict__.update(hex=hex_, algorithm="sha256")
+        return made
+
     @property
     def short(self) -> str:
         """Twelve digits, for people; never for comparing."""
@@ -68,7 +76,7 @@ def _parsed(text: str) -> Digest:
 
 def digest(data: bytes) -> Digest:
     """SHA-256 of bytes."""
-    return Digest(hashlib.sha256(data).hexdigest())
+    return Digest.known(hashlib.sha256(data).hexdigest())
 
 
 def digest_file(path: Path) -> Digest:
@@ -101,7 +109,7 @@ def parse_decimal(text: str) -> float:
 def encode(value: Any) -> bytes:
     """Canonical bytes of a value; raises RecordError if it holds what no record may hold."""
     _check(value, 0)
-    return "".join(_ENCODE(value, 0)).encode("utf-8")
+    return _written(value)
 
 
 def parse(data: bytes, *, within: int = 0) -> Any:
@@ -113,7 +121,7 @@ def parse(data: bytes, *, within: int = 0) -> Any:
         value = _decode(data.decode("utf-8"))
         if not _is_plain(data, within):
             _check(value, within)
-        canonical = "".join(_ENCODE(value, 0)).encode("utf-8")
+        canonical = _written(value)
     except RecordError:
         raise
     except (UnicodeError, ValueError, RecursionError) as error:
@@ -135,8 +143,9 @@ def _decode(text: str) -> Any:
 def _is_plain(data: bytes, within: int) -> bool:
     """Whether a look at the bytes shows that a decoded value holds only what a record may hold.
 
-    Numbers were checked as they were read. What is left is text beyond ASCII, in a key or as half a character,
-    and escapes of it; ``null``; and depth, which brackets bound. Anything doubtful is looked at value by value.
+    Numbers that are no integers were refused as they were read, and too large ones are as they are written. What is
+    left is text beyond ASCII, in a key or as half a character, and escapes of it; ``null``; and depth, which brackets
+    bound. Anything doubtful is looked at value by value.
     """
     return (
         data.isascii()
@@ -146,13 +155,6 @@ def _is_plain(data: bytes, within: int) -> bool:
     )
 
 
-def _integer(text: str) -> int:
-    value = int(text) if len(text) <= _LONGEST_INTEGER else MAX_INTEGER + 1
-    if abs(value) > MAX_INTEGER:
-        raise RecordError(f"integer {text:.40} is outside ±(2**53 - 1)")
-    return value
-
-
 def _refuse_number(text: str) -> Any:
     raise RecordError(f"number {text:.40} is not an integer; measured numbers are decimal strings")
 
@@ -160,16 +162,12 @@ def _refuse_number(text: str) -> Any:
 def _check(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise RecordError(f"nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, bool):
+    # Integers that are too large, and halves of characters, the writer refuses.
+    if isinstance(value, str | int):
         return
-    if isinstance(value, str):
-        _check_text(value)
-    elif isinstance(value, int):
-        if abs(value) > MAX_INTEGER:
-            raise RecordError(f"integer {value} is outside ±(2**53 - 1)")
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for key in value:
-            if not (isinstance(key, str) and key.isascii()):
+            if type(key) is not str or not key.isascii():
                 raise RecordError(f"key {key!r:.80} is not an ASCII string")
         _check_items(value.values(), depth + 1)
     elif isinstance(value, list | tuple):
@@ -181,31 +179,18 @@ def _check(value: Any, depth: int) -> None:
 def _check_items(items: Iterable[Any], depth: int) -> None:
     # Most of a record is plain text, and a call for each would take half the time of reading it.
     for item in items:
-        if type(item) is not str or not item.isascii() or depth > MAX_DEPTH:
+        if type(item) is not str or depth > MAX_DEPTH:
             _check(item, depth)
 
 
-def _check_text(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise RecordError("text holds a lone surrogate") from None
+def _written(value: Any) -> bytes:
+    """The bytes of a value that ``_check`` has passed; refuses integers beyond 53 bits and lone surrogates."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+    except orjson.JSONEncodeError as error:
+        raise RecordError(f"it cannot stand in a record: {error}") from None
 
 
-# Made once: a codec made anew for each record costs as much as a small record itself. What is encoded was parsed,
-# or found to be of limited depth, so there is no cycle to look for.
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
-)
-# The part of it that is in C; ``iterencode`` would make it anew each time.
-_MAKE: Any = getattr(json.encoder, "c_make_encoder", None)
-_ENCODE: Any = (
-    _MAKE(None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", True, False, False)
-    if _MAKE
-    else _ENCODER.iterencode
-)
-_DECODER: Any = json.JSONDecoder(
-    parse_float=_refuse_number, parse_constant=_refuse_number, parse_int=_integer
-)
+# Made once: a decoder made anew for each record costs as much as a small record itself.
+_DECODER: Any = json.JSONDecoder(parse_float=_refuse_number, parse_constant=_refuse_number)
 _SCAN = _DECODER.scan_once

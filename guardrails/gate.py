@@ -1,5 +1,8 @@
 """The gate: the only way to change anything. It builds records, appends them, and nothing else.
 
+What may be asked of it stands here; ``clerk`` signs and dates what machines record, ``decisions`` prepares what people
+sign, and ``effects`` is what follows from their signatures.
+
 Invariants:
 - Every change is one append of signed records in one transaction; ``ledger.project`` decides inside that
   transaction whether the rules allow it. The gate has no rules of its own: it prepares, signs for the
@@ -18,25 +21,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
-from guardrails import canonical, origins, rehearsal
+from guardrails import canonical, effects, origins
+from guardrails.answers import record_of
 from guardrails.canonical import Digest
-from guardrails.codec import decode_record, encode_record
+from guardrails.clerk import Clerk, utc_now
+from guardrails.codec import decode_record
 from guardrails.decision_log.envelope import (
     Reference,
     Signer,
-    Statement,
-    format_time,
     parse_statement,
-    parse_time,
     seal,
 )
 from guardrails.decision_log.keys import ServiceKey, service_keyid
-from guardrails.decision_log.store import Entry, Log, Snapshot, Transaction
-from guardrails.decision_log.tables import Reader
+from guardrails.decision_log.store import Log, Snapshot, Transaction
 from guardrails.decisions import MAX_REASON_CHARS, Draft, Intention, Receipt, prepare, reference_to
 from guardrails.errors import (
     DeniedError,
@@ -45,8 +45,16 @@ from guardrails.errors import (
     RecordError,
     StaleError,
 )
-from guardrails.ledger import asked, budgets, champions, judging, remarks, removal, standing, subjects
-from guardrails.ledger.people import SERVICE_OF
+from guardrails.ledger import (
+    answers,
+    asked,
+    budgets,
+    champions,
+    judging,
+    remarks,
+    removal,
+    standing,
+)
 from guardrails.ledger.rows import (
     ModelRow,
     ProposalRow,
@@ -58,7 +66,6 @@ from guardrails.ledger.rows import (
     require_not_halted,
     require_proposal,
     require_roster,
-    workspace_time,
 )
 from guardrails.matches import Stopping, stopping
 from guardrails.policy import LoadedPolicy, Subject
@@ -71,10 +78,8 @@ from guardrails.records import (
     Measurements,
     ModelKind,
     Opening,
-    Promotion,
     Proposal,
     Removal,
-    Rollback,
     Roster,
     State,
     Transition,
@@ -83,12 +88,9 @@ from guardrails.records import (
 )
 from guardrails.registry import ArtifactError, ArtifactStore
 
-MAX_LOG_TAIL = 4000
-MAX_JUMP = timedelta(days=366)
-"""How far the gate's clock may be ahead of the log before a root has to say that it is right."""
+__all__ = ["Gate", "MeasurementOrder", "Submission", "utc_now"]
 
-VOTES = (Action.APPROVE, Action.REJECT, Action.WITHDRAW, Action.REQUEST_CHANGES)
-"""What people decide about a proposal."""
+MAX_LOG_TAIL = 4000
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,6 @@ class MeasurementOrder:
     matches: Mapping[str, Stopping] = field(default_factory=dict)
 
 
-def utc_now() -> datetime:
-    """The machine's clock."""
-    return datetime.now(UTC)
-
-
 class Gate:
     """Prepares, signs for the services, and appends. ``secret`` keys the draw of private items."""
 
@@ -146,16 +143,15 @@ class Gate:
     ) -> None:  # fmt: skip
         self.log = log
         self.store = store
-        self._services = services
         self._secret = secret
-        self._clock = clock
+        self._clerk = Clerk(services, clock)
 
     # --- set-up --------------------------------------------------------------------------
 
     def draft_roster(self, roster: Roster) -> bytes:
         """The exact bytes that the roots sign to put a roster in force."""
         with self.log.read_proven() as snapshot:
-            return self._statement(snapshot, roster, ()).encode()
+            return self._clerk.state(snapshot, roster).encode()
 
     def record_roster(self, roster: Roster, signer: Signer, names: Iterable[Opening]) -> Reference:
         """Append a roster signed by one root; the first one founds the workspace."""
@@ -169,7 +165,7 @@ class Gate:
         Raises:
             DeniedError: it names a service key that this gate does not hold: nothing could go on.
         """
-        held = {**self._services, **(successors or {})}
+        held = {**self._clerk.services, **(successors or {})}
         with self.log.transaction((successors or {}).get("log")) as tx:
             reference = tx.append(envelope, names).reference
             for name, public in require_roster(tx.tables).services.items():
@@ -178,7 +174,7 @@ class Gate:
                         f"the roster names a key of the {name} service that is not here; nothing was written",
                         hint=f"commit it where `interlock roster rotate-service {name}` made the key",
                     )
-        self._services = held
+        self._clerk.services = held
         return reference
 
     # --- what the loop reports -----------------------------------------------------------
@@ -193,7 +189,7 @@ class Gate:
             require_roster(snapshot.tables)
             require_not_halted(snapshot.tables)
             row = require_model(snapshot.tables, model)
-            budgets.require_within_budgets(snapshot.tables, row, self._now())
+            budgets.require_within_budgets(snapshot.tables, row, self._clerk.now())
             return row.champion
 
     def halted_by(self) -> str:
@@ -211,8 +207,10 @@ class Gate:
             require_not_halted(tx.tables)
             model = require_model(tx.tables, submission.model)
             self._require_unbarred(tx, submission)
-            proposal = Proposal(id=self._next_id(tx, "P"), kind=ModelKind(model.kind), **fields)
-            self._append(tx, proposal, openings=[intent])
+            proposal = Proposal(id=self._clerk.next_id(tx, "P"), kind=ModelKind(model.kind), **fields)
+            # Whoever handed in while it was trained has a say in what comes next, and none in this.
+            proposal = replace(proposal, authors=answers.authors_of(tx.tables, proposal))
+            self._clerk.append(tx, proposal, openings=[intent])
             return proposal.id
 
     def record_failure(
@@ -222,11 +220,11 @@ class Gate:
         tail, compute = (error.log_tail, error.compute) if isinstance(error, JobFailedError) else ("", None)
         with self.log.transaction() as tx:
             failure = Failure(
-                proposal_id or self._next_id(tx, "P"), model, stage, technique,
+                proposal_id or self._clerk.next_id(tx, "P"), model, stage, technique,
                 _printable(error.message)[:1000], _printable(tail)[-MAX_LOG_TAIL:],
                 compute if isinstance(compute, Compute) else None,
             )  # fmt: skip
-            self._append(tx, failure)
+            self._clerk.append(tx, failure)
             return failure.id
 
     def begin_measurement(self, proposal_id: str) -> MeasurementOrder:
@@ -242,7 +240,7 @@ class Gate:
             model = require_model(tx.tables, row.model)
             attempt = model.attempts + 1
             note = Transition(row.id, State.MEASURING, f"against champion {model.champion.short}", attempt)
-            opened = Digest(self._append(tx, note).leaf)
+            opened = self._clerk.append(tx, note).leaf_digest
             nonce = self._nonce(opened)
             subject = Subject.of(row.proposal, model.labels, None)
             return MeasurementOrder(
@@ -272,7 +270,7 @@ class Gate:
         with self.log.transaction() as tx:
             row = require_proposal(tx.tables, order.proposal)
             references = [reference_to(row.proposal_seq, row.proposal_record)]
-            return self._append(tx, evidence, references).reference
+            return self._clerk.append(tx, evidence, references).reference
 
     # --- verdicts ------------------------------------------------------------------------
 
@@ -284,7 +282,7 @@ class Gate:
         measurements = judging.read_measurements(self.store, row)
         intact = row.proposal is not None and judging.is_intact(self.store, row.proposal.bundle)
         with self.log.transaction() as tx:
-            now = self._now()
+            now = self._clerk.now()
             if require_proposal(tx.tables, proposal_id).evidence_record != row.evidence_record:
                 raise StaleError(f"{row.id}: measured again meanwhile")
             row = require_proposal(tx.tables, proposal_id)
@@ -292,7 +290,7 @@ class Gate:
             references = [
                 reference_to(row.proposal_seq, row.proposal_record), reference_to(row.evidence_seq, row.evidence_record),
             ]  # fmt: skip
-            self._append(tx, verdict, references, now=now)
+            self._clerk.append(tx, verdict, references, now=now)
             return require_proposal(tx.tables, proposal_id).state.value
 
     def verdict_on(
@@ -302,17 +300,36 @@ class Gate:
         measurements = judging.read_measurements(self.store, row)
         intact = row.proposal is not None and judging.is_intact(self.store, row.proposal.bundle)
         return judging.judge(
-            snapshot.tables, row, measurements, self._now(), intact=intact, policies=policies
+            snapshot.tables, row, measurements, self._clerk.now(), intact=intact, policies=policies
         )
+
+    # --- what people hand in -------------------------------------------------------------
+
+    def record_answers(self, statements: Iterable[bytes], signer: Signer) -> list[Reference]:
+        """Append one record for each statement of answers, signed by the person whose they are; all or none.
+
+        Raises:
+            RecordError: a statement is none, or of another log.
+            DeniedError: the key is none of this person's that is in force, or a statement was handed in already.
+            StaleError: it was prepared under another roster.
+        """
+        records = [(record_of(self.log.origin, data), data) for data in statements]
+        for record, data in records:
+            if self.store.put_bytes(data) != record.statement:
+                raise InterlockError("the artifact store keeps other bytes than it was given")
+        with self.log.transaction() as tx:
+            return [
+                tx.append(seal(self._clerk.state(tx, record).encode(), signer)).reference
+                for record, _ in records
+            ]
 
     # --- decisions of people -------------------------------------------------------------
 
     def draft(self, wish: Intention) -> Draft:
         """Bind what a person wants to decide to the state of now, as the bytes that they will sign."""
         with self.log.read_proven() as snapshot:
-            now = self._now()
-            if wish.action is Action.ROLLBACK:
-                now = self._not_before(snapshot.tables, now)
+            clerk = self._clerk
+            now = clerk.now_or_later(snapshot.tables) if wish.action is Action.ROLLBACK else clerk.now()
             return prepare(snapshot, wish, now)
 
     def commit(self, draft: Draft, signer: Signer) -> Receipt:
@@ -323,7 +340,7 @@ class Gate:
         if statement.record != "decision":
             raise RecordError(f"a decision is needed, not a {statement.record}")
         decision = decode_record(Decision, dict(statement.body))
-        if statement.time > self._now() and decision.action is not Action.ROLLBACK:
+        if statement.time > self._clerk.now() and decision.action is not Action.ROLLBACK:
             raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
         for opening in draft.openings:
             if len(opening.text) > MAX_REASON_CHARS:
@@ -332,17 +349,17 @@ class Gate:
             with self.log.read_proven() as snapshot:
                 row = read(snapshot.tables, ProposalRow, decision.target)
             if row is not None:
-                self._require_intact(row)
+                effects.require_intact(self.store, row)
         if decision.action is Action.ADOPT and decision.digest is not None:
             self.store.verify_tree(decision.digest)
-        ready = self._prepared(decision) if decision.action in (Action.APPROVE, Action.WITHDRAW) else None
+        ready = self._rehearsed(decision) if decision.action in effects.PROMOTING else None
         with self.log.transaction() as tx:
-            if statement.time > self._not_before(tx.tables, self._now()):
+            if statement.time > self._clerk.now_or_later(tx.tables):
                 raise DeniedError(f"the decision is dated {statement.time}, which is still to come")
             self._require_unexpired(tx, decision)
             remarks.require_room(tx.tables, decision)
             entry = tx.append(envelope, draft.openings)
-            state, effect = self._follow(tx, decision, ready)
+            state, effect = effects.follow(self._clerk, self.store, tx, decision, ready)
         return Receipt(decision.action, decision.target, decision.request, entry.reference, state, effect)
 
     def remove(self, proposal_id: str) -> str:
@@ -352,7 +369,7 @@ class Gate:
             if row.proposal is None:
                 raise DeniedError(f"{row.id} has no bundle")
             note = Removal(row.id, row.proposal.bundle, removal.kept_days(tx.tables, row))
-            self._append(tx, note)
+            self._clerk.append(tx, note)
         return f"{row.id}: bundle removed, kept for {note.days} days"
 
     def tick(self) -> list[str]:
@@ -379,139 +396,40 @@ class Gate:
     # --- inside --------------------------------------------------------------------------
 
     def _tick_one(self, row: ProposalRow) -> str:
-        now = self._now()
+        now = self._clerk.now()
         with self.log.read_proven() as snapshot:
             due = standing.due(snapshot.tables, row, now)
         if due is standing.Due.JUDGE:
             return f"{row.id}: judged again, {self.judge(row.id)}"
         if due is standing.Due.EXPIRE:
             with self.log.transaction() as tx:
-                self._append(tx, Transition(row.id, State.EXPIRED, "nobody decided in time"))
+                self._clerk.append(tx, Transition(row.id, State.EXPIRED, "nobody decided in time"))
             return f"{row.id}: expired"
         if due is standing.Due.PROMOTE:
-            self._require_intact(row)
-            ready = self._rehearsed(row)
+            effects.require_intact(self.store, row)
+            ready = effects.rehearsed(self.store, row)
             with self.log.transaction() as tx:
-                self._promote(tx, require_proposal(tx.tables, row.id), ready)
+                effects.promote(self._clerk, self.store, tx, require_proposal(tx.tables, row.id), ready)
             return f"{row.id}: promoted"
         return ""
 
-    def _prepared(self, decision: Decision) -> Digest | None:
-        """What a decision that may promote needs beforehand, outside of the transaction; None if it cannot."""
+    def _rehearsed(self, decision: Decision) -> Digest | None:
+        """The way back from a promotion that this decision may lead to, tried while nobody waits for the log."""
         with self.log.read_proven() as snapshot:
-            row = read(snapshot.tables, ProposalRow, decision.target)
-            if row is None or not standing.may_complete(snapshot.tables, row, self._now()):
-                return None
-        if decision.action is Action.WITHDRAW and not row.changes:
-            return None
-        return self._rehearsed(row)
-
-    def _rehearsed(self, row: ProposalRow) -> Digest | None:
-        """Restore the champion that a promotion of this proposal would replace; what it came to."""
-        return None if row.evidence is None else rehearsal.rehearse(self.store, row.evidence.champion)
+            row = effects.may_promote(snapshot.tables, decision, self._clerk.now())
+        return None if row is None else effects.rehearsed(self.store, row)
 
     def _require_unexpired(self, tx: Transaction, decision: Decision) -> None:
         """A request expires by the gate's clock, whatever a signer's statement says of its own time."""
         request = read(tx.tables, RequestRow, decision.request)
         if request is None or decision.action is Action.COMMENT:
             return
-        if asked.state_of(tx.tables, request, self._now()) is asked.RequestState.EXPIRED:
-            asked.require_open(tx.tables, request, self._now())
-
-    def _follow(self, tx: Transaction, decision: Decision, ready: Digest | None) -> tuple[str, str]:
-        """What a decision leads to in the same transaction: (state, sentence)."""
-        if decision.action is Action.COMMENT:
-            return "kept", "the comment stands in the log"
-        if decision.action in VOTES and not decision.target.startswith("R-"):
-            row = require_proposal(tx.tables, decision.target)
-            if row.state is not State.APPROVED:
-                return row.state.value, standing.sentence(tx.tables, row, self._now())
-            waits_for = standing.obstacle(tx.tables, row, self._now())
-            if waits_for:
-                self._append(tx, Transition(row.id, State.APPROVED, "quorum complete"))
-                return State.APPROVED.value, f"approved; the promotion waits: {waits_for}"
-            self._promote(tx, row, ready)
-            return State.PROMOTED.value, f"promoted: champion of {row.model}"
-        if decision.action is Action.ADOPT:
-            return "adopted", f"{decision.target} has a champion"
-        request = read(tx.tables, RequestRow, decision.request)
-        if request is None:
-            raise InterlockError(f"request {decision.request} is not in the log that it was just written to")
-        if request.action is Action.ROLLBACK and not request.done and decision.action is Action.ROLLBACK:
-            return self._follow_rollback(tx, request)
-        if request.done and request.action is Action.ERASE:
-            tx.forget(request.erase)
-            count = len(request.erase)
-            return "done", f"{count} {'text is' if count == 1 else 'texts are'} erased"
-        if request.done:
-            lifted = request.action is Action.RESUME
-            return "done", "the halt is lifted" if lifted else f"{request.action} is in force"
-        state = asked.state_of(tx.tables, request, self._now())
-        return state.value, asked.missing_of(tx.tables, request, self._now())
-
-    def _follow_rollback(self, tx: Transaction, request: RequestRow) -> tuple[str, str]:
-        # Where a wrong clock has dated the log ahead, the way back stays open: at the log's own time.
-        now = self._not_before(tx.tables, self._now())
-        tally = asked.tally_request(tx.tables, request, now)
-        if not tally.complete or request.digest is None:
-            return "open", tally.missing
-        model = require_model(tx.tables, request.target)
-        _, quarantined = champions.after_rollback(tx.tables, model, request.digest)
-        rollback = Rollback(
-            request.id, model.name, request.digest, model.champion,
-            tuple(vote.record for vote in request.votes), quarantined, tally.sole_person,
-        )  # fmt: skip
-        self.store.verify_tree(request.digest)
-        references = [reference_to(vote.seq, vote.record) for vote in request.votes]
-        self._append(tx, rollback, references, now=now)
-        return "rolled_back", f"{model.name} is back at {request.digest.short}"
-
-    def _promote(self, tx: Transaction, row: ProposalRow, ready: Digest | None) -> None:
-        if row.proposal is None or row.verdict_record is None:
-            raise InterlockError(f"{row.id} is approved without a verdict")
-        model = require_model(tx.tables, row.model)
-        stands = standing.standing_of(tx.tables, row, self._now())
-        promotion = Promotion(
-            row.id, row.model, row.proposal.bundle, model.champion, stands.decisions, stands.tally.sole_person,
-            # Somebody else may have made the quorum complete meanwhile; then it is tried here.
-            ready or rehearsal.rehearse(self.store, model.champion),
-        )  # fmt: skip
-        references = [reference_to(row.verdict_seq, row.verdict_record)]
-        references += [
-            reference_to(vote.seq, vote.record) for vote in row.votes if vote.record in stands.decisions
-        ]
-        self._append(tx, promotion, references)
-
-    def _append(
-        self, tx: Transaction, record: Any, references: Iterable[Reference] = (),
-        openings: Iterable[Opening] = (), now: str = "",
-    ) -> Entry:  # fmt: skip
-        """Sign a machine record with its service's key and append it."""
-        statement = self._statement(tx, record, references, now)
-        if not isinstance(record, Rollback):
-            # A way back is never held up by a doubt about the clock.
-            _require_plausible(tx, statement.time)
-        return tx.append(seal(statement.encode(), self._services[SERVICE_OF[statement.record]]), openings)
-
-    def _statement(
-        self, snapshot: Snapshot, record: Any, references: Iterable[Reference], now: str = "",
-    ) -> Statement:  # fmt: skip
-        kind = type(record).__name__.lower()
-        time = now or self._now()
-        about = subjects.subjects_of(snapshot.tables, record)
-        return Statement(kind, about, encode_record(record), snapshot.origin, time, tuple(references))
+        if asked.state_of(tx.tables, request, self._clerk.now()) is asked.RequestState.EXPIRED:
+            asked.require_open(tx.tables, request, self._clerk.now())
 
     def _nonce(self, opened: Digest) -> str:
         """The nonce of the measurement that a record opened; nobody without the secret can know it before."""
         return hmac.new(self._secret, f"nonce:{opened.hex}".encode(), hashlib.sha256).hexdigest()
-
-    def _now(self) -> str:
-        return format_time(self._clock())
-
-    @staticmethod
-    def _not_before(tables: Reader, now: str) -> str:
-        """A time of the gate's clock, or that of the newest machine record where this one is later."""
-        return max(now, workspace_time(tables))
 
     @staticmethod
     def _require_unbarred(tx: Transaction, submission: Submission) -> None:
@@ -522,31 +440,6 @@ class Gate:
                 raise DeniedError(
                     f"bundle {submission.bundle.short} is quarantined: {other.name} was rolled back"
                 )
-
-    @staticmethod
-    def _next_id(snapshot: Snapshot, prefix: str) -> str:
-        workspace = read(snapshot.tables, Workspace)
-        if workspace is None:
-            raise DeniedError("nobody has been set up yet", hint="run `interlock init --operator NAME`")
-        return workspace.next_id(prefix)
-
-    def _require_intact(self, row: ProposalRow) -> None:
-        """What was measured must still be what would be promoted, to the byte."""
-        if row.proposal is None or row.evidence is None:
-            return
-        if not judging.is_intact(self.store, row.proposal.bundle):
-            raise DeniedError(f"{row.id}: the bundle in the artifact store is damaged; it cannot be approved")
-
-
-def _require_plausible(tx: Transaction, time: str) -> None:
-    """Refuse a record whose time is far ahead of the log's: it could not be taken back, and would block others."""
-    workspace = read(tx.tables, Workspace)
-    if workspace is None or parse_time(time) - parse_time(workspace.time) <= MAX_JUMP:
-        return
-    raise DeniedError(
-        f"the clock says {time}, the newest record is of {workspace.time}: more than {MAX_JUMP.days} days before",
-        hint="if the clock is right: interlock clock confirm --reason …; if not, set it right",
-    )
 
 
 def _printable(text: str) -> str:

@@ -12,14 +12,15 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import NoReturn
 
 from guardrails.codec import decode_record
 from guardrails.decision_log.envelope import PAYLOAD_TYPE, SCHEMA, Statement, pae, parse_statement, unpae
+from guardrails.decision_log.texts import commitments
 from guardrails.decisions import Draft
 from guardrails.errors import InvalidInputError, RecordError
-from guardrails.records import Commitment, Decision, Opening, Surface
+from guardrails.records import Decision, Opening, Surface
 
 KIND = "openings"
 MAX_BYTES = 200_000
@@ -93,16 +94,3 @@ def take_back(data: bytes, openings: bytes, origin: str, where: str) -> Draft:
 
 def _refused(reason: str) -> NoReturn:
     raise RecordError(reason)
-
-
-def commitments(value: Any) -> Iterator[Commitment]:
-    """Every commitment in a record's body, at any depth."""
-    if isinstance(value, Mapping):
-        if set(value) == {"sha256"}:
-            yield Commitment(str(value["sha256"]))
-        else:
-            for item in value.values():
-                yield from commitments(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from commitments(item)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -169,7 +170,7 @@ class Proposal:
     trained elsewhere. ``proposer`` is ``loop`` or a person's id. ``isolation`` is the level the
     job really ran at (``none`` for a submission that Interlock did not run: see ``submitted``).
     ``generated`` are those files of its training data with records that a model wrote, by their own mark.
-    ``authors`` are the ids of the people whose answers it was trained on.
+    ``authors`` are the ids of the people whose answers to its ``asker`` it was trained on.
     """
 
     id: str
@@ -190,6 +191,17 @@ class Proposal:
     proposer: str
     generated: tuple[Digest, ...] | None = None
     authors: tuple[str, ...] = ()
+
+    @property
+    def asker(self) -> str:
+        """Whose questions people answered for it; derived, so that no record can leave it out."""
+        return asker_of(self.technique, self.recipe)
+
+
+def asker_of(technique: str, recipe: Mapping[str, str]) -> str:
+    """Whose questions a recipe asks: its technique, and its method where it names one."""
+    method = recipe.get("method", "")
+    return f"{technique}/{method}" if method else technique
 
 
 @dataclass(frozen=True)
@@ -459,6 +471,23 @@ class Waiver:
         except ValueError:
             return False
         return end.tzinfo is not None and moment < end
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one person handed in to one asker's questions about a model; signed by that person.
+
+    ``statement`` addresses what they said, in the artifact store (``guardrails.answers``); its text can be erased.
+    ``answers`` counts all of it, ``skipped`` the questions that they closed without knowing.
+    """
+
+    model: str
+    asker: str
+    person: str
+    statement: Digest
+    answers: int
+    skipped: int
+    roster: int
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,7 @@ def _load(
                 project,
                 root_pins=root_pins,
                 artifacts=None if contents.artifacts is None else store.verify,
+                statements=None if contents.artifacts is None else store.get_bytes,
             )
         )
         if not found[0].ok:

@@ -1,7 +1,8 @@
 """``interlock.toml``: which models there are, what they learn from, and within which limits.
 
-Invariants: strict (an unknown key, a wrong type or an empty list is an error with file and line, and
-nothing is changed); holds no authority (limits that protect people stand in policies, not here).
+Invariants: strict (an unknown key, a wrong type, an empty list or a setting of a recipe that its technique does not take
+is an error with file, line and column, and nothing is changed); holds no authority (limits that protect people stand in
+policies, not here).
 
     [loop]
     pause_s = 5.0                     # rest between rounds
@@ -39,6 +40,7 @@ nothing is changed); holds no authority (limits that protect people stand in pol
     elicitation = 220                 # tasks of texts and levels: items on which one demonstration is shown; 0: none
     adapt = ["rotate4:?"]             # what both models learn for a moment before they are asked; shots: from how many
     noise = 200                       # items on which the response to noise is measured; 0: not measured
+    gpu = 0                           # train on /dev/nvidia0, at the level strict+gpu; measuring and merging never do
 
     [[models.assistant.suites]]       # further private items, from a file or ``shipped:NAME``
     name = "arithmetic"               # rules name it: params: {suite: arithmetic}
@@ -54,7 +56,6 @@ nothing is changed); holds no authority (limits that protect people stand in pol
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -62,13 +63,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guardrails.errors import ConfigError
+from guardrails import third_party
+from guardrails.errors import ConfigError, InvalidInputError
 from guardrails.records import ModelKind
 from sandbox.suite_files.items import FIELDS
+from sandbox.toml_reader import Reader
+from sandbox.worker.learners import learner_module
+from sandbox.worker.learners.recipes import settings_of
+from sandbox.worker.learners.settings import Fault, fault_in
 
 FILE_NAME = "interlock.toml"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 COMMAND = "command:"
+GAME = "connect-four"
+"""Of the tasks of action models, the one that is a game for two."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,7 @@ class ModelConfig:
     adapt: tuple[str, ...] = ()
     shots: int = 32
     threads: int = 1
+    gpu: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
     limits: JobLimits = field(default_factory=JobLimits)
     suites: tuple[SuiteConfig, ...] = ()
@@ -184,7 +193,8 @@ _MODEL_KEYS: dict[str, type | tuple[type, ...]] = {
     "continuations": int, "harmless": int, "exchanged": int, "losses": int,
     "canaries": int, "spans": int, "meaning": int, "outputs": int,
     "approval": int, "oversight": int, "elicitation": int,
-    "noise": int, "adapt": list, "shots": int, "threads": int, "labels": dict, "limits": dict, "suites": list,
+    "noise": int, "adapt": list, "shots": int, "threads": int, "gpu": int, "labels": dict, "limits": dict,
+    "suites": list,
 }  # fmt: skip
 _OPTIONAL = (
     "triggers", "continuations", "harmless", "exchanged", "losses",
@@ -197,65 +207,8 @@ _LIMIT_KEYS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 
-class _Reader:
-    """Checks values against the expected keys and types, and says where a wrong one stands."""
-
-    def __init__(self, file: Path, text: str) -> None:
-        self.file = file
-        self.lines = text.splitlines()
-        self.origin: dict[str, str] = {}
-
-    def line(self, path: tuple[str, ...], place: int = 0) -> int:
-        """The line of a key, or of the nearest table around it that can be found.
-
-        ``place`` counts the tables of a list that share a header.
-        """
-        names = [rf'"?{re.escape(name)}"?' for name in path]
-        key = re.compile(rf"^\s*{names[-1]}\s*[=.]")
-        own = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(names) + r"\s*[\].]")
-        header = re.compile(r"^\s*\[+\s*" + r"\s*\.\s*".join(names[:-1]) + r"\s*\]+")
-        headers = [i for i, line in enumerate(self.lines) if header.match(line)] if len(path) > 1 else [-1]
-        start = headers[min(place, len(headers) - 1)] + 1 if headers else len(self.lines)
-        for index, line in enumerate(self.lines[start:], start + 1):
-            if key.match(line):
-                return index
-            if line.lstrip().startswith("["):
-                break
-        around = start if headers else self.line(path[:-1], place)
-        return next((i for i, line in enumerate(self.lines, 1) if own.match(line)), max(around, 1))
-
-    def fail(self, path: tuple[str, ...], message: str, hint: str = "", place: int = 0) -> ConfigError:
-        """An error located at a key."""
-        return ConfigError(f"{self.file}:{self.line(path, place)}: {'.'.join(path)}: {message}", hint=hint)
-
-    def table(
-        self, value: Any, keys: Mapping[str, type | tuple[type, ...]], path: tuple[str, ...], place: int = 0
-    ) -> dict[str, Any]:
-        """A table with known keys of the right types only; ``place`` as for ``line``."""
-        if not isinstance(value, dict):
-            raise self.fail(path, "a table is needed", place=place)
-        for key, item in value.items():
-            if key not in keys:
-                near = difflib.get_close_matches(key, list(keys), 1)
-                hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(keys))}"
-                raise self.fail((*path, key), "unknown key", hint, place)
-            if not isinstance(item, keys[key]) or (isinstance(item, bool) and keys[key] is not bool):
-                raise self.fail((*path, key), f"wrong type: {type(item).__name__}", place=place)
-            self.origin[".".join((*path, key))] = f"{self.file.name}:{self.line((*path, key), place)}"
-        return value
-
-    def texts(self, value: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, str]:
-        """A table of short texts (numbers and booleans are written out)."""
-        result = {}
-        for key, item in value.items():
-            if isinstance(item, list | dict) or len(str(item)) > 400:
-                raise self.fail((*path, key), "a text or a number is needed")
-            result[key] = str(item).lower() if isinstance(item, bool) else str(item)
-        return result
-
-
 def load_config(workspace: Path) -> Config:
-    """Read and check ``interlock.toml``; raises ConfigError with file and line."""
+    """Read and check ``interlock.toml``; raises ConfigError with file, line and column."""
     file = workspace / FILE_NAME
     try:
         text = file.read_text(encoding="utf-8")
@@ -266,7 +219,7 @@ def load_config(workspace: Path) -> Config:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: {error}") from None
-    reader = _Reader(file, text)
+    reader = Reader(file, text)
     top = reader.table(data, {"loop": dict, "models": dict, "learners": dict, "log": dict}, ())
     loop = reader.table(top.get("loop", {}), {"pause_s": (int, float)}, ("loop",))
     learners = {
@@ -277,7 +230,7 @@ def load_config(workspace: Path) -> Config:
     return Config(models, float(loop.get("pause_s", 5.0)), learners, reader.origin, witnesses)
 
 
-def _witnesses(reader: _Reader, value: Any) -> tuple[WitnessConfig, ...]:
+def _witnesses(reader: Reader, value: Any) -> tuple[WitnessConfig, ...]:
     found, path = [], ("log", "witnesses")
     for place, item in enumerate(reader.table(value, {"witnesses": list}, ("log",)).get("witnesses", [])):
         if not isinstance(item, dict) or set(item) != {"url", "key"}:
@@ -291,7 +244,7 @@ def _witnesses(reader: _Reader, value: Any) -> tuple[WitnessConfig, ...]:
     return tuple(found)
 
 
-def _learner(reader: _Reader, workspace: Path, name: str, value: Any) -> Learner:
+def _learner(reader: Reader, workspace: Path, name: str, value: Any) -> Learner:
     path = ("learners", name)
     if not NAME.fullmatch(name):
         raise reader.fail(path, "not a usable name", "lower-case letters, digits, dot, dash, underscore")
@@ -308,7 +261,7 @@ def _learner(reader: _Reader, workspace: Path, name: str, value: Any) -> Learner
     return Learner(name, tuple(command), workspace / Path(files).expanduser() if files else None, limits)
 
 
-def _limits(reader: _Reader, value: Any, path: tuple[str, ...]) -> JobLimits:
+def _limits(reader: Reader, value: Any, path: tuple[str, ...]) -> JobLimits:
     limits = reader.table(value, _LIMIT_KEYS, path)
     for key, amount in limits.items():
         if not 0 < amount < 2**53:
@@ -316,7 +269,7 @@ def _limits(reader: _Reader, value: Any, path: tuple[str, ...]) -> JobLimits:
     return JobLimits(**limits)
 
 
-def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learner]) -> ModelConfig:
+def _model(reader: Reader, name: str, value: Any, learners: Mapping[str, Learner]) -> ModelConfig:
     path = ("models", name)
     if not NAME.fullmatch(name):
         raise reader.fail(path, "not a usable name", "lower-case letters, digits, dot, dash, underscore")
@@ -334,6 +287,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         ("shots", 1),
         *((name, 0) for name in _OPTIONAL),
         ("noise", 0),
+        ("gpu", 0),
     ):
         if table.get(key, 1) < least:
             raise reader.fail((*path, key), f"at least {least}")
@@ -343,7 +297,7 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
     replay = table.get("replay", [])
     if not all(isinstance(control, str) and control in table.get("controls", {}) for control in replay):
         raise reader.fail((*path, "replay"), "a list of names of this model's controls is needed")
-    return ModelConfig(
+    model = ModelConfig(
         name=name, kind=kind, base=table["base"],
         recipes=tuple(
             _recipe(reader, item, (*path, "recipes"), learners, place)
@@ -355,14 +309,19 @@ def _model(reader: _Reader, name: str, value: Any, learners: Mapping[str, Learne
         items=table.get("items", 240), samples=table.get("samples", 6),
         **{name: table.get(name, 0) for name in _OPTIONAL},
         noise=table.get("noise", 0), adapt=tuple(table.get("adapt", [])), shots=table.get("shots", 32),
-        threads=table.get("threads", 1),
+        threads=table.get("threads", 1), gpu=table.get("gpu"),
         labels=reader.texts(table.get("labels", {}), (*path, "labels")),
         limits=_limits(reader, table.get("limits", {}), (*path, "limits")),
         suites=_suites(reader, table.get("suites", []), (*path, "suites")),
     )  # fmt: skip
+    for place, recipe in enumerate(model.recipes):
+        fault = recipe_fault(model, recipe)
+        if fault is not None:
+            raise reader.fail((*path, "recipes", fault.name), fault.message, fault.hint, place)
+    return model
 
 
-def _suites(reader: _Reader, tables: list[Any], path: tuple[str, ...]) -> tuple[SuiteConfig, ...]:
+def _suites(reader: Reader, tables: list[Any], path: tuple[str, ...]) -> tuple[SuiteConfig, ...]:
     found: dict[str, SuiteConfig] = {}
     for place, item in enumerate(tables):
         table = reader.table(item, _SUITE_KEYS, path, place)
@@ -387,12 +346,12 @@ def _suites(reader: _Reader, tables: list[Any], path: tuple[str, ...]) -> tuple[
 
 
 def _recipe(
-    reader: _Reader, value: Any, path: tuple[str, ...], learners: Mapping[str, Learner], place: int
+    reader: Reader, value: Any, path: tuple[str, ...], learners: Mapping[str, Learner], place: int
 ) -> Recipe:
     if not isinstance(value, dict) or not isinstance(value.get("technique"), str):
-        raise reader.fail(path, "each recipe needs a technique")
+        raise reader.fail(path, "each recipe needs a technique", place=place)
     technique = value["technique"]
-    settings = reader.texts({key: item for key, item in value.items() if key != "technique"}, path)
+    own = {key: item for key, item in value.items() if key != "technique"}
     learner = None
     if technique.startswith(COMMAND):
         learner = learners.get(technique.removeprefix(COMMAND))
@@ -400,4 +359,18 @@ def _recipe(
             known = ", ".join(COMMAND + name for name in learners) or "none"
             where = (*path, "technique")
             raise reader.fail(where, f"there is no learner {technique:.80}", f"known: {known}", place)
-    return Recipe(technique, settings, learner)
+    return Recipe(technique, reader.texts(own, path, place), learner)
+
+
+def recipe_fault(model: ModelConfig, recipe: Recipe) -> Fault | None:
+    """What is wrong with a recipe of one of our techniques; of other learners only they themselves know."""
+    if recipe.learner is not None or third_party.is_reference(recipe.technique):
+        return None
+    try:
+        learner_module(recipe.technique, model.kind)
+    except InvalidInputError as error:
+        return Fault("technique", error.message, error.hint)
+    method = recipe.settings.get("method", "")
+    return fault_in(
+        recipe.settings, settings_of(recipe.technique, model.kind, method, game=model.levels == GAME)
+    )

@@ -4,13 +4,11 @@ Invariants:
 - An order is known before the job runs, from the recipe and from our own sources; nothing of it comes from the job.
 - A claim is recorded only where something can contradict it, and only as a number: no text of a learner's gets
   into the log this way.
-- No learner is imported here: its defaults are read off its source, where they are a literal.
+- No learner is imported here.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import json
 import math
 import re
@@ -25,6 +23,7 @@ from guardrails.records import ModelKind
 from sandbox.config import Recipe
 from sandbox.isolation.manifest import Manifest
 from sandbox.worker.learners import LEARNERS
+from sandbox.worker.learners.recipes import settings_of
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,24})?(e[+-]?[0-9]{1,3})?")
 _WORKER = Path(__file__).parent / "worker"
@@ -51,7 +50,8 @@ def ordered(recipe: Recipe, kind: ModelKind) -> dict[str, str]:
         f"{LEARNER}code": str(learner_code()),
         f"{ORDERED}objective": str(stated_objective({"text": str(_objective(recipe, kind))})),
     }
-    counted = _counted({**defaults(recipe.technique, kind), **recipe.settings})
+    known = settings_of(recipe.technique, kind, recipe.settings.get("method", ""))
+    counted = _counted({name: setting.default for name, setting in known.items()} | recipe.settings)
     if counted is not None:
         steps, batch, length = counted
         lines |= {f"{ORDERED}steps": str(steps), f"{ORDERED}tokens": str(steps * batch * length)}
@@ -83,21 +83,6 @@ def learner_sources() -> list[Path]:
     """The worker's modules but for those that only measure, sorted."""
     paths = sorted(_WORKER.rglob("*.py"))
     return [path for path in paths if path.relative_to(_WORKER).parts[0] not in _NOT_TRAINING]
-
-
-@cache
-def defaults(technique: str, kind: ModelKind) -> dict[str, Any]:
-    """The ``DEFAULTS`` of one of our learners, without importing it and what it stands on."""
-    spec = importlib.util.find_spec(LEARNERS[technique][kind])
-    assert spec is not None  # noqa: S101 - a module of ours
-    assert spec.origin is not None  # noqa: S101
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    found: dict[str, Any] = next(
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "DEFAULTS" and node.value
-    )
-    return found
 
 
 def _objective(recipe: Recipe, kind: ModelKind) -> Digest:

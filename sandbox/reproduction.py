@@ -4,14 +4,15 @@ Invariants:
 - Nothing is recorded and no artifact is stored; what was made again is thrown away after it was compared.
 - Other bytes mean "not reproduced", beside all that is known to be different here: never that anybody tampered. Whether
   the record and the stored bundle are what they were, digests and signatures say (``interlock log verify``).
-- A proposal that was trained elsewhere, or by no job, is refused: there is no order to follow.
+- A proposal that was trained elsewhere, or by no job, is refused: there is no order to follow. One that a GPU trained is
+  repeated on a GPU, any other on the processor, whatever the model is configured for by now.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guardrails.canonical import Digest, digest, digest_file
@@ -22,7 +23,7 @@ from guardrails.view import view_of
 from sandbox import command_learner, orders
 from sandbox.config import Learner, ModelConfig, Recipe
 from sandbox.rounds import Bench, Report, job_folder, training
-from sandbox.rounds.provenance import provenance
+from sandbox.rounds.provenance import GPU, provenance
 from sandbox.worker.questions import ANSWERS
 
 ANSWER_KEYS = frozenset({"chosen", "fresh", "kind", "prompt", "skipped"})
@@ -33,13 +34,17 @@ _FILES_TOLD = 3
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it. ``files`` are those with other bytes; ``differs`` is name → (on record, here)."""
+    """What came of it. ``files`` are those with other bytes; ``differs`` is name → (on record, here).
+
+    ``gpu`` is the one that trained the proposal, '' for the processor.
+    """
 
     proposal: str
     recorded: Digest
     made: Digest
     files: tuple[str, ...]
     differs: dict[str, tuple[str, str]]
+    gpu: str = ""
 
     @property
     def reproduced(self) -> bool:
@@ -57,6 +62,10 @@ class Reproduction:
             why = f"different here: {', '.join(pairs)}"
         else:
             why = "nothing that is on record of the machine and its versions is different here"
+        if self.gpu:
+            why += (
+                f"; it was trained on a GPU ({self.gpu}), and the same bytes are promised on processors only"
+            )
         return f"{self.proposal} not reproduced: other bytes in {named}; {why}"
 
 
@@ -66,7 +75,8 @@ def reproduce(
     """Train once more as a proposal's record says, and compare. ``learner`` is the program of ``command:NAME``.
 
     Raises:
-        UsageError: the proposal was not trained by a job of this workspace.
+        UsageError: the proposal was not trained by a job of this workspace, or on a GPU, and the model names none.
+        IsolationUnavailableError: it was trained on a GPU, and the one that the model names is not there.
         JobFailedError: a job did not end well; unlike a failed proposal this is not recorded.
     """
     bench.gate.require_ready(model.name)
@@ -77,6 +87,8 @@ def reproduce(
             f"{proposal_id} was not trained here: there is nothing to repeat",
             hint="proposals that a job of this workspace made can be reproduced",
         )
+    trained_on = proposal.environment.get(GPU, "")
+    model = _on_a_like_device(model, proposal_id, trained_on)
     recipe = Recipe(proposal.technique, dict(proposal.recipe), learner)
     with job_folder(bench) as folder:
         _lay_out(bench.gate.store.get_bytes(proposal.data), folder / "data")
@@ -102,7 +114,21 @@ def reproduce(
             made=digest(encode_manifest(made)),
             files=tuple(sorted({entry.path for entry in set(made) ^ set(stored)})),
             differs=_differences(proposal, here | {"isolation": outcome.level}),
+            gpu=trained_on,
         )
+
+
+def _on_a_like_device(model: ModelConfig, proposal_id: str, trained_on: str) -> ModelConfig:
+    """The model with a GPU where one trained the proposal, and without one where none did."""
+    if not trained_on:
+        return replace(model, gpu=None)
+    if model.gpu is None:
+        raise UsageError(
+            f"{proposal_id} was trained on a GPU ({trained_on}), and [models.{model.name}] names none",
+            hint="gpu = 0 there repeats it on this machine's first; other bytes may come out all the same",
+        )
+    training.require_gpu(model)
+    return model
 
 
 def listed(folder: Path) -> list[TreeEntry]:

@@ -11,11 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fakes
+import pytest
 from console_fixture import write_safetensors
 
 from guardrails import canonical
@@ -116,6 +118,14 @@ class Cli:
         assert ran.status == 0, ran.out + ran.err
         return ran.data
 
+    def state(self, proposal: str) -> str:
+        """Where a proposal stands."""
+        return str(self.ok("show", proposal)["state"])
+
+    def entries(self) -> int:
+        """How many records the log has."""
+        return int(self.ok("log", "checkpoint")["entries"])
+
 
 def command(*words: object, cwd: Path | None = None, timeout: float = 120, **env: str) -> Ran:
     """Run the installed program as its own process."""
@@ -203,3 +213,27 @@ def copy_of(template: Path, to: Path) -> Path:
     """A workspace of a test's own."""
     shutil.copytree(template, to)
     return to
+
+
+_MADE: dict[object, Path] = {}
+
+
+def made_once(factory: pytest.TempPathFactory, key: object, prepare: Callable[[Made], object]) -> Path:
+    """A workspace that is prepared once a session under this key, to be copied."""
+    if key not in _MADE:
+        made = Made(factory.mktemp("made") / "workspace")
+        prepare(made)
+        made.close()
+        _MADE[key] = made.workspace.path
+    return _MADE[key]
+
+
+def workspace_with(factory: pytest.TempPathFactory, *measured: Measurements | None) -> Path:
+    """A workspace with one proposal for each of these measurements, to be copied. None: only proposed."""
+    key = tuple(map(id, measured))
+    return made_once(factory, key, lambda made: [made.proposed(each) for each in measured])
+
+
+def one_of_each(factory: pytest.TempPathFactory) -> Path:
+    """A workspace with P-0001 eligible, P-0002 for review, P-0003 blocked (waivable), P-0004 only proposed."""
+    return workspace_with(factory, SAMPLED, fakes.REVIEWABLE, fakes.BLOCKED, None)

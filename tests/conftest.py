@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attacked_log import eventful, waiting
 from fakes import Site, memory_folder, policy
 from hypothesis import settings
 from postgresql_server import Server, start_server
@@ -48,6 +49,26 @@ def make(folder: Path) -> Iterator[Callable[..., Site]]:
     yield build
     for site in made:
         site.close()
+
+
+@pytest.fixture(scope="session")
+def history() -> Iterator[Site]:
+    """A site with a history that has a bit of everything; never changed by a test."""
+    yield from _kept(eventful)
+
+
+@pytest.fixture(scope="session")
+def story() -> Iterator[Site]:
+    """A site where one proposal was promoted and others wait; never changed by a test."""
+    yield from _kept(waiting)
+
+
+def _kept(make: Callable[[Path], Site]) -> Iterator[Site]:
+    folder = memory_folder()
+    site = make(folder / "site")
+    yield site
+    site.close()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

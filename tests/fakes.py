@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,10 +21,12 @@ from guardrails.codec import encode_record
 from guardrails.decision_log.envelope import Reference, Statement, format_time, seal
 from guardrails.decision_log.keys import PersonKey, ServiceKey
 from guardrails.decision_log.store import Log
+from guardrails.decision_log.texts import commitments
 from guardrails.decision_log.verify import Verification, verify_log
 from guardrails.decisions import Draft, Intention, Receipt
 from guardrails.gate import Gate, MeasurementOrder, Submission
 from guardrails.ledger import project
+from guardrails.ledger.erasure import digest_of_list
 from guardrails.ledger.judging import recomputer
 from guardrails.ledger.people import SERVICES
 from guardrails.ledger.requests import WORKSPACE
@@ -32,6 +35,7 @@ from guardrails.ledger.subjects import subjects_of
 from guardrails.policy import parse_policy, source_digest
 from guardrails.records import (
     Action,
+    Commitment,
     Compute,
     Key,
     Measurements,
@@ -439,7 +443,9 @@ class Site:
 
 def verify(url: str, store: ArtifactStore, **options: Any) -> Verification:
     """Verify a log as an auditor does: opened for reading, without any key."""
-    options = {"artifacts": store.verify, "recompute": recomputer(store), **options}
+    options = {
+        "artifacts": store.verify, "statements": store.get_bytes, "recompute": recomputer(store), **options,
+    }  # fmt: skip
     with Log.open(url) as log, log.read() as snapshot:
         return verify_log(snapshot, project, **options)
 
@@ -452,3 +458,27 @@ def halt(site: Site, who: str = "di") -> Receipt:
 def resume(site: Site, who: str = "ada") -> Receipt:
     """Somebody lifts the halt."""
     return site.decide(who, Action.RESUME, WORKSPACE)
+
+
+def texts_of(site: Site, record: str, action: str = "") -> tuple[Commitment, ...]:
+    """The commitments of the last record of a kind."""
+    with site.log.read() as snapshot:
+        bodies = [
+            entry.statement.body for entry in snapshot.entries()
+            if entry.statement.record == record and entry.statement.body.get("action", "") == action
+        ]  # fmt: skip
+    return tuple(sorted(commitments(bodies[-1]), key=lambda item: item.sha256))
+
+
+def erase(site: Site, chosen: tuple[Commitment, ...], who: str = "ada", **changes: Any) -> Receipt:
+    """Somebody erases texts, in the role of a root unless ``changes`` say otherwise."""
+    fields = {"role": Role.ROOT, "digest": digest_of_list(chosen), "erase": chosen, **changes}
+    return site.decide(who, Action.ERASE, WORKSPACE, **fields)
+
+
+def age(site: Site, *, hours: float = 48) -> None:
+    """Make every file of the store look that old."""
+    past = time.time() - hours * 3600
+    for path in site.store.root.rglob("*"):
+        if path.is_file():
+            os.utime(path, (past, past))

@@ -1,8 +1,8 @@
 """A PostgreSQL server of the tests' own, started from its binaries; skipped, with the reason, where there are none.
 
 It listens on a socket in a private folder and, for tests of lost connections, on the loopback interface; it runs as
-an unprivileged user when the tests run as root, and is gone afterwards. ``INTERLOCK_REQUIRE_POSTGRESQL=1`` turns a
-skip into a failure.
+an unprivileged user when the tests run as root, and is gone afterwards, also when the tests were killed.
+``INTERLOCK_REQUIRE_POSTGRESQL=1`` turns a skip into a failure.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ import sqlalchemy as sa
 
 REQUIRED = "INTERLOCK_REQUIRE_POSTGRESQL"
 USER, PASSWORD = "interlock", "not-to-be-printed"
+# Waits for the end of the process that holds the other end of its input, and clears up after it.
+WATCH = """
+cat > /dev/null
+pid=$(head -n 1 "$1/data/postmaster.pid" 2> /dev/null)
+is_ours() { [ -n "$pid" ] && tr '\\0' ' ' 2> /dev/null < "/proc/$pid/cmdline" | grep -qF "$1"; }
+is_ours "$1" && kill -QUIT "$pid"
+while is_ours "$1"; do sleep 0.1; done
+rm -rf "$1"
+"""
 
 
 def find_binaries() -> Path | None:
@@ -48,6 +57,11 @@ class Server:
             user = pwd.getpwnam("nobody")
             self.identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             os.chown(self.folder, user.pw_uid, user.pw_gid)
+        # In a session of its own, so that what ends all of the tests' processes at once spares it.
+        self._watcher = subprocess.Popen(
+            ["sh", "-c", WATCH, "sh", str(self.folder)], stdin=subprocess.PIPE, start_new_session=True,
+            **self.identity,
+        )  # fmt: skip
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -75,6 +89,7 @@ class Server:
             str(self.binaries / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder),
             "-h", "127.0.0.1", "-p", str(self.port), "-c", "max_connections=60", "-c", "shared_buffers=16MB",
             "-c", "default_transaction_isolation=serializable", "-c", "synchronous_commit=off",
+            "-c", "max_prepared_transactions=2",
         ]  # fmt: skip  # defaults that would be wrong for the log: it must not depend on them
         with (self.folder / "server.log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -126,7 +141,8 @@ class Server:
     def close(self) -> None:
         """Stop and delete everything."""
         self.stop(signal.SIGINT)
-        shutil.rmtree(self.folder)
+        self._watcher.communicate(timeout=60)
+        assert not self.folder.exists()
 
 
 def start_server() -> Server:

@@ -155,11 +155,11 @@ def test_a_record_that_is_there_for_replay_is_not_asked_about(job):
     ("recipe", "reason"),
     [
         ({"query": "guess"}, "query"),
-        ({"ask": "0"}, "at least 1"),
-        ({"ask": "201"}, "200 at most"),
-        ({"lr": "nan"}, "above zero"),
-        ({"keep": "-1"}, "below zero"),
-        ({"warmup": "2"}, "between 0 and 1"),
+        ({"ask": "0"}, "from 1 to 200"),
+        ({"ask": "201"}, "from 1 to 200"),
+        ({"lr": "nan"}, "above 0"),
+        ({"keep": "-1"}, "from 0 to 1000"),
+        ({"warmup": "2"}, "from 0 to 1"),
         ({"labels": "3"}, "unknown key"),
     ],
 )

@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import ADA, CY, Human
+from fakes import ADA, CY, MODEL
+from fakes import Site as Plain
 
 from guardrails.canonical import digest
+from guardrails.decision_log.envelope import format_time
 from guardrails.decision_log.keys import PersonKey
+from guardrails.decision_log.store import Log
 from guardrails.errors import (
     BundleError,
     DeniedError,
@@ -23,18 +26,16 @@ from guardrails.errors import (
     UnknownNameError,
     UsageError,
 )
-from guardrails.records import Key, Roster
+from guardrails.registry import ArtifactStore
 from sandbox.answers import asking, journal
 from sandbox.answers.asking import QuestionsOpenError, require_answered
-from sandbox.answers.book import read_book
 from sandbox.answers.desk import Desk, asker_of
-from sandbox.answers.journal import Journal
 from sandbox.config import Recipe
 from sandbox.isolation.collector import ASKED, BUNDLE, TRAINED, collect
 from sandbox.isolation.questions import parse_questions
 from sandbox.worker.questions import MAX_PROMPT, Question, question_id, read_answers, write_questions
 
-ORIGIN, MODEL, ASKER = "interlock/test", "pupil", "active"
+ASKER = "active"
 CHAMPION = digest(b"champion")
 
 
@@ -48,43 +49,34 @@ def choice(number: int = 1) -> Question:
     return question(kind="choice", prompt=f"which? {number}", options=(f"first {number}", f"second {number}"))
 
 
-class Site:
-    """One model's desk, two people with keys, time that goes on."""
+class Site(Plain):
+    """The desk of a model in a real workspace: two people with keys, a log, time that goes on."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.people = {name: Human(name, *roles) for name, *roles in (ADA, CY)}
-        self.time = 0
+        super().__init__(folder, (ADA, CY))
 
-    def now(self) -> str:
-        self.time += 1
-        return f"2026-03-02T09:00:{self.time:02d}.000000Z"
-
-    def roster(self, *names: str, **fields) -> Roster:
-        people = tuple(self.people[name].entry() for name in names or self.people)
-        return Roster(1, people, {}, **fields)
-
-    def desk(self, roster: Roster | None = None) -> Desk:
-        return Desk(self.folder, MODEL, roster or self.roster(), ORIGIN, self.now)
+    def desk(self) -> Desk:
+        return Desk(self.folder, MODEL, self.store, self.log.read, lambda: format_time(self.clock()))
 
     def ask(self, *questions: Question, asker: str = ASKER):
         self.desk().ask(asker, CHAMPION, questions)
         return [self.desk().find(one.id) for one in questions]
 
-    def hand_in(self, who: str, key: PersonKey | None = None):
+    def give(self, who: str, key: PersonKey | None = None):
         desk = self.desk()
-        signed = desk.statement(self.people[who].id)
-        return desk.hand_in(signed, (key or self.people[who].key).sign)
+        return desk.hand_in(self.gate, desk.statements(self.people[who].id), key or self.people[who].key)
 
     def answered(self, who: str, *pairs) -> None:
         for asked, text in pairs:
             self.desk().answer(self.people[who].id, asked.digest, text)
-        self.hand_in(who)
+        self.give(who)
 
 
 @pytest.fixture
-def site(tmp_path):
-    return Site(tmp_path)
+def site(folder):
+    made = Site(folder / "site")
+    yield made
+    made.close()
 
 
 # --- from question to training data --------------------------------------------------------
@@ -98,7 +90,7 @@ def test_an_answer_counts_and_is_trained_on_only_once_it_is_handed_in(site, tmp_
     site.desk().skip("p-ada", second.digest)
     assert asking.lay_out(site.desk().book(), ASKER, tmp_path) == b"", "drafts are nobody's business"
     assert len(site.desk().book().open(ASKER)) == 2
-    handed = site.hand_in("ada")
+    handed = site.give("ada")
     assert (handed.answers, handed.skipped) == (2, 1)
     book = site.desk().book()
     require_answered(book, MODEL, ASKER)
@@ -183,57 +175,60 @@ def test_what_is_no_option_answers_nothing(site, text):
 def test_somebody_who_is_not_in_the_roster_answers_nothing(site):
     (asked,) = site.ask(question())
     for act in (
-        lambda desk: desk.answer("p-cy", asked.digest, "12"),
-        lambda desk: desk.skip("p-cy", asked.digest),
-        lambda desk: desk.undo("p-cy"),
-        lambda desk: desk.statement("p-cy"),
+        lambda desk: desk.answer("p-eve", asked.digest, "12"),
+        lambda desk: desk.skip("p-eve", asked.digest),
+        lambda desk: desk.undo("p-eve"),
+        lambda desk: desk.statements("p-eve"),
     ):
         with pytest.raises(DeniedError, match="not in the roster"):
-            act(site.desk(site.roster("ada")))
+            act(site.desk())
     assert not site.desk().book().drafts
 
 
-def test_answers_of_somebody_who_left_or_lost_their_key_count_no_more(site):
+def test_answers_of_somebody_whose_key_was_revoked_count_no_more_until_they_sign_again(site):
     (asked,) = site.ask(question())
     site.answered("cy", (asked, "12"))
     assert not site.desk().book().open(ASKER)
-    gone = site.desk(site.roster("ada")).book()
-    assert gone.open(ASKER)
-    assert gone.records_for(ASKER) == []
-    assert "not in the roster" in gone.set_aside[0]
-    cy = replace(site.people["cy"].entry(), keys=(Key(site.people["cy"].key.public, revoked=True),))
-    revoked = site.desk(Roster(2, (site.people["ada"].entry(), cy), {})).book()
-    assert revoked.open(ASKER)
-    assert "no key of theirs" in revoked.set_aside[0]
+    site.enrol(revoked=(site.people["cy"].key.public,))
+    book = site.desk().book()
+    assert book.open(ASKER)
+    assert book.records_for(ASKER) == []
+    assert book.set_aside == ["1 answer of p-cy cannot count: the key that signed them was revoked"]
+    with pytest.raises(DeniedError, match="no key that is in force"):
+        site.give("cy")
+    assert [given.answer for given in book.drafts_of("p-cy")] == ["12"], "nothing is typed twice"
 
 
 def test_nobody_hands_in_for_somebody_else(site):
     (asked,) = site.ask(question())
     site.desk().answer("p-ada", asked.digest, "12")
-    with pytest.raises(DeniedError, match="nothing was handed in"):
-        site.hand_in("ada", site.people["cy"].key)
+    with pytest.raises(DeniedError, match="hand-in is not signed by a key of p-ada"):
+        site.give("ada", site.people["cy"].key)
     assert site.desk().book().open(ASKER)
+    assert "answers" not in site.kinds()
 
 
-def test_a_signature_that_somebody_wrote_into_the_file_counts_for_nothing(site):
+def test_what_somebody_wrote_into_the_journal_counts_for_nothing(site):
     (asked,) = site.ask(question())
     site.answered("ada", (asked, "12"))
     file = site.folder / "labels" / MODEL / "journal.jsonl"
-    forged = file.read_text().replace('\\"answer\\":\\"12\\"', '\\"answer\\":\\"99\\"')
+    forged = file.read_text().replace('"answer":"12"', '"answer":"99"')
     assert forged != file.read_text()
     file.write_text(forged)
     book = site.desk().book()
-    assert book.records_for(ASKER) == []
-    assert "no key of theirs" in book.set_aside[0]
+    assert [record["answer"] for record in book.records_for(ASKER)] == ["12"], (
+        "the log says what was handed in"
+    )
+    assert [given.answer for given in book.drafts_of("p-ada")] == ["99"], "a draft, which nobody has signed"
 
 
-def test_a_signed_batch_is_worth_nothing_elsewhere(site):
+def test_a_journal_that_lost_its_questions_is_told_of(site):
     (asked,) = site.ask(question())
     site.answered("ada", (asked, "12"))
-    lines = Journal(site.folder / "labels" / MODEL).lines()
-    assert read_book(lines, MODEL, site.roster(), ORIGIN).final
-    assert not read_book(lines, MODEL, site.roster(), "interlock/other").final
-    assert not read_book(lines, "another", site.roster(), ORIGIN).final
+    (site.folder / "labels" / MODEL / "journal.jsonl").unlink()
+    book = site.desk().book()
+    assert book.records_for(ASKER) == []
+    assert "a question of active that is not in this journal" in book.set_aside[0]
 
 
 def test_no_label_is_the_text_of_another_option(site):
@@ -253,7 +248,7 @@ def test_no_label_is_the_text_of_another_option(site):
 @pytest.mark.parametrize("said", [
     {"answer": "poison", "chosen": -1, "skipped": True}, {"answer": "first 1", "chosen": 1, "skipped": False},
     {"answer": "first 1", "chosen": 7, "skipped": False}, {"answer": "first 1", "chosen": -1, "skipped": False},
-    {"answer": "first 1", "chosen": 0, "skipped": 0}, {"answer": "", "chosen": 0, "skipped": True},
+    {"answer": "", "chosen": 0, "skipped": True},
 ])  # fmt: skip
 def test_a_signed_answer_that_says_two_things_is_none(site, said):
     # Above all a text with "skipped": a learner would read it, and whoever wrote it would be nobody's author.
@@ -263,9 +258,9 @@ def test_a_signed_answer_that_says_two_things_is_none(site, said):
     for fields, counts in ((said, False), (control, True)):
         with desk._journal.writing() as writer:
             writer.append({
-                "line": "draft", "person": "p-ada", "question": str(asked.digest), "at": site.now(), **fields
+                "line": "draft", "person": "p-ada", "question": str(asked.digest), "at": site.clock.text, **fields
             })  # fmt: skip
-        site.hand_in("ada")
+        site.give("ada")
         book = desk.book()
         assert bool(book.final) is counts
         assert bool(book.records_for(ASKER)) is counts
@@ -273,17 +268,52 @@ def test_a_signed_answer_that_says_two_things_is_none(site, said):
         assert "it is no answer" in book.set_aside[0]
 
 
-def test_a_batch_that_is_put_in_again_does_not_undo_its_correction(site):
+@pytest.mark.parametrize("of_what_was_shown", [True, False])
+def test_a_draft_that_came_after_the_others_were_shown_is_not_signed_with_them(site, of_what_was_shown):
+    """The control: statements of the drafts as they are now hold it, unseen."""
+    first, other = site.ask(question(), question(2))
+    desk, key = site.desk(), site.people["ada"].key
+    desk.answer("p-ada", first.digest, "12")
+    shown = desk.book()
+    site.desk().answer("p-ada", other.digest, "what she never saw")
+    statements = desk.statements("p-ada", shown if of_what_was_shown else None)
+    if of_what_was_shown:
+        with pytest.raises(StaleError, match="changed just now"):
+            desk.hand_in(site.gate, statements, key)
+        assert "answers" not in site.kinds()
+    else:
+        assert desk.hand_in(site.gate, statements, key).answers == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [({"question": str(digest(b"nowhere"))}, "not asked before"), ({"answer": 7}, "wrong type")],
+)
+def test_a_draft_that_nobody_can_have_made_is_an_error_with_its_line(site, changed, why):
     (asked,) = site.ask(question())
-    site.answered("ada", (asked, "12"))
-    site.answered("ada", (asked, "21"))
-    journal = site.folder / "labels" / MODEL / "journal.jsonl"
-    first = next(line for line in journal.read_text().splitlines() if json.loads(line)["line"] == "signed")
-    with journal.open("a") as stream:
-        stream.write(first + "\n")
-    book = site.desk().book()
-    assert [record["answer"] for record in book.records_for(ASKER)] == ["21"]
-    assert "handed in before" in book.set_aside[0]
+    draft = {
+        "question": str(asked.digest),
+        "answer": "12",
+        "chosen": -1,
+        "skipped": False,
+        "at": "2026-01-05",
+    }
+    with journal.Journal(site.folder / "labels" / MODEL).writing() as writer:
+        writer.append({"line": "draft", "person": "p-ada", **draft, **changed})
+    with pytest.raises(StorageError, match=rf"line 2.*{why}"):
+        site.desk().book()
+
+
+def test_a_statement_is_handed_in_once(site):
+    (asked,) = site.ask(question())
+    site.desk().answer("p-ada", asked.digest, "12")
+    statements = site.desk().statements("p-ada")
+    site.desk().hand_in(site.gate, statements, site.people["ada"].key)
+    with pytest.raises(StaleError, match="changed just now"):
+        site.desk().hand_in(site.gate, statements, site.people["ada"].key)
+    with pytest.raises(DeniedError, match="handed in already, by record 3"):
+        site.gate.record_answers(statements, site.people["ada"].key)
+    assert site.kinds().count("answers") == 1
 
 
 def test_unknown_and_changed_questions_are_not_answered(site):
@@ -302,12 +332,12 @@ def test_the_first_answer_that_counts_stands_against_others(site):
     for person in ("p-ada", "p-cy"):
         site.desk().answer(person, first.digest, person)
     site.desk().answer("p-cy", second.digest, "21")
-    site.hand_in("ada")
+    site.give("ada")
     with pytest.raises(DeniedError, match="somebody else"):
         site.desk().answer("p-cy", first.digest, "99")
     with pytest.raises(StaleError, match="1 of these questions"):
-        site.hand_in("cy")
-    site.hand_in("cy")
+        site.give("cy")
+    site.give("cy")
     book = site.desk().book()
     assert [(g.person, g.answer) for g in book.answers_for(ASKER)] == [("p-ada", "p-ada"), ("p-cy", "21")]
     assert book.authors_for(ASKER) == ("p-ada", "p-cy")
@@ -316,7 +346,7 @@ def test_the_first_answer_that_counts_stands_against_others(site):
 def test_who_only_skipped_is_no_author(site):
     (asked,) = site.ask(question())
     site.desk().skip("p-cy", asked.digest)
-    site.hand_in("cy")
+    site.give("cy")
     assert site.desk().book().authors_for(ASKER) == ()
 
 
@@ -327,17 +357,17 @@ def test_undo_takes_back_the_newest_draft_and_nothing_that_was_handed_in(site):
     site.desk().answer("p-ada", second.digest, "21")
     assert site.desk().undo("p-ada").question == second.digest
     with pytest.raises(UsageError, match="no answer of yours"):
-        site.hand_in("ada")
+        site.give("ada")
     assert [one.digest for one in site.desk().book().open()] == [second.digest]
 
 
 def test_what_is_signed_is_what_was_shown(site):
     first, second = site.ask(question(1), question(2))
     site.desk().answer("p-ada", first.digest, "12")
-    shown = site.desk().statement("p-ada")
+    shown = site.desk().statements("p-ada")
     site.desk().answer("p-ada", second.digest, "put in behind their back")
     with pytest.raises(StaleError, match="changed just now"):
-        site.desk().hand_in(shown, site.people["ada"].key.sign)
+        site.desk().hand_in(site.gate, shown, site.people["ada"].key)
     assert not site.desk().book().final
 
 
@@ -352,9 +382,9 @@ def test_an_answer_is_plain_text_of_bounded_length(site, text):
 # --- two at once, and crashes --------------------------------------------------------------
 
 
-def _label(folder: Path, person: str, roster: Roster, start: int) -> None:
+def _label(folder: Path, url: str, person: str, start: int) -> None:
     for number in range(start, start + 25):
-        desk = Desk(folder, MODEL, roster, ORIGIN)
+        desk = Desk(folder, MODEL, ArtifactStore(folder / "artifacts"), Log.open(url).read)
         desk.answer(person, desk.find(question(number).id).digest, f"{person} {number}")
 
 
@@ -362,7 +392,7 @@ def test_two_labellers_at_once_lose_nothing(site):
     site.ask(*(question(number) for number in range(50)))
     context = multiprocessing.get_context("fork")
     jobs = [
-        context.Process(target=_label, args=(site.folder, person, site.roster(), start))
+        context.Process(target=_label, args=(site.folder, site.url, person, start))
         for person, start in (("p-ada", 0), ("p-cy", 25), ("p-cy", 0))
     ]
     for job in jobs:
@@ -379,37 +409,29 @@ def test_two_labellers_at_once_lose_nothing(site):
 KILLED = """
 import os, sys
 from pathlib import Path
-from guardrails.canonical import digest
-from sandbox.answers import journal
+from guardrails.decision_log.store import Log
+from guardrails.registry import ArtifactStore
 from sandbox.answers.desk import Desk
-from guardrails.records import *
-import tests_roster
 
-whole, real = sys.argv[2] == "after", os.write
+folder, url, model, when, question = sys.argv[1:]
+whole, real = when == "after", os.write
 def write(descriptor, data):
     real(descriptor, bytes(data) if whole else bytes(data)[:len(data) // 2])
     os.kill(os.getpid(), 9)
+desk = Desk(Path(folder), model, ArtifactStore(Path(folder, "artifacts")), Log.open(url).read)
 os.write = write
-desk = Desk(Path(sys.argv[1]), "pupil", tests_roster.roster, "interlock/test")
-desk.answer("p-ada", desk.find(sys.argv[3]).digest, "99")
+desk.answer("p-ada", desk.find(question).digest, "99")
 """
 
 
 @pytest.mark.parametrize("when", ["in the middle", "after"])
-def test_a_crash_loses_no_acknowledged_answer(site, tmp_path, when):
+def test_a_crash_loses_no_acknowledged_answer(site, when):
     first, second, third = site.ask(question(1), question(2), question(3))
     site.desk().answer("p-ada", first.digest, "12")
-    folder = tmp_path / "child"
-    folder.mkdir()
-    key = site.people["ada"].key.public
-    (folder / "tests_roster.py").write_text(
-        "from guardrails.records import *\n"
-        f"roster = Roster(1, (Person('p-ada', Commitment('0'), (Role.OPERATOR,), (Key({key!r}),)),), {{}})\n"
-    )
-    path = f"{Path(__file__).parent.parent}{os.pathsep}{folder}"
+    words = [str(site.folder), site.url, MODEL, when, second.question.id]
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(site.folder), when, second.question.id],
-        env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", KILLED, *words], check=False, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
     )  # fmt: skip
     assert ended.returncode == -9, ended.stderr
     kept = ["12", "99"] if when == "after" else ["12"]

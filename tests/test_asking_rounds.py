@@ -16,7 +16,7 @@ from sandbox.answers.asking import Asked, QuestionsOpenError
 from sandbox.config import Learner, Recipe
 
 PROGRAM = '''
-"""Asks two questions; once they are answered, proposes the champion's own weights."""
+"""Asks two questions; once they are answered, proposes the champion's weights, one bit changed."""
 import json, pathlib, shutil, sys
 
 request = json.loads(pathlib.Path("/in/request.json").read_text())
@@ -32,6 +32,11 @@ if mode == "again" or not any(line["fresh"] for line in lines):
     (out / "questions.jsonl").write_text("".join(json.dumps(one) + chr(10) for one in ask))
     sys.exit(0)
 shutil.copytree("/in/champion", out / "model")
+weights = out / "model" / "model.safetensors"
+data = bytearray(weights.read_bytes())
+data[-4] ^= 1
+weights.chmod(0o600)
+weights.write_bytes(data)
 (out / "data").mkdir()
 kept = [{"text": line["text"], "origin": line["origin"]} for line in lines if not line["skipped"]]
 (out / "data" / "answers.jsonl").write_text("".join(json.dumps(one) + chr(10) for one in kept))
@@ -71,7 +76,7 @@ class Site(Plain):
                 self.desk.answer(self.person, asked.digest, f"{number}2")
             else:
                 self.desk.skip(self.person, asked.digest)
-        return self.desk.hand_in(self.desk.statement(self.person), self.key.sign)
+        return self.desk.hand_in(self.bench.gate, self.desk.statements(self.person), self.key)
 
 
 @pytest.fixture(scope="module")

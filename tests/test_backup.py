@@ -6,13 +6,14 @@ import io
 import itertools
 import os
 import shutil
-import signal
 import tarfile
 import threading
 from pathlib import Path
 
 import pytest
-from cli_workspace import Cli, Made, copy_of
+from cli_workspace import Cli, Made, copy_of, workspace_with
+from fakes import PASSING
+from killed import killed_at
 from log_samples import tamper
 from postgresql_server import PASSWORD, Server
 
@@ -31,11 +32,7 @@ NOW = "2026-05-01T00:00:00.000000Z"
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one proposal that waits for approval."""
-    folder = tmp_path_factory.mktemp("backup")
-    made = Made(folder / "ws")
-    made.proposed()
-    made.close()
-    return folder / "ws"
+    return workspace_with(tmp_path_factory, PASSING)
 
 
 @pytest.fixture
@@ -140,7 +137,7 @@ def test_the_log_alone(cli: Cli, workspace: Workspace, folder: Path):
 
 def test_taken_while_others_write(workspace: Workspace, folder: Path):
     """Each backup is one state: it verifies, artifacts and all, though records and artifacts arrive meanwhile."""
-    stop, errors = threading.Event(), []
+    stop, written, errors = threading.Event(), threading.Semaphore(0), []
 
     def write() -> None:
         own = open_workspace(workspace.path)
@@ -152,11 +149,15 @@ def test_taken_while_others_write(workspace: Workspace, folder: Path):
                 own.gate.begin_measurement("P-0001")
             except InterlockError as error:
                 errors.append(error)
+            written.release()
 
     thread = threading.Thread(target=write)
     thread.start()
     sizes = []
     for turn in range(4):
+        assert written.acquire(timeout=60)
+        while written.acquire(blocking=False):
+            pass  # so that the next wait is for a record that no backup can have yet
         saved = save(workspace, folder / f"{turn}.tar")
         sizes.append(restore(saved, folder / f"again-{turn}", "").contents.extent.entries)
     stop.set()
@@ -346,31 +347,10 @@ def test_what_is_no_backup(folder: Path):
 # --- killed in the middle ------------------------------------------------------------------
 
 
-def killed_at(step: int, work) -> bool:
-    """Run in another process that kills itself before its ``step``-th change to the disk; True if it came there."""
-    child = os.fork()
-    if child == 0:
-        left = [step]
-
-        def dying(function):
-            def call(*words, **options):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*words, **options)
-
-            return call
-
-        for owner, name in (
-            (Path, "rename"), (Path, "unlink"), (Path, "mkdir"), (Path, "rmdir"), (os, "fsync"), (os, "link"), (os, "open"),
-            (shutil, "rmtree"), (archive, "_add"), (restoring, "load"), (tarfile.TarFile, "addfile"),
-        ):  # fmt: skip
-            setattr(owner, name, dying(getattr(owner, name)))
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+CHANGES = (
+    (Path, "rename"), (Path, "unlink"), (Path, "mkdir"), (Path, "rmdir"), (os, "fsync"), (os, "link"), (os, "open"),
+    (shutil, "rmtree"), (archive, "_add"), (restoring, "load"), (tarfile.TarFile, "addfile"),
+)  # fmt: skip
 
 
 def test_a_backup_killed_at_every_step_leaves_none_or_a_whole_one(workspace: Workspace, folder: Path):
@@ -378,7 +358,7 @@ def test_a_backup_killed_at_every_step_leaves_none_or_a_whole_one(workspace: Wor
     target = folder / "b.tar"
     for step in itertools.count(1):
         fresh = open_workspace(workspace.path)
-        came = killed_at(step, lambda fresh=fresh: save(fresh, target))
+        came = killed_at(step, lambda fresh=fresh: save(fresh, target), CHANGES)
         if target.exists():
             extract(target, folder / f"out-{step}")
             target.unlink()
@@ -398,7 +378,9 @@ def test_a_restore_killed_at_every_step_can_be_given_again(
         place = folder / "place" / "ws"
         shutil.rmtree(place.parent, ignore_errors=True)
         copy_of(template, place)
-        came = killed_at(step, lambda place=place: restore(folder / "b.tar", place, "", replace=True))
+        came = killed_at(
+            step, lambda place=place: restore(folder / "b.tar", place, "", replace=True), CHANGES
+        )
         # Nothing is lost: the workspace is there, or it lies aside.
         there = [path for path in (place, place.with_name("ws.before-restore-1")) if path.exists()]
         assert there

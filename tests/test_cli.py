@@ -7,7 +7,8 @@ import os
 import sys
 
 import pytest
-from cli_workspace import PASSPHRASE, REPOSITORY, Cli, Made, command, copy_of
+from cli_workspace import PASSPHRASE, REPOSITORY, Cli, command, copy_of, workspace_with
+from fakes import PASSING
 
 from ui.cli.main import root, run
 from ui.cli.session import read_passphrase
@@ -15,11 +16,7 @@ from ui.cli.session import read_passphrase
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("frame") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING)
 
 
 @pytest.fixture

@@ -10,18 +10,15 @@ import shutil
 
 import fakes
 import pytest
-from cli_workspace import Cli, Made, copy_of
+from cli_workspace import Cli, copy_of, workspace_with
+from fakes import PASSING
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("inputs") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -215,6 +216,20 @@ def test_up_prints_a_token_serves_the_console_and_ends_with_everything(tmp_path)
     _until(lambda: not _listens(port))
 
 
+def test_up_names_no_address_where_somebody_else_listens(tmp_path):
+    story = Story(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        process = _start(story, "up", "--port", str(other.getsockname()[1]))
+        try:
+            told = process.communicate(timeout=60)[1]
+        finally:
+            _end(process)
+    assert process.returncode == 2, told
+    assert "cannot listen on 127.0.0.1 port" in told
+    assert "choose another --port" in told
+    assert "Console: http" not in told
+
+
 def _bundle(folder, champion, *, spoil):
     """A bundle as somebody else would make it: the champion, every weight nudged (or one not a number)."""
     import numpy as np
@@ -265,15 +280,11 @@ def _until(condition, seconds=60):
 
 
 def _free_port():
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 def _listens(port):
-    import socket
-
     try:
         socket.create_connection(("127.0.0.1", port), 0.5).close()
     except OSError:

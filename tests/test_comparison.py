@@ -162,7 +162,15 @@ def test_ruling_out_what_the_champion_finds_possible_is_infinite() -> None:
 def test_what_is_no_number_stays_none(value: float, model: str) -> None:
     tables = {name: torch.randn(3, 8) for name in NAMES}
     tables[model][1, 2] = value
-    found = compare(tables, torch.zeros(3).long())
-    for name in ("kl", "js", f"entropy_{model}", f"confidence_{model}"):
+    found = compare(tables, torch.tensor([0, 2, 0]))
+    for name in ("kl", "js", f"entropy_{model}", f"confidence_{model}", f"right_{model}"):
         assert not math.isfinite(float(found[name][1])), name
         assert math.isfinite(float(found[name][0])), name
+
+
+def test_where_every_score_is_no_number_the_first_token_is_not_right() -> None:
+    tables = {name: torch.randn(2, 8) for name in NAMES}
+    tables["candidate"][0] = float("nan")
+    found = compare(tables, torch.tensor([0, 0]))
+    assert math.isnan(float(found["right_candidate"][0]))
+    assert float(found["right_candidate"][1]) == float(tables["candidate"][1].argmax() == 0)

@@ -29,11 +29,16 @@ def test_the_shipped_configuration_is_valid(tmp_path):
 def test_recipes_keep_their_order_and_pass_settings_as_text(tmp_path):
     text = (
         MODEL
-        + '[[models.m.recipes]]\ntechnique = "a"\nlr = 0.1\non = true\n[[models.m.recipes]]\ntechnique = "b"\n'
+        + '[[models.m.recipes]]\ntechnique = "a:a"\nlr = 0.1\non = true\n[[models.m.recipes]]\ntechnique = "meta"\n'
     )
     recipes = load_config(written(tmp_path, text)).models["m"].recipes
-    assert [recipe.technique for recipe in recipes] == ["a", "b"]
+    assert [recipe.technique for recipe in recipes] == ["a:a", "meta"]
     assert recipes[0].settings == {"lr": "0.1", "on": "true"}
+
+
+def test_a_model_trains_on_the_processor_unless_it_names_a_gpu(tmp_path):
+    assert load_config(written(tmp_path, MODEL)).models["m"].gpu is None
+    assert load_config(written(tmp_path, MODEL + "gpu = 0\n")).models["m"].gpu == 0
 
 
 def test_the_origin_of_a_value_is_known(tmp_path):
@@ -47,6 +52,8 @@ def test_the_origin_of_a_value_is_known(tmp_path):
         (MODEL + "items = 0\n", 4, "at least 1"),
         (MODEL + 'items = "many"\n', 4, "wrong type"),
         (MODEL + "items = true\n", 4, "wrong type"),
+        (MODEL + "gpu = -1\n", 4, "at least 0"),
+        (MODEL + 'gpu = "cuda:0"\n', 4, "wrong type"),
         ('[models.m]\nkind = "robot"\nbase = "x"\n', 2, "llm or lam"),
         ('[models.m]\nkind = "llm"\n', 1, "base is missing"),
         ('[models."M!"]\nkind = "llm"\nbase = "x"\n', 1, "not a usable name"),
@@ -66,7 +73,7 @@ def test_the_origin_of_a_value_is_known(tmp_path):
         (MODEL + "limits = {cpu_s = -1}\n", 4, "above 0"),
         (
             MODEL
-            + '[[models.m.recipes]]\ntechnique = "a"\n[[models.m.recipes]]\ntechnique = "command:gone"\n',
+            + '[[models.m.recipes]]\ntechnique = "meta"\n[[models.m.recipes]]\ntechnique = "command:gone"\n',
             7,
             "no learner command:gone",
         ),

@@ -1,21 +1,17 @@
-"""ui.console in a real browser: set-up, decisions, hostile text, and that it asks nobody else for anything."""
+"""ui.console in a real browser: set-up and decisions, what it looks like, and that it asks nobody else for anything."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from console_fixture import HOSTILE, OPERATOR, PASSPHRASE, SECOND, Made, gallery, make, navigator
+from console_browser import PHONE, Server, act_as, browser, look_at_everything, press, sign, visit
+from console_fixture import OPERATOR, PASSPHRASE, SECOND, Made, gallery
 
 from guardrails.decision_log.envelope import format_time
 from guardrails.decision_log.keys import PersonKey
@@ -24,20 +20,14 @@ from guardrails.gate import utc_now
 from guardrails.policy import load_policy
 from guardrails.records import Action, Role, State, Surface
 from guardrails.view import view_of
-from sandbox.worker.data import Line
-from sandbox.worker.probes.records_quality import census
 from ui.pins import pinned
 from ui.setup import DEFAULT_POLICY, RECOVERY, make_setup_token
 from ui.wiring import create_workspace
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = (
-    os.environ.get("INTERLOCK_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
-WAIT_MS = 20_000
-DESKTOP = {"width": 1440, "height": 900}
-PHONE = {"width": 390, "height": 844}
+__all__ = ["browser", "visit"]
+
 
 TINY = """
 [models.tiny]
@@ -48,42 +38,6 @@ train = ["shipped:devils-dictionary"]
 [[models.tiny.recipes]]
 technique = "self_supervised"
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for all tests here."""
-    sync_api = (
-        pytest.importorskip("playwright.sync_api")
-        if not os.environ.get("INTERLOCK_REQUIRE_BROWSER")
-        else None
-    )
-    if sync_api is None:
-        from playwright import sync_api  # type: ignore[no-redef]
-    if CHROMIUM is None and not os.environ.get("INTERLOCK_REQUIRE_BROWSER"):
-        pytest.skip("no chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Server:
-    """The console as its own process, on a port of its own choice."""
-
-    def __init__(self, workspace: Path) -> None:
-        command = [sys.executable, "-m", "ui.console.serve", "--workspace", str(workspace), "--port", "0"]
-        root = Path(__file__).parent.parent
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
-        assert self.process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+", self.process.stdout.readline())
-        assert found, "the server printed no address"
-        self.url = found[0]
-
-    def stop(self) -> None:
-        """End the server's process."""
-        self.process.terminate()
-        self.process.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -98,60 +52,6 @@ def server(made: Made) -> Iterator[str]:
     running = Server(made.workspace.path)
     yield running.url
     running.stop()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages, and at the end fails if any of them asked another server for anything."""
-    contexts, foreign, seen = [], [], []
-
-    def opened(url: str, *, dark: bool = False, size: dict[str, int] = DESKTOP) -> Any:
-        context = browser.new_context(
-            viewport=size, color_scheme="dark" if dark else "light", reduced_motion="reduce"
-        )
-        contexts.append(context)
-        context.set_default_timeout(WAIT_MS)
-        page = context.new_page()
-        host = url.split("/")[2]
-
-        def note(request: Any) -> None:
-            seen.append(request.url)
-            if not re.match(rf"(https?|wss?)://{re.escape(host)}/|data:|blob:", request.url):
-                foreign.append(request.url)
-
-        page.on("request", note)
-        page.on(
-            "websocket", lambda socket: foreign.append(socket.url) if f"//{host}/" not in socket.url else None
-        )
-        page.goto(url)
-        page.wait_for_selector(".head h1, .empty")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert len(seen) > 10, "no requests were seen at all: the check itself does not work"
-    assert foreign == []
-
-
-def act_as(page: Any, name: str = OPERATOR) -> None:
-    page.get_by_role("combobox", name="Acting as").click()
-    page.get_by_role("option", name=name).click()
-    page.wait_for_selector("text=each signature needs your passphrase")
-
-
-def look_at_everything(page: Any) -> None:
-    for tab, part in (("Provenance", "the provenance"), ("Samples", "the samples"), ("Rules", "the rules")):
-        page.get_by_role("tab", name=tab).click()
-        page.locator(".rail li:has(.gl.yes)", has_text=f"Look at {part}").wait_for()
-
-
-def sign(page: Any, button: str, reason: str | None, passphrase: str) -> None:
-    dialog = page.get_by_role("dialog")
-    if reason is not None:
-        dialog.get_by_label("Reason, for the decision log").fill(reason)
-    dialog.get_by_label("Passphrase of your key").fill(passphrase)
-    dialog.get_by_role("button", name=button).click()
 
 
 def state(made: Made, proposal: str) -> State:
@@ -248,15 +148,14 @@ def test_from_the_queue_to_a_promotion(made: Made, server: str, visit: Callable[
     act_as(page)
     # While the page is drawn anew a row may still stand in its former group as well.
     mine = page.locator("[class*=st-key-list-waiting-for-you]")
+    gain = mine.locator("[class*=st-key-row-P-0008]").get_by_text("share", exact=True)
+    gain.wait_for()
     mine.get_by_role("link", name="Open P-0008").click()
     page.locator("h1", has_text="P-0008").wait_for()
     approve = page.get_by_role("button", name="Approve…")
     assert approve.is_disabled(), "the policy asks to look at samples and provenance first"
     look_at_everything(page)
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('button')].some(b => b.innerText.includes('Approve') && !b.disabled)"
-    )
-    page.keyboard.press("a")
+    press(page, "a", approve)
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Approval 1 of 1: promotes at once.").wait_for()
     with view_of(made.workspace.log) as view:
@@ -267,7 +166,7 @@ def test_from_the_queue_to_a_promotion(made: Made, server: str, visit: Callable[
     with view_of(made.workspace.log) as view:
         row, champion = view.proposal("P-0008"), view.model("navigator").champion
         vote = row.votes[0]
-        assert page.get_by_text(f"record {vote.seq}").count() >= 1
+        page.get_by_text(f"record {vote.seq}").first.wait_for()
         assert view.text(vote.reason) == "the gain holds on layouts nobody trained on"
     assert (row.state, champion) == (State.PROMOTED, bundle)
     assert vote.surface is Surface.CONSOLE
@@ -327,8 +226,7 @@ def test_ask_for_a_change_comment_and_withdraw(
 def test_reject_with_a_key(made: Made, server: str, visit: Callable[..., Any]) -> None:
     page = visit(f"{server}/proposal?id=P-0005")
     act_as(page)
-    page.get_by_role("button", name="Reject…").wait_for()
-    page.keyboard.press("x")
+    press(page, "x", page.get_by_role("button", name="Reject…"))
     sign(page, "Sign and reject", "drifts on both controls", PASSPHRASE)
     page.get_by_text("Rejection of P-0005 recorded.").wait_for()
     assert state(made, "P-0005") is State.REJECTED
@@ -484,114 +382,6 @@ def test_the_log_page_shows_a_record_with_its_proof(
     box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
     page.mouse.click(box["x"] + 16, box["y"] + 52)
     page.get_by_text(re.compile(r"holds: \d+ hash")).wait_for()
-
-
-# --- hostile text ----------------------------------------------------------------------------
-
-
-def test_hostile_text_is_only_ever_text(tmp_path: Path, visit: Callable[..., Any]) -> None:
-    name = "![x](http://beacon.invalid/n.png)<img src=x onerror='window.pwned=1'>"
-    made = make(tmp_path / "hostile", name=name)
-    shown = navigator(1, hostile=True)
-    proposal = made.propose(
-        tmp_path / "a", "navigator", 1, shown, intent=HOSTILE, technique="<b>technique</b>"
-    )
-    rejected = made.propose(tmp_path / "b", "navigator", 2, navigator(2), intent=HOSTILE)
-    made.decide(Action.REJECT, rejected, HOSTILE.replace("\u202e", ""))
-    running = Server(made.workspace.path)
-    try:
-        page = visit(running.url)
-        paths = (
-            "/?v=All",
-            f"/proposal?id={rejected}",
-            "/log",
-            "/proposal?id=<img src=x>",
-            f"/proposal?id={proposal}",
-        )
-        for path in paths:
-            page.goto(running.url + path)
-            page.wait_for_selector(".head h1, .empty")
-            page.wait_for_timeout(400)
-            _nothing_was_made(page)
-        for tab, sign_of_it in (
-            ("Diff", "Weights"),
-            ("Data", "First records"),
-            ("Provenance", "Recipe"),
-            ("Samples", "Samples"),
-        ):
-            page.get_by_role("tab", name=tab).click()
-            page.locator("h3.eyebrow", has_text=sign_of_it).wait_for()
-            _nothing_was_made(page)
-        # The positive control: the text did arrive, and reads as it was written.
-        assert page.get_by_text("FORGED").count() >= 3
-        assert page.get_by_text("<script>window.pwned=1</script>").count() >= 3
-        page.get_by_role("button", name="Approve…").click()
-        sign(page, "Sign and approve", HOSTILE.replace("\u202e", ""), PASSPHRASE)
-        page.get_by_text(f"Approval of {proposal} recorded.").wait_for()
-        _nothing_was_made(page)
-    finally:
-        running.stop()
-
-
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_flagged_records_are_opened_page_by_page_with_secrets_hidden(
-    tmp_path: Path, visit: Callable[..., Any], size: dict[str, int]
-) -> None:
-    texts = [f"{HOSTILE} jane.roe@mail.example.org", *[f"the same words again {i // 30}" for i in range(30)]]
-    found = census([Line(f"train.jsonl:{at}", {"text": text}) for at, text in enumerate(texts, 1)], [])
-    made = make(tmp_path / "flagged")
-    shown = replace(
-        navigator(1), facts=navigator(1).facts | found.facts, flagged=found.flagged, reasons=found.reasons
-    )
-    proposal = made.propose(tmp_path / "a", "navigator", 1, shown, texts=texts)
-    other = made.propose(tmp_path / "b", "navigator", 2, navigator(2))
-    running = Server(made.workspace.path)
-    try:
-        page = visit(f"{running.url}/proposal?id={proposal}", size=size)
-        page.get_by_role("tab", name="Data").click()
-        page.locator("h3.eyebrow", has_text="Flagged records").wait_for()
-        pick = page.locator(".st-key-flagged-by").get_by_role("combobox")
-        pick.click()
-        page.get_by_role("option", name=re.compile("^pii")).click()
-        page.get_by_text("email at ").wait_for()
-        page.get_by_text("[email hidden]").first.wait_for()
-        assert page.get_by_text("jane.roe@").count() == 0
-        _nothing_was_made(page)
-        _picture(page, f"flagged-{size['width']}")
-        page.get_by_text("Show personal data and secrets").click()
-        page.get_by_text("jane.roe@").first.wait_for()
-        _nothing_was_made(page)
-        pick.click()
-        page.get_by_role("option", name=re.compile("^near duplicates")).click()
-        page.get_by_text("1 to 20 of 29").wait_for()
-        assert page.get_by_text("like train.jsonl:2", exact=True).count() == 20
-        page.get_by_role("button", name="Later").click()
-        page.get_by_text("21 to 29 of 29").wait_for()
-        page.locator(".record", has_text="train.jsonl:31").first.wait_for()
-        assert page.get_by_role("button", name="Later").is_disabled()
-        page.goto(f"{running.url}/proposal?id={other}")
-        page.get_by_role("tab", name="Data").click()
-        page.get_by_text("record 3: a word is a picture of a thing").wait_for()
-        assert page.get_by_text("the same words again").count() == 0
-        overflow = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-        assert overflow <= 0
-    finally:
-        running.stop()
-
-
-def _picture(page: Any, name: str) -> None:
-    """For whoever wants to look: INTERLOCK_PICTURES names a folder."""
-    if folder := os.environ.get("INTERLOCK_PICTURES"):
-        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
-
-
-def _nothing_was_made(page: Any) -> None:
-    made = page.evaluate(
-        "() => [document.querySelectorAll('#forged, [onerror], a[href*=beacon], img[src*=beacon], .stHtml img').length,"
-        " [...document.querySelectorAll('h1')].filter(h => h.innerText.trim() === 'FORGED').length, 'pwned' in window]"
-    )
-    assert made == [0, 0, False]
-    assert "\u202e" not in page.evaluate("() => document.body.innerText")
 
 
 # --- the server itself -----------------------------------------------------------------------

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from console_browser import Server, act_as, browser, look_at_everything, visit
 from console_fixture import Made, make, navigator
-from test_console_browser import Server, act_as, browser, look_at_everything, visit
 
 from guardrails.records import Role, State, Surface
 from guardrails.view import view_of

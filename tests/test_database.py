@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,13 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from log_samples import KEY, ORIGIN, add, check, project, record, tamper
+from log_writers import PROCESSES, append_many, appended_at_once, drain, two_writers
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
@@ -44,28 +42,9 @@ def log(url: str) -> Iterator[Log]:
 
 # --- several processes ---------------------------------------------------------------------
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["guardrails.decision_log.store"])
-
-
-def append_many(url: str, count: int) -> None:
-    with Log.open(url, KEY, project) as log:
-        for _ in range(count):
-            add(log)
-
 
 def test_processes_append_at_once_without_gaps_or_losses(log: Log, url: str):
-    workers = [PROCESSES.Process(target=append_many, args=(url, 25)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    mine = [add(log)[0] for _ in range(25)]
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
-    with log.read() as snapshot:
-        found = check(snapshot)
-    assert len(found) == 125
-    assert [found[entry.seq] for entry in mine] == mine
+    found = appended_at_once(log, url)
     per_process: dict[int, list[int]] = {}
     for entry in found:
         per_process.setdefault(entry.statement.body["pid"], []).append(entry.statement.body["n"])
@@ -89,39 +68,13 @@ def test_another_process_sees_a_record_as_soon_as_it_is_acknowledged(log: Log, u
         assert len(check(snapshot)) == 6
 
 
-def append_until_killed(url: str, acknowledge: Connection, seed: int) -> None:
-    """Append batches for ever; say which records are committed only after the commit."""
-    chance = random.Random(seed)
-    with Log.open(url, KEY, project) as log:
-        for batch in itertools.count():
-            size = chance.choice([1, 1, 2, 5])
-            bodies = [{"batch": f"{seed}/{batch}", "of": size} for _ in range(size)]
-            entries = add(log, *(record(body) for body in bodies))
-            acknowledge.send([(entry.seq, entry.leaf) for entry in entries])
-
-
-def drain(source: Connection) -> list[tuple[int, str]]:
-    found: list[tuple[int, str]] = []
-    try:
-        while True:
-            found += source.recv()
-    except (EOFError, OSError):
-        return found
-
-
 def test_sigkill_at_any_moment_loses_nothing_that_was_acknowledged(log: Log, url: str):
     chance = random.Random(20260131)
     acknowledged: list[tuple[int, str]] = []
     kills = unacknowledged = 0
     for turn in range(12):
-        writers = []
-        for which in range(2):  # two at once, so that one is also killed while the other waits for its lock
-            ours, theirs = PROCESSES.Pipe(duplex=False)
-            seed = turn * 2 + which
-            process = PROCESSES.Process(target=append_until_killed, args=(url, theirs, seed))
-            process.start()
-            theirs.close()
-            writers.append((process, ours))
+        # Two at once, so that one is also killed while the other waits for its lock.
+        writers = two_writers(url, turn)
         for process, ours in writers:
             for _ in range(chance.randrange(1, 5)):
                 acknowledged += ours.recv()

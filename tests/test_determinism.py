@@ -29,6 +29,8 @@ STEPS = {"steps": 2, "batch": 4}
 SAID = {"steps": 2, "prompts": 4, "group": 4}
 PLAYED = {"iterations": 2, "layouts": 6, "episodes": 2, "epochs": 1, "batch": 64}
 GAMES = {"method": "self_play", "iterations": 2, "games": 4, "keep_every": 1, "epochs": 1}
+IN_LEVELS = {"method": "expert_iteration", "iterations": 2, "layouts": 6, "episodes": 3}
+IN_GAMES = {"method": "expert_iteration", "iterations": 2, "games": 3, "simulations": 4}
 WALKED = {"updates": 2, "batch": 4}
 VISITS = {"method": "reptile", "rounds": 2, "inner": 2, "batch": 4, "shots": 2}
 
@@ -60,6 +62,8 @@ ORDERS: dict[str, tuple[ModelConfig, str, Mapping[str, Any]]] = {
     "lam self_supervised": (WIRED, "self_supervised", WALKED),
     "lam reinforcement": (agent("navigator", "lava"), "reinforcement", PLAYED),
     "lam self_play": (agent("player", "connect-four"), "reinforcement", GAMES),
+    "lam expert_iteration, levels": (agent("navigator", "lava"), "reinforcement", IN_LEVELS),
+    "lam expert_iteration, games": (agent("player", "connect-four"), "reinforcement", IN_GAMES),
     "lam active": (agent("navigator", "lava"), "active", WALKED | {"labels": 3, "levels": 6}),
     "lam transfer": (WIRED, "transfer", WALKED | {"demonstrations": 8}),
     "lam transfer, adapter": (WIRED, "transfer", WALKED | {"demonstrations": 8, "form": "adapter"}),

@@ -5,39 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cli_workspace import OPERATOR, SAFETY, Cli, Made, copy_of
-from fakes import Site
-from test_verify import Copy, refused
+from attacked_log import Copy, refused
+from cli_workspace import OPERATOR, SAFETY, Cli, copy_of, workspace_with
+from fakes import PASSING, Site, erase, texts_of
 
 from guardrails.decision_log import bundle
-from guardrails.decision_log.texts import commitments
 from guardrails.decision_log.verify import verify_log
-from guardrails.decisions import Intention
 from guardrails.errors import DeniedError, RecordError, StorageError
 from guardrails.ledger import project
 from guardrails.ledger.erasure import MAX_TEXTS, digest_of_list
-from guardrails.records import Action, Commitment, Role, Surface
+from guardrails.records import Action, Commitment, Role
 from guardrails.view import ERASED, view_of
 
 SECRET = "Mr Rumpelstiltskin of 7 Spindle Lane"
-
-
-def texts_of(site: Site, record: str, action: str = "") -> tuple[Commitment, ...]:
-    """The commitments of the last record of a kind."""
-    with site.log.read() as snapshot:
-        bodies = [
-            entry.statement.body for entry in snapshot.entries()
-            if entry.statement.record == record and entry.statement.body.get("action", "") == action
-        ]  # fmt: skip
-    return tuple(sorted(commitments(bodies[-1]), key=lambda item: item.sha256))
-
-
-def erase(site: Site, chosen: tuple[Commitment, ...], who: str = "ada", **changes):
-    wish = Intention(
-        Action.ERASE, "workspace", site.people[who].id, changes.pop("role", Role.ROOT), "asked for by law",
-        Surface.CLI, digest=changes.pop("digest", digest_of_list(chosen)), erase=chosen,
-    )  # fmt: skip
-    return site.gate.commit(site.gate.draft(wish), site.people[who].key)
 
 
 @pytest.fixture
@@ -182,11 +162,7 @@ def test_a_bundle_written_before_keeps_the_text_and_one_after_does_not(spoken: S
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("erase") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING)
 
 
 @pytest.fixture

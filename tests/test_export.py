@@ -14,8 +14,8 @@ from pathlib import Path
 
 import oracle
 import pytest
-from cli_workspace import OPERATOR, REPOSITORY, Cli, Made, copy_of
-from fakes import BLOCKED, REVIEWABLE, Site
+from cli_workspace import OPERATOR, REPOSITORY, Cli, Made, copy_of, workspace_with
+from fakes import BLOCKED, PASSING, REVIEWABLE, Site
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,12 +31,7 @@ from ui.presenters.spreadsheet import csv_cell, csv_text
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("export") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.proposed(REVIEWABLE)
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING, REVIEWABLE)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from guardrails.ledger import project
 from guardrails.loader import open_champion
 from guardrails.records import Action, Surface
 from guardrails.view import ERASED, view_of
-from ui.wiring import open_workspace
+from ui.wiring import Workspace, open_workspace
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.append(str(GOLDEN))  # the scripts that made them know what a reader must find
@@ -28,15 +28,19 @@ PASSPHRASE = "golden test passphrase"
 EXPECTED = json.loads((GOLDEN / "workspace.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def workspace(folder, monkeypatch):
-    """A copy of it; version control keeps no permissions, and keys must be their owner's alone."""
+def copy_of(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of a golden workspace; version control keeps no permissions, and keys must be their owner's alone."""
     monkeypatch.delenv("INTERLOCK_DATABASE_URL", raising=False)
-    copy = folder / "workspace"
-    shutil.copytree(GOLDEN / "workspace", copy)
+    copy = folder / name
+    shutil.copytree(GOLDEN / name, copy)
     for key in (copy / "keys").rglob("*"):
         key.chmod(0o700 if key.is_dir() else 0o600)
     return open_workspace(copy)
+
+
+@pytest.fixture
+def workspace(folder, monkeypatch):
+    return copy_of("workspace", folder, monkeypatch)
 
 
 def test_it_verifies_with_artifacts_and_verdicts(workspace):
@@ -113,13 +117,7 @@ LATER = json.loads((GOLDEN / "records.json").read_text(encoding="utf-8"))
 
 @pytest.fixture
 def later(folder, monkeypatch):
-    """A copy of the second workspace."""
-    monkeypatch.delenv("INTERLOCK_DATABASE_URL", raising=False)
-    copy = folder / "records"
-    shutil.copytree(GOLDEN / "records", copy)
-    for key in (copy / "keys").rglob("*"):
-        key.chmod(0o700 if key.is_dir() else 0o600)
-    return open_workspace(copy)
+    return copy_of("records", folder, monkeypatch)
 
 
 def test_the_second_verifies_with_artifacts_and_verdicts(later):
@@ -198,3 +196,38 @@ def test_an_erased_text_that_is_put_back_in_the_second_is_noticed(later):
     found = verify(later.database_url, later.store)
     assert not found.ok
     assert "is not what that binds" in found.reason
+
+
+# --- the third one: what people handed in ---------------------------------------------------------
+
+ANSWERS = json.loads((GOLDEN / "answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def answered(folder, monkeypatch):
+    return copy_of("answers", folder, monkeypatch)
+
+
+def test_the_third_verifies_and_its_answers_count_as_they_did(answered):
+    from make_answers import told
+
+    found = verify(
+        answered.database_url, answered.store, root_key=ANSWERS["root_key"], known_checkpoint=ANSWERS["checkpoint"]
+    )  # fmt: skip
+    assert found.ok, found
+    assert (found.entries, found.root) == (ANSWERS["entries"], ANSWERS["root"])
+    assert "1 statements of answers were erased, each by a record of the log" in found.notes
+    assert told(answered.path) == ANSWERS
+    assert answered.gate.log.rebuild() == ANSWERS["entries"]
+
+
+def test_in_the_third_what_is_a_draft_can_be_handed_in(answered):
+    with view_of(answered.log) as view:
+        cy = view.person_called("Cy")
+    desk = answered.desk("toy")
+    handed = desk.hand_in(
+        answered.gate, desk.statements(cy.id), PersonKey.load(answered.people_keys / cy.id, PASSPHRASE)
+    )
+    assert (handed.answers, handed.records) == (1, (ANSWERS["entries"],))
+    assert desk.book().authors_for("active") == tuple(sorted({*ANSWERS["authors"]["P-0004"], cy.id}))
+    assert verify(answered.database_url, answered.store).ok

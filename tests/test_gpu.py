@@ -1,4 +1,4 @@
-"""One GPU inside the strict profile: which nodes are shown, what may be asked of them, where the level ranks.
+"""One GPU for one job: which nodes are shown, what may be asked of them, where the level ranks, how a round gives it.
 
 No GPU is needed: the machine's nodes are stood in for by nodes of the same kind in a folder. What only a
 driver can show, that it works through these, is not tested here.
@@ -10,16 +10,20 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_command_learner import Site, quiet
 from test_engine import integrity_rule, loaded, subject, verdict
 from test_seccomp import ALLOW, ARCH, run
 
-from guardrails.errors import IsolationUnavailableError, UsageError
+from guardrails.errors import IsolationUnavailableError, JobFailedError, UsageError
 from guardrails.policy.settings import ISOLATION_LEVELS
-from guardrails.records import VerdictKind
-from sandbox.isolation import bubblewrap, gpu, job, landlock, levels, profile, syscalls
+from guardrails.records import State, VerdictKind
+from sandbox import reproduction, rounds
+from sandbox.config import Learner, Recipe
+from sandbox.isolation import bubblewrap, gpu, job, landlock, levels, probe, profile, syscalls
 from sandbox.isolation.seccomp import compile_filter
 from sandbox.isolation.spec import JobSpec, Limits, spec_from_json, spec_to_json
 
@@ -226,3 +230,155 @@ def test_the_number_survives_json(tmp_path: Path) -> None:
     assert spec_from_json(spec_to_json(spec)) == spec
     earlier = {key: value for key, value in spec_to_json(spec).items() if key != "gpu"}
     assert spec_from_json(earlier).gpu is None
+
+
+def test_the_driver_names_the_device(tmp_path: Path) -> None:
+    assert gpu.named(0, root=tmp_path) == "unknown"
+    for number, model in enumerate(("NVIDIA T4", "NVIDIA L4")):
+        folder = tmp_path / "proc/driver/nvidia/gpus" / f"0000:0{number}:00.0"
+        folder.mkdir(parents=True)
+        text = f"Model: \t\t {model}\nIRQ:   \t\t 138\nBus Location: \t 0000:01:00.0\nDevice Minor: \t {number}\n"
+        (folder / "information").write_text(text)
+    (tmp_path / "sys/module/nvidia").mkdir(parents=True)
+    (tmp_path / "sys/module/nvidia/version").write_text("535.113.01\n")
+    assert gpu.named(1, root=tmp_path) == "NVIDIA L4, driver 535.113.01"
+    assert gpu.named(2, root=tmp_path) == "unknown"
+
+
+# --- rounds ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("gpu") / "ws")
+
+
+@pytest.fixture
+def device(machine: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A machine whose second GPU jobs can be given; that the level holds there is taken for granted."""
+    monkeypatch.setattr(gpu, "find", lambda index, of=gpu.find: of(index, dev=machine / "dev", root=machine))
+    monkeypatch.setattr(gpu, "named", lambda index: f"stand-in {index}")
+    real = probe.require
+    monkeypatch.setattr(probe, "require", lambda level, *a: None if level == gpu.LEVEL else real(level, *a))
+    return "stand-in 1"
+
+
+NUDGE = """
+import json, os, shutil
+from pathlib import Path
+inside, out = Path(os.environ["INTERLOCK_IN"]), Path(os.environ["INTERLOCK_OUT"])
+shutil.copytree(inside / "champion", out / "model")
+weights = out / "model" / "model.safetensors"
+weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))  # the last number becomes zero
+weights = out / "model" / "model.safetensors"
+weights.chmod(0o600)
+data = bytearray(weights.read_bytes())
+data[-4] ^= 1  # an update that changes nothing is refused
+weights.write_bytes(data)
+device = json.loads((inside / "request.json").read_text())["device"]
+manifest = {"schema": "interlock/bundle/v1", "intent": f"told {device}", "technique": "nudge"}
+(out / "proposal.json").write_text(json.dumps(manifest))
+"""
+NUDGED = Recipe("command:nudge", {}, Learner("nudge", ("python", "-c", NUDGE)))
+"""What is learnt does not matter here, nor by whom."""
+
+
+def rows(site: Site) -> int:
+    with site.workspace.log.read() as snapshot:
+        return snapshot.size
+
+
+def started(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[tuple[JobSpec, str]]:
+    """The jobs that are started from now on, each with its level."""
+    asked: list[tuple[JobSpec, str]] = []
+    start = site.bench.runner.start
+    monkeypatch.setattr(
+        site.bench.runner, "start", lambda spec, level: asked.append((spec, level)) or start(spec, level)
+    )
+    return asked
+
+
+def on_gpu(site: Site, recipe: Recipe | None = None) -> str:
+    proposal = rounds.propose(site.bench, replace(site.model, gpu=1), recipe or NUDGED, 1, quiet)
+    assert isinstance(proposal, str)
+    return proposal
+
+
+@as_root
+def test_a_round_trains_on_the_models_gpu_and_its_record_says_so(
+    site: Site, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = started(site, monkeypatch)
+    proposal = on_gpu(site)
+    assert [(spec.gpu, level) for spec, level in asked] == [(1, "strict+gpu")]
+    record = site.row(proposal).proposal
+    assert record is not None
+    assert site.intent(site.row(proposal)) == "told cuda:0"
+    assert record.isolation == "strict+gpu"
+    assert record.environment["gpu"] == device
+
+
+@as_root
+@pytest.mark.slow
+def test_it_is_measured_on_the_processor_and_the_shipped_policies_let_it_not_through(
+    site: Site, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposal = on_gpu(site)
+    asked = started(site, monkeypatch)
+    state = rounds.measure(site.bench, replace(site.model, gpu=1), proposal, quiet)
+    assert [(spec.gpu, level) for spec, level in asked] == [(None, "strict")]
+    row = site.row(proposal)
+    assert row.evidence is not None
+    assert row.evidence.isolation == "strict"
+    assert state == State.BLOCKED
+    assert row.verdict is not None
+    assert any("strict+gpu" in finding.message for finding in row.verdict.findings)
+
+
+@as_root
+def test_a_learner_of_ours_fails_where_its_gpu_does_not_compute(site: Site, device: str) -> None:
+    with pytest.raises(JobFailedError, match="finds no GPU"):
+        on_gpu(site, Recipe("self_supervised", {"steps": "1"}))
+
+
+def test_a_gpu_that_is_not_there_ends_the_round_before_anything_runs(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "present", lambda *_: [])
+    before = rows(site)
+    monkeypatch.setattr(site.bench.runner, "start", lambda *_: pytest.fail("a job was started"))
+    with pytest.raises(IsolationUnavailableError, match=r"no such GPU[^$]*gpu = 1 in \[models.tiny\]"):
+        on_gpu(site)
+    assert rows(site) == before
+
+
+@as_root
+def test_what_a_gpu_trained_is_repeated_on_one_and_nobody_is_accused(
+    site: Site, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proposal = on_gpu(site)
+    with pytest.raises(UsageError, match=rf"trained on a GPU \({device}\)"):
+        reproduction.reproduce(site.bench, site.model, proposal, NUDGED.learner, quiet)
+    asked = started(site, monkeypatch)
+    # The stand-in computes as the processor does; that other bytes come out is what a real one would do.
+    monkeypatch.setattr(reproduction, "listed", lambda folder, of=reproduction.listed: of(folder)[1:])
+    found = reproduction.reproduce(site.bench, replace(site.model, gpu=1), proposal, NUDGED.learner, quiet)
+    assert [(spec.gpu, level) for spec, level in asked] == [(1, "strict+gpu")]
+    assert not found.reproduced
+    assert found.sentence.endswith(
+        "it was trained on a GPU (stand-in 1), and the same bytes are promised on processors only"
+    )
+    assert "tamper" not in found.sentence
+
+
+@as_root
+def test_what_the_processor_trained_is_repeated_there(site: Site) -> None:
+    proposal = rounds.propose(site.bench, site.model, NUDGED, 1, quiet)
+    assert isinstance(proposal, str)
+    record = site.row(proposal).proposal
+    assert record is not None
+    assert site.intent(site.row(proposal)) == "told cpu"
+    assert "gpu" not in record.environment
+    found = reproduction.reproduce(site.bench, replace(site.model, gpu=0), proposal, NUDGED.learner, quiet)
+    assert found.reproduced
+    assert found.differs == {}

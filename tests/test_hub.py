@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import _tree_cache, constants, snapshot_download
 
 from guardrails.errors import ConfigError
 from sandbox.tasks import sources
@@ -17,6 +18,7 @@ COMMIT = "c" * 40
 RECORDS = "".join(
     json.dumps({"text": f"a record that is long enough to be measured, number {n}"}) + "\n" for n in range(3)
 ).encode()
+MORE = RECORDS[: RECORDS.rindex(b"{")]
 PIECE = b"x" * 65536
 
 
@@ -30,7 +32,7 @@ class Hub(ThreadingHTTPServer):
         self.files, self.pieces = files, pieces
         self.got: list[str] = []
         self.sent = 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def address(self) -> str:
@@ -130,3 +132,145 @@ def test_a_hub_that_sends_more_than_it_said_is_hung_up_on(serve, tmp_path, monke
         read_source("hub:owner/name", tmp_path)
     assert hub.got == ["train.jsonl"]
     assert hub.sent < 64 << 20, "of 256 MiB"
+
+
+@pytest.mark.parametrize("listing", ["kept", "lost"])
+def test_a_part_of_a_dataset_in_the_cache_is_gone_on_with(serve, tmp_path, listing):
+    hub = serve({"a.jsonl": (RECORDS, len(RECORDS)), "b.jsonl": (MORE, len(MORE))})
+    folder = Path(snapshot_download("owner/name", repo_type="dataset", allow_patterns=["a.jsonl"]))
+    if listing == "lost":  # or never written, as by older versions of the library
+        forget_listing(tmp_path)
+    assert [file.name for file in folder.iterdir()] == ["a.jsonl"]
+    assert len(read_source("hub:owner/name", tmp_path)) == 5
+    assert hub.got == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize("lost", ["listing", "file", "its end"])
+def test_what_cannot_be_told_to_be_whole_is_not_taken_from_the_cache(serve, tmp_path, monkeypatch, lost):
+    hub = serve({"a.jsonl": (RECORDS, len(RECORDS)), "b.jsonl": (MORE, len(MORE))})
+    assert len(read_source("hub:owner/name", tmp_path)) == 5
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert len(read_source("hub:owner/name", tmp_path)) == 5, "what is whole needs no network"
+    (kept,) = (tmp_path / "cache").rglob("snapshots/*/b.jsonl")
+    if lost == "listing":
+        forget_listing(tmp_path)
+    elif lost == "file":
+        kept.unlink()
+    else:
+        kept.resolve().write_bytes(MORE[:-20])
+    with pytest.raises(ConfigError, match="hub:owner/name"):
+        read_source("hub:owner/name", tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    if lost == "its end":  # the library takes it as it is: by its name it is there
+        with pytest.raises(ConfigError, match=r"not whole: b.jsonl: \d+ bytes, the hub says \d+") as caught:
+            read_source("hub:owner/name", tmp_path)
+        assert str(tmp_path / "cache") in caught.value.hint
+    else:
+        assert len(read_source("hub:owner/name", tmp_path)) == 5
+    assert sorted(hub.got) == ["a.jsonl", "b.jsonl"], "and nothing twice"
+
+
+@pytest.fixture
+def whole(serve, tmp_path):
+    """A dataset in the cache, taken once as it is; gives the file of its listing, and whatever else lies there."""
+    serve({"a.jsonl": (RECORDS, len(RECORDS)), "model.bin": (b"no data", 7)})
+    assert len(read_source("hub:owner/name", tmp_path)) == 3
+    (listing,) = (tmp_path / "cache").rglob("trees/*.json")
+    (snapshot,) = (tmp_path / "cache").rglob("snapshots/*")
+    return listing, snapshot
+
+
+@pytest.mark.parametrize("change", ["shorter", "gone", "unlisted"])
+def test_what_the_cache_lacks_is_said_where_the_hub_cannot_be_reached(whole, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    kept = whole[1] / "a.jsonl"
+    if change == "shorter":
+        kept.resolve().write_bytes(b"{}")
+        said = f"a.jsonl: 2 bytes, the hub says {len(RECORDS)} bytes"
+    elif change == "gone":
+        kept.unlink()
+        said = f"a.jsonl: not there, the hub says {len(RECORDS)} bytes"
+    else:
+        forget_listing(tmp_path)
+        said = "the hub's listing of its files is not there"
+    with pytest.raises(ConfigError) as caught:
+        read_source("hub:owner/name", tmp_path)
+    assert "cannot be performed" in caught.value.message, "the hub's side"
+    assert caught.value.message.endswith(f"; in the cache: {said}")
+
+
+def listed(**files: object) -> str:
+    return json.dumps({"format_version": 1, "files": files})
+
+
+def sized(size: object) -> str:
+    return listed(**{"a.jsonl": {"size": size, "blob_id": "b"}})
+
+
+ASKED_ANEW = [
+    "3" * 5000,
+    "\x00",
+    '{"files": {"a.jsonl": 3}}',
+    '{"format_version": 1, "files": {"a.jsonl": 3}}',
+]
+"""Listings that the library takes for none at all."""
+REFUSED = [
+    "[]", "null", "3", "[" * 100_000, listed(), '{"format_version": 1, "files": []}',
+    listed(**{"model.bin": {"size": 7, "blob_id": "b"}}), listed(**{"README.md": {"size": 7, "blob_id": "b"}}),
+    listed(**{"a.jsonl": {"size": len(RECORDS), "blob_id": "b", "xet_hash": 3}}),
+    sized(float("inf")), sized(-float("inf")), sized(float("nan")), sized(-1), sized(True), sized(None), sized("a"),
+    sized([]), sized(float(len(RECORDS))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", REFUSED)
+def test_a_listing_that_lists_nothing_is_refused_clearly(whole, tmp_path, content):
+    replace_listing(whole[0], content)
+    with pytest.raises(ConfigError, match="hub:owner/name") as caught:
+        read_source("hub:owner/name", tmp_path)
+    assert str(tmp_path / "cache") in caught.value.hint, "what to remove"
+
+
+@pytest.mark.parametrize("content", ASKED_ANEW)
+def test_a_listing_that_cannot_be_read_is_asked_for_anew(whole, tmp_path, monkeypatch, content):
+    replace_listing(whole[0], content)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="in the cache: the hub's listing of its files cannot be read"):
+        read_source("hub:owner/name", tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert len(read_source("hub:owner/name", tmp_path)) == 3
+    assert json.loads(whole[0].read_text())["files"]["a.jsonl"]["size"] == len(RECORDS)
+
+
+def replace_listing(file: Path, content: str) -> None:
+    file.write_text(content)
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()  # as in a new process
+
+
+@pytest.mark.parametrize(
+    "name", ["more.jsonl", "part/more.txt", "README.md", "dataset_info.json", ".hidden.md"]
+)
+def test_a_file_that_the_hub_never_listed_is_not_learnt_from(whole, tmp_path, monkeypatch, name):
+    more = whole[1] / name
+    more.parent.mkdir(exist_ok=True)
+    more.write_bytes(RECORDS)
+    with pytest.raises(ConfigError, match=f"not whole: {name}: the hub's listing does not name it"):
+        read_source("hub:owner/name", tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=f"in the cache: {name}: the hub's listing does not name it"):
+        read_source("hub:owner/name", tmp_path)
+    more.unlink()
+    assert len(read_source("hub:owner/name", tmp_path)) == 3
+
+
+def test_a_dataset_without_a_file_to_learn_from_is_refused(serve, tmp_path):
+    serve({"model.bin": (b"no data", 7)})
+    with pytest.raises(ConfigError, match=r"listing names no file of \.txt, \.md"):
+        read_source("hub:owner/name", tmp_path)
+
+
+def forget_listing(folder: Path) -> None:
+    """As if the hub's listing of files had never been kept."""
+    (listing,) = (folder / "cache").rglob("trees/*.json")
+    listing.unlink()
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()  # as in a new process

@@ -330,3 +330,8 @@ def test_a_held_signature_is_given_for_the_bytes_that_it_is_over(alice: PersonKe
         HeldSignature.parse(made, "x.sig").sign(b"others")
     with pytest.raises(InvalidInputError, match=r"x\.sig: not an SSH signature"):
         HeldSignature.parse("nothing of the kind", "x.sig")
+
+
+def test_a_service_key_of_small_order_is_refused():
+    with pytest.raises(RecordError, match="small order"):
+        service_keyid(base64.b64encode(b"\x01" + b"\x00" * 31).decode("ascii"))

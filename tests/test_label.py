@@ -94,7 +94,7 @@ def test_a_wrong_passphrase_hands_nothing_in_and_keeps_the_drafts(cli):
 
 def test_drafts_wait_until_they_are_handed_in_and_can_be_taken_back(cli):
     assert cli.ok("label", "toy", "--answer", f"{ids()[0]}=12", "--draft") | {"model": ""} == {
-        "model": "", "handed_in": 0, "drafts": 1, "asked": 3, "open": 3, "answered": 0, "skipped": 0,
+        "model": "", "handed_in": 0, "drafts": 1, "records": [], "asked": 3, "open": 3, "answered": 0, "skipped": 0,
     }  # fmt: skip
     (draft,) = cli.ok("label", "toy")["drafts"]
     assert draft["answer"] == "12"

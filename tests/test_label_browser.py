@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from console_browser import PHONE, Server, browser, press, visit
 from console_fixture import HOSTILE, PASSPHRASE, Made, make
-from test_console_browser import PHONE, Server, browser, visit
 
 from guardrails.canonical import digest
 from sandbox.worker.questions import Question, question_id
@@ -61,19 +61,19 @@ def test_questions_are_answered_from_the_keyboard_and_handed_in(
     assert (
         page.evaluate("() => 'pwned' in window || !!document.querySelector('#forged, .stHtml img')") is False
     )
-    page.keyboard.press("Alt+u")
+    press(page, "Alt+u", page.get_by_role("button", name="Undo"))
     asked.filter(has_text="90817>").wait_for()
     page.keyboard.type("01789")
     page.keyboard.press("Enter")
     asked.filter(has_text="odd").wait_for()
-    page.keyboard.press("Alt+s")
+    press(page, "Alt+s", page.get_by_role("button", name="Nobody can say"))
     page.get_by_text("You have answered every question.").wait_for()
     page.get_by_label(FORM).fill("not it")
     page.get_by_role("button", name="Sign and hand in 3 answers").click()
     page.get_by_text("The passphrase was not accepted").wait_for()
     page.get_by_label(FORM).fill(PASSPHRASE)
     page.get_by_role("button", name="Sign and hand in 3 answers").click()
-    page.get_by_text("3 answers handed in.").wait_for()
+    page.get_by_text("3 answers handed in, on record as").wait_for()
     book = made.workspace.desk("assistant").book()
     assert [(one["answer"], one["skipped"]) for one in book.records_for("active")] == [
         ("12345", False), ("01789", False), ("", True),
@@ -90,7 +90,7 @@ def test_a_choice_is_shown_blind_and_taken_by_a_key(
     assert page.locator(".options b").all_inner_texts() == ["A", "B"]
     width = page.evaluate("() => document.documentElement.scrollWidth")
     assert width <= PHONE["width"], "nothing sticks out of a narrow screen"
-    page.keyboard.press("b")
+    press(page, "b", page.get_by_role("button", name="Choose B"))
     page.get_by_role("button", name="Sign and hand in 1 answer").wait_for()
     (draft,) = made.workspace.desk("navigator").book().drafts_of(made.person)
     assert draft.answer == asked.shown["B"]

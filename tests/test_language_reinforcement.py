@@ -22,6 +22,7 @@ from sandbox.worker.learners.language import policy_gradient, preference, rehear
 from sandbox.worker.learners.language.pairs import IGNORED
 from sandbox.worker.learners.language.rewards import REWARDS, reward_of
 from sandbox.worker.learners.language.updates import Updates
+from sandbox.worker.learners.memory import Plan
 
 CHAMPION = pupil.locate()
 SHORT = {"steps": "2", "prompts": "4", "group": "4"}
@@ -91,8 +92,8 @@ def tokenizer():
 def test_what_is_said_is_scored_as_it_was_drawn_wherever_padding_stands(model, tokenizer):
     rows = [tokenizer(text)["input_ids"] for text in ("52413>", "13=", "9")]
     end = tokenizer.eos_token_id
-    said = sampling.sample(model, rows, 8, end, 1.0, torch.Generator().manual_seed(3))
-    again = sampling.sample(model, rows, 8, end, 1.0, torch.Generator().manual_seed(3))
+    said = sampling.sample(model, rows, 8, end, 1.0, torch.Generator().manual_seed(3), 8)
+    again = sampling.sample(model, rows, 8, end, 1.0, torch.Generator().manual_seed(3), 8)
     assert torch.equal(said.ids, again.ids)
     together = sampling.log_likelihoods(model, said)
     for number, row in enumerate(rows):
@@ -106,8 +107,8 @@ def test_what_is_said_is_scored_as_it_was_drawn_wherever_padding_stands(model, t
 
 def test_an_answer_that_has_not_ended_is_no_text(model, tokenizer):
     rows = [tokenizer("52413>")["input_ids"]]
-    cut = sampling.sample(model, rows, 3, tokenizer.eos_token_id, 0.1, torch.Generator().manual_seed(1))
-    whole = sampling.sample(model, rows, 8, tokenizer.eos_token_id, 0.1, torch.Generator().manual_seed(1))
+    cut = sampling.sample(model, rows, 3, tokenizer.eos_token_id, 0.1, torch.Generator().manual_seed(1), 8)
+    whole = sampling.sample(model, rows, 8, tokenizer.eos_token_id, 0.1, torch.Generator().manual_seed(1), 8)
     assert sampling.texts(cut, tokenizer) == [None]
     assert len(sampling.texts(whole, tokenizer)[0] or "") == 5
 
@@ -146,15 +147,15 @@ def test_an_adapter_is_written_that_merges(tmp_path):
     [
         ({"method": "magic"}, "one of policy_gradient, preference, expert_iteration"),
         ({"reward": "nice"}, "one of places, exact"),
-        ({"group": "1"}, "nothing to be compared with"),
-        ({"kl": "-1"}, "not below zero"),
-        ({"lr": "nan"}, "must be above zero"),
-        ({"form": "soul"}, "one of adapter, full"),
-        ({"beta": "1"}, "unknown key 'beta'"),
-        ({"method": "preference", "samples": "1"}, "a choice is between two"),
-        ({"method": "preference", "ask": "1000"}, "200 at most"),
-        ({"method": "preference", "rehearsed": "-1"}, "rehearsed and keep must not be below zero"),
-        ({"method": "preference", "keep": "nan"}, "rehearsed and keep must not be below zero"),
+        ({"group": "1"}, "group: must be a whole number from 2"),
+        ({"kl": "-1"}, "kl: must be a number from 0 to 1000"),
+        ({"lr": "nan"}, "lr: must be a number above 0"),
+        ({"form": "soul"}, "one of full, adapter, average"),
+        ({"beta": "1"}, "beta: unknown key"),
+        ({"method": "preference", "samples": "1"}, "samples: must be a whole number from 2"),
+        ({"method": "preference", "ask": "1000"}, "ask: must be a whole number from 1 to 200"),
+        ({"method": "preference", "rehearsed": "-1"}, "rehearsed: must be a whole number from 0"),
+        ({"method": "preference", "keep": "nan"}, "keep: must be a number from 0"),
     ],
 )
 def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path, recipe, said):
@@ -166,6 +167,14 @@ def test_a_recipe_that_cannot_be_followed_is_refused(tmp_path, recipe, said):
 def test_records_without_answers_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="no record has a prompt and an answer"):
         learn(tmp_path, SHORT, records=[{"text": "only text"}])
+
+
+def test_where_no_answer_was_right_nothing_is_imitated_and_nothing_written(tmp_path):
+    records = [{"prompt": "12345>", "answer": "999999999"}]
+    recipe = {"method": "expert_iteration", **SHORT}
+    with pytest.raises(JobFailedError, match="answers was right: there is nothing to imitate"):
+        learn(tmp_path, recipe, records=records)
+    assert not (tmp_path / "out" / "model").exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_a_model_is_written(tmp_path):
@@ -245,8 +254,11 @@ def test_from_choices_it_learns_to_say_what_people_prefer(tmp_path, questions):
 def test_the_champion_itself_is_the_zero_of_preferences(model, tokenizer):
     prompt = tokenizer("52413>")["input_ids"]
     pair = (prompt, tokenizer("12345.")["input_ids"], tokenizer("54321.")["input_ids"])
-    loss, preferred = preference._loss(model, model, [pair], {"beta": 0.1, "imitation": 0.0})
-    assert (loss.item(), preferred) == (pytest.approx(0.6931472, abs=1e-6), 0.0)
+    own = preference.Own()
+    recipe = {"beta": 0.1, "imitation": 0.0, "keep": 1.0}
+    (loss,) = preference.loss_in_parts(model, model, [pair], [], recipe, Plan(2), own)
+    assert loss.item() == own.loss == pytest.approx(0.6931472, abs=1e-6)
+    assert own.preferred == 0
 
 
 # --- rehearsal -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli_workspace import HOSTILE, Cli, Made, copy_of
+from cli_workspace import HOSTILE, Cli, Made, copy_of, workspace_with
 
 from guardrails.decision_log import sqlite
 from guardrails.decision_log.keys import PersonKey
@@ -23,10 +23,7 @@ from ui.wiring import Workspace, create_workspace
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("states") / "workspace"
-    made = Made(path)
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory)
 
 
 @pytest.fixture

@@ -266,3 +266,14 @@ def test_no_proof_shows_that_a_log_became_shorter_or_that_an_empty_tree_has_anot
     with pytest.raises(LogVerificationError, match="differ"):
         merkle.verify_consistency(0, 0, bytes(32), bytes(32), [])
     merkle.verify_consistency(0, 0, merkle.EMPTY_ROOT, merkle.EMPTY_ROOT, [])  # the control
+
+
+def test_the_frontier_has_the_root_of_the_whole_tree():
+    tree, frontier = merkle.Tree(), merkle.Frontier()
+    assert frontier.root() == tree.root() == merkle.EMPTY_ROOT
+    for number in range(70):
+        former, leaf = frontier.copy(), merkle.leaf_hash(bytes([number]))
+        tree.append(leaf)
+        frontier.append(leaf)
+        assert frontier.root() == tree.root()
+        assert (former.size, former.root()) == (number, tree.root(number))

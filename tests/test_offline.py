@@ -1,22 +1,20 @@
 """Decisions and rosters signed offline: exported by the command line, signed by the real ``ssh-keygen``, handed in.
 
-Hardware keys are played by a synthesised signature, byte for byte as a token makes it.
+Hardware keys are a token made of software, which the real ``ssh-keygen`` enrols with and signs by (``sk_token``).
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
-import struct
 import subprocess
 
 import fakes
 import pytest
-from cli_workspace import OPERATOR, REPOSITORY, SAFETY, Cli, Made, copy_of
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cli_workspace import OPERATOR, REPOSITORY, SAFETY, Cli, copy_of, workspace_with
+from sk_token import Token
 
 from guardrails import offline
 from guardrails.decision_log import sshsig
@@ -33,13 +31,7 @@ NIA = "Nia Abara"
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("offline") / "workspace"
-    made = Made(path)
-    made.proposed()  # P-0001 eligible
-    made.proposed(fakes.REVIEWABLE)  # P-0002 review
-    made.proposed(fakes.BLOCKED)  # P-0003 blocked, waivable
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, fakes.PASSING, fakes.REVIEWABLE, fakes.BLOCKED)
 
 
 @pytest.fixture
@@ -70,6 +62,18 @@ def ssh_sign(key, file, namespace: str = "interlock-decision"):
     return file.with_name(file.name + ".sig")
 
 
+def ssh_accepts(public: PublicKey, file, signature) -> bool:
+    """Whether ``ssh-keygen -Y verify`` says that this key signed the file as a decision."""
+    allowed = file.with_name("allowed")
+    allowed.write_text(f'signer namespaces="interlock-decision" {public.text}\n')
+    words = ["-f", allowed, "-I", "signer", "-n", "interlock-decision", "-s", signature]
+    with file.open("rb") as message:
+        ran = subprocess.run(
+            ["ssh-keygen", "-Y", "verify", *words], stdin=message, capture_output=True, check=False
+        )
+    return ran.returncode == 0
+
+
 def newest(cli, record: str = ""):
     """The newest record (of a kind) and its raw envelope."""
     with view_of(Workspace(cli.path).log) as view:
@@ -84,7 +88,7 @@ def test_an_imported_key_approves_offline_and_standard_tools_check_it(cli, tmp_p
     said = cli.ok("approve", "P-0001", "--as", NIA, "--reason", "read all samples", "--export", out)
     assert said["body"]["surface"] == "offline"
     assert said["texts"] == ["read all samples"]
-    assert cli.ok("show", "P-0001")["state"] == "awaiting_approval", "an export decides nothing"
+    assert cli.state("P-0001") == "awaiting_approval", "an export decides nothing"
     assert out.stat().st_mode & 0o077 == 0
 
     shown = cli("decision", "show", out)
@@ -107,26 +111,10 @@ def test_an_imported_key_approves_offline_and_standard_tools_check_it(cli, tmp_p
     assert message.read_bytes() == out.read_bytes()
     armoured = tmp_path / "from-the-log.sig"
     armoured.write_text(sshsig.armor(base64.b64decode(raw["signatures"][0]["sig"])))
-    allowed = tmp_path / "allowed"
-    public = " ".join((tmp_path / "nia.pub").read_text().split()[:2])
-    allowed.write_text(f'nia namespaces="interlock-decision" {public}\n')
-    verify = [
-        "ssh-keygen",
-        "-Y",
-        "verify",
-        "-f",
-        allowed,
-        "-I",
-        "nia",
-        "-n",
-        "interlock-decision",
-        "-s",
-        armoured,
-    ]
-    assert subprocess.run(verify, stdin=message.open("rb"), capture_output=True, check=False).returncode == 0
-    altered = tmp_path / "altered"
-    altered.write_bytes(message.read_bytes().replace(b"approve", b"reject "))
-    assert subprocess.run(verify, stdin=altered.open("rb"), capture_output=True, check=False).returncode != 0
+    public = PublicKey.parse((tmp_path / "nia.pub").read_text())
+    assert ssh_accepts(public, message, armoured)
+    message.write_bytes(message.read_bytes().replace(b"approve", b"reject "))
+    assert not ssh_accepts(public, message, armoured)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +212,10 @@ def exported(cli, tmp_path):
 
 
 def refused(cli, signature, status: int, reason: str, *words) -> None:
-    before = cli.ok("log", "checkpoint")["entries"]
+    before = cli.entries()
     ran = cli(*(words or ("approve", "P-0001")), "--import", signature)
     assert (ran.status, reason in ran.err) == (status, True), ran.err
-    assert cli.ok("log", "checkpoint")["entries"] == before
+    assert cli.entries() == before
 
 
 def test_the_control_is_accepted(cli, exported, tmp_path):
@@ -335,37 +323,40 @@ def test_only_the_very_encoding_is_read_back(data):
 
 # --- hardware keys -----------------------------------------------------------------------------
 
-TOKEN_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
-TOKEN = PublicKey(SK_ED25519, TOKEN_KEY.public_key().public_bytes_raw(), b"ssh:")
+
+@pytest.fixture
+def token():
+    with Token() as held:
+        yield held
 
 
-def token_signs(message: bytes, flags: int, counter: int) -> str:
-    """What ``ssh-keygen -Y sign`` writes with a token: PROTOCOL.sshsig around PROTOCOL.u2f."""
+@pytest.fixture
+def tor(cli, token, tmp_path):
+    """Somebody whose key is in a token adds it with options, and makes a decision to be signed; returns both."""
 
-    def string(data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + data
+    def made(*options: str):
+        token.enrol(tmp_path / "tor", *options)
+        public = tmp_path / "tor.pub"
+        cli.ok("operator", "import-ssh", "Tor", "--public-key", public, "--as", OPERATOR)
+        out = tmp_path / "decision"
+        cli.ok("approve", "P-0001", "--as", "Tor", "--reason", "touched", "--export", out)
+        return tmp_path / "tor", out
 
-    scope = string(b"interlock-decision") + string(b"") + string(b"sha512")
-    data = b"SSHSIG" + scope + string(hashlib.sha512(message).digest())
-    state = struct.pack(">BI", flags, counter)
-    signed = hashlib.sha256(TOKEN.application).digest() + state + hashlib.sha256(data).digest()
-    inner = string(SK_ED25519.encode()) + string(TOKEN_KEY.sign(signed)) + state
-    return sshsig.armor(b"SSHSIG" + struct.pack(">I", 1) + string(TOKEN.blob) + scope + string(inner))
+    return made
 
 
-@pytest.mark.parametrize(("flags", "verified"), [(0x01, False), (0x05, True)])
-def test_a_hardware_key_approves_and_what_it_said_is_shown(cli, tmp_path, flags, verified):
-    (tmp_path / "token.pub").write_text(f"{TOKEN.text} token\n")
-    cli.ok("operator", "import-ssh", "Tor", "--public-key", tmp_path / "token.pub", "--as", OPERATOR)
-    out = tmp_path / "decision"
-    cli.ok("approve", "P-0001", "--as", "Tor", "--reason", "touched", "--export", out)
-    signature = tmp_path / "decision.sig"
-    signature.write_text(token_signs(out.read_bytes(), flags=0x04, counter=41))
-    refused(cli, signature, 6, "nobody touched it")
-    signature.write_text(token_signs(out.read_bytes(), flags, 42))
+@pytest.mark.parametrize(("options", "verified"), [((), False), (("verify-required",), True)])
+def test_a_hardware_key_approves_and_what_it_said_is_shown(cli, token, tor, options, verified):
+    key, out = tor(*options)
+    token.counter = 41
+    signature = token.sign(key, out)
+    public = PublicKey.parse(key.with_suffix(".pub").read_text())
+    assert (public.kind, public.application) == (SK_ED25519, b"ssh:")
+    assert ssh_accepts(public, out, signature)
     done = cli.ok("approve", "P-0001", "--import", signature)
+    assert done["state"] == "promoted"
     assert done["signed_by"] == {
-        "key": TOKEN.keyid, "type": SK_ED25519, "touched": True, "verified": verified, "counter": 42,
+        "key": public.keyid, "type": SK_ED25519, "touched": True, "verified": verified, "counter": 42,
     }  # fmt: skip
     position = done["record"]["seq"]
     shown = cli.ok("log", "show", position)
@@ -376,6 +367,34 @@ def test_a_hardware_key_approves_and_what_it_said_is_shown(cli, tmp_path, flags,
     service = cli.ok("log", "show", position + 1)["signed"][0]
     assert (service["type"], service["touched"]) == ("service", None)
     assert cli.ok("log", "verify")["ok"]
+
+
+def test_a_hardware_key_that_asks_for_no_touch_cannot_decide(cli, token, tor):
+    refused(cli, token.sign(*tor("no-touch-required")), 6, "nobody touched it")
+
+
+def test_a_pin_is_no_touch(cli, token, tor):
+    key, out = tor("verify-required")
+    token.touched = False
+    signature = token.sign(key, out)
+    assert sshsig.read(sshsig.dearmor(signature.read_text())).verified
+    refused(cli, signature, 6, "nobody touched it")
+
+
+def test_a_hardware_signature_is_for_its_statement_and_by_its_token(cli, token, tor, tmp_path):
+    key, out = tor()
+    public = PublicKey.parse(key.with_suffix(".pub").read_text())
+    with Token() as another:
+        signature = another.sign(key, out)  # the handle was copied, the token was not
+    assert not ssh_accepts(public, out, signature)
+    refused(cli, signature, 6, "does not fit what it should sign")
+    signature.unlink()
+    whole = out.read_bytes()
+    out.write_bytes(whole.replace(b'"P-0001"', b'"P-0002"'))
+    signature = token.sign(key, out)
+    out.write_bytes(whole)
+    assert not ssh_accepts(public, out, signature)
+    refused(cli, signature, 6, "does not fit what it should sign")
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa"])

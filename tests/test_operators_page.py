@@ -10,7 +10,8 @@ from pathlib import Path
 
 import fakes
 import pytest
-from cli_workspace import OPERATOR, SAFETY, Cli, Made, copy_of
+from cli_workspace import OPERATOR, SAFETY, Cli, copy_of, workspace_with
+from fakes import PASSING
 
 PAGE = (Path(__file__).parent.parent / "docs" / "operators.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    ((?:interlock|ssh-keygen) .*)$", PAGE, flags=re.MULTILINE)
@@ -18,11 +19,7 @@ COMMANDS = re.findall(r"^    ((?:interlock|ssh-keygen) .*)$", PAGE, flags=re.MUL
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING)
 
 
 @pytest.fixture
@@ -69,7 +66,7 @@ def test_looking_and_approving(cli):
     ):
         run(cli, line)
     run(cli, printed('interlock approve P-0001 --reason "more levels')[0])
-    assert cli.ok("show", "P-0001")["state"] == "promoted"
+    assert cli.state("P-0001") == "promoted"
 
 
 def test_remarks(cli):
@@ -106,9 +103,9 @@ def test_signing_offline(cli, tmp_path):
     sign = next(line for line in COMMANDS if line.startswith("ssh-keygen") and line.endswith(" decision"))
     for line in (exported, "interlock decision show decision", sign):
         run(cli, line)
-    assert cli.ok("show", "P-0001")["state"] == "awaiting_approval"
+    assert cli.state("P-0001") == "awaiting_approval"
     run(cli, printed("interlock approve P-0001 --import")[0])
-    assert cli.ok("show", "P-0001")["state"] == "promoted"
+    assert cli.state("P-0001") == "promoted"
 
 
 def test_keeping_it(cli, tmp_path):

@@ -1,6 +1,5 @@
 """sandbox.orders: what was ordered is read off recipe and source, and of claims only numbers are recorded."""
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +13,8 @@ from guardrails.records import ModelKind
 from sandbox import orders
 from sandbox.config import Recipe
 from sandbox.isolation.manifest import Manifest, parse_manifest
-from sandbox.worker.learners import LEARNERS
 
 LLM = ModelKind.LLM
-
-
-@pytest.mark.parametrize(
-    ("technique", "kind"), [(name, kind) for name in LEARNERS for kind in LEARNERS[name]]
-)
-def test_defaults_are_those_of_the_learner(technique, kind):
-    assert orders.defaults(technique, kind) == importlib.import_module(LEARNERS[technique][kind]).DEFAULTS
 
 
 def test_an_order_needs_no_learner_in_this_process():

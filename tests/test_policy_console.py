@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from console_browser import WAIT_MS, Server, browser  # noqa: F401 - a fixture
 from console_fixture import assistant, make
 from policy_cases import DEFAULT
-from test_console_browser import WAIT_MS, Server, browser  # noqa: F401 - a fixture
 
 from guardrails.policy import load_policy
 from guardrails.records import Action

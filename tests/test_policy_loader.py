@@ -504,6 +504,15 @@ rules:
 """
 
 
+def test_only_a_name_that_is_alike_is_proposed_for_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("21_role.yaml", "strict.yaml"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"did you mean 'strict\.yaml'"):
+        load_policy(tmp_path / "stict.yml")
+    with pytest.raises(PolicyError, match="looked for it at"):
+        load_policy(tmp_path / "nofile.yaml")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "line", "column", "message"),
     [
@@ -511,6 +520,7 @@ rules:
         ("    params", "\tparams", 7, 1, "indent with spaces, not tabs"),
         ("    params", "\u00a0\u00a0  params", 8, 5, "line 7 is indented with U+00A0"),
         ("control}", "control", 7, 13, "the '{' here is not closed, or a comma is missing (close it with '}')"),
+        ("severity: review", "when: [\n", 11, 1, "a '[' or '{' before this is not closed"),
         ('"<"', '"<', 8, 50, "a quotation that begins here never ends"),
         ("severity: review", "severity:review", 9, 5, "a space after the colon"),
         ("severity: review", "rationale: so: it is", 9, 18, "put text that holds ': ' in quotes"),

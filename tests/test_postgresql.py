@@ -10,9 +10,12 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,8 +24,8 @@ import test_gate
 import test_store
 from fakes import Site, policy
 from log_samples import KEY, ORIGIN, add, check, project, record
+from log_writers import appended_at_once, drain, two_writers
 from postgresql_server import PASSWORD, Server, start_server
-from test_database import PROCESSES, append_many, append_until_killed, drain
 
 from guardrails.decision_log import postgresql
 from guardrails.decision_log.store import Log, Transaction
@@ -75,17 +78,7 @@ def make(folder: Path, postgresql_server: Server):
 
 
 def test_processes_append_at_once_without_gaps_or_losses(log: Log, url: str):
-    workers = [PROCESSES.Process(target=append_many, args=(url, 25)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    mine = [add(log)[0] for _ in range(25)]
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
-    with log.read() as snapshot:
-        found = check(snapshot)
-    assert len(found) == 125
-    assert [found[entry.seq] for entry in mine] == mine
+    appended_at_once(log, url)
 
 
 def test_two_processes_cannot_both_make_the_log(url: str):
@@ -184,6 +177,37 @@ def test_a_connection_that_is_cut_loses_nothing(postgresql_server: Server, log: 
         assert len(check(snapshot)) == 3
 
 
+def commands() -> dict[int, str]:
+    """The command line of every process; that of one which nobody has buried yet is empty."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def test_the_server_of_tests_that_were_killed_ends_and_leaves_nothing(postgresql_server: Server):
+    code = (
+        "from postgresql_server import start_server; s = start_server(); print(s.folder, flush=True); input()"
+    )
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert killed.stdout is not None
+    folder = Path(killed.stdout.readline().strip())
+    pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    assert str(folder) in commands()[pid], "the control: it runs"
+    killed.kill()
+    killed.communicate()
+    end = time.monotonic() + 60
+    while folder.exists():
+        assert time.monotonic() < end, "the server is still there"
+        time.sleep(0.05)
+    assert str(folder) not in commands().get(pid, "")
+    assert postgresql_server.ask("postgres", "SELECT 1"), "another one is spared"
+
+
 def test_kills_of_server_and_writers_lose_nothing(own_server: Server):
     """Writers are killed, and the server itself crashes between and during their transactions."""
     url = own_server.fresh()
@@ -191,13 +215,7 @@ def test_kills_of_server_and_writers_lose_nothing(own_server: Server):
     with Log.create(url, ORIGIN, KEY, project):
         pass
     for turn in range(8):
-        writers = []
-        for which in range(2):
-            ours, theirs = PROCESSES.Pipe(duplex=False)
-            process = PROCESSES.Process(target=append_until_killed, args=(url, theirs, turn * 2 + which))
-            process.start()
-            theirs.close()
-            writers.append((process, ours))
+        writers = two_writers(url, turn)
         for _, ours in writers:
             acknowledged += ours.recv()
         time.sleep(chance.uniform(0, 0.05))
@@ -275,7 +293,7 @@ def test_a_replica_or_a_foreign_user_is_told_apart(postgresql_server: Server, lo
 
 def test_what_is_said_of_the_server(postgresql_server: Server, log: Log):
     told, worries = log.describe()
-    assert re.match(r"PostgreSQL \d+.*, fsync on, full_page_writes on, \d+ bytes", told)
+    assert re.match(r"PostgreSQL \d+.*, fsync on, full_page_writes on, \d+\.\d MiB", told)
     assert worries == []
     system = "ALTER SYSTEM SET full_page_writes = off"
     postgresql_server.ask("postgres", system, "SELECT pg_reload_conf()")

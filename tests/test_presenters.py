@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,47 @@ def test_unsound_files_come_first_and_say_what_is_wrong_with_them():
     assert presenters.brief(verdict(lost, bad, kind=VerdictKind.BLOCKED)) == (
         "integrity.weights 1 is not 0 (block), and 1 more"
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            "delta is -0 [-0, -0], n = 20: lower bound >= -0 holds",
+            "delta is 0 [0, 0], n = 20: lower bound >= 0 holds",
+        ),
+        ("x is -0.0: > 0", "x is 0: > 0"),
+        (
+            "P-0001 of 2026-05-04, -0.5, -0.05, 1e-05 and x-0",
+            "P-0001 of 2026-05-04, -0.5, -0.05, 1e-05 and x-0",
+        ),
+    ],
+)
+def test_a_zero_has_no_sign(message, shown):
+    told = finding(Outcome.ERROR, message=message, observed=None)
+    assert presenters.message_of(told) == shown
+    assert presenters.finding_sentence(told).startswith(f"drift.output: {shown}")
+    assert (presenters.number(-0.0), presenters.signed(-0.0), presenters.signed(0.5)) == ("0", "0", "+0.5")
+
+
+@pytest.mark.parametrize(
+    ("counts", "unit"),
+    [
+        ({"distribution/task": 220, "choice/own": 220}, "bits/byte"),
+        ({"written/task": 220, "distribution/control": 220}, "share"),
+        ({"games/task": 220}, "share"),
+        ({"written/elsewhere": 220}, "bits/byte or share"),
+        ({}, "bits/byte or share"),
+    ],
+)
+def test_a_gain_has_its_unit(counts, unit):
+    gain = finding(Outcome.PASS, rule="gain", check="gain.task", metric="delta")
+    evidence = SimpleNamespace(counts=counts)
+    row = SimpleNamespace(verdict=verdict(finding(), gain), evidence=evidence)
+    other, rule = (SimpleNamespace(id=name, params=SimpleNamespace(suite=suite)) for name, suite in
+                   (("drift", "elsewhere"), ("gain", "task")))  # fmt: skip
+    assert presenters.gain_finding(row.verdict) is gain
+    assert presenters.gain_unit(row, [SimpleNamespace(rules=(other, rule))]) == unit
 
 
 def test_the_sentence_of_a_failed_rule():

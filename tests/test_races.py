@@ -91,7 +91,11 @@ def test_a_clock_that_was_set_back_is_refused_and_nothing_is_lost(made: Made):
         size, last = snapshot.size, read(snapshot.tables, State).time
     earlier = Log.open(made.workspace.database_url, gate.log._signer, gate.log._project)
     behind = Gate(
-        earlier, gate.store, gate._services, gate._secret, lambda: parse_time("2026-01-01T00:00:00.000000Z")
+        earlier,
+        gate.store,
+        gate._clerk.services,
+        gate._secret,
+        lambda: parse_time("2026-01-01T00:00:00.000000Z"),
     )
     with pytest.raises(DeniedError, match="clock went backwards") as caught:
         behind.begin_measurement(proposal)

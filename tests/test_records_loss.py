@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 
@@ -62,6 +63,25 @@ def test_a_loss_is_what_one_plain_forward_pass_gives(champion, tokenizer):
         table = champion(input_ids=torch.tensor([item.ids])).logits[0].log_softmax(-1)
         nats = -sum(float(table[place, token]) for place, token in enumerate(item.ids[1:]))
         assert loss == pytest.approx(nats / item.bytes, rel=1e-4)
+
+
+def test_a_record_of_one_token_tells_nothing_and_is_left_out(champion):
+    word = "qxzjkvwpyqxzjkvwpyqxzjkvwpyqxzjkvwpyqxzjkvwpy"
+    split = weights.load_tokenizer(tiny.locate())
+    split.add_tokens([word])
+    assert len(split(word, add_special_tokens=False)["input_ids"]) == 1
+    plain = look(lines(BOOK[:40]), champion, split, 1000, 1)
+    found = look(lines([*BOOK[:40], word]), champion, split, 1000, 1)
+    assert found.facts == plain.facts
+    assert found.facts["data.loss_looked"] == "40"
+    assert look(lines([word] * 3), champion, split, 1000, 1).facts == {"data.loss_looked": "0"}
+
+
+def test_losses_that_are_no_numbers_are_said_to_be_looked_at_and_nothing_else(champion, tokenizer):
+    broken = copy.deepcopy(champion)
+    with torch.no_grad():
+        broken.get_output_embeddings().weight.fill_(math.nan)
+    assert look(lines(BOOK[:40]), broken, tokenizer, 1000, 1).facts == {"data.loss_looked": "40"}
 
 
 def test_which_are_read_is_drawn_and_too_few_tell_nothing(champion, tokenizer):

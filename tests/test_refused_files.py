@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attacked_log import Copy
 from fakes import Site
-from test_tamper import Copy
-from test_witness import LOG_KEY, NAME, history, witness
+from growing_log import LOG_KEY, NAME, history, trusting_witness
 
 from guardrails import canonical
 from guardrails.decision_log import bundle, checkpoint, cosignature, merkle, succession
@@ -37,7 +37,10 @@ from guardrails.errors import (
     UsageError,
 )
 
-__all__ = ["witness"]
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Witness:
+    return trusting_witness(tmp_path / "witness")
 
 
 # --- bundles ---------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from sandbox.worker import data, weights
 from sandbox.worker.environments import lava
 from sandbox.worker.environments.episodes import play, rate
 from sandbox.worker.environments.policy import Encoder, Policy, build_tokenizer
-from sandbox.worker.learners import Order
+from sandbox.worker.learners import Order, recipes
 from sandbox.worker.learners.reinforcement import learn
+from sandbox.worker.learners.settings import positive
 from sandbox.worker.probes import Models, Scalars, actions, episodes
 
 torch.set_num_threads(1)
@@ -114,8 +115,8 @@ def test_practice_on_levels_where_the_champion_burns_wins_most_of_them(tmp_path)
 @pytest.mark.parametrize(
     ("recipe", "why"),
     [
-        ({"iteration": "3"}, "unknown key 'iteration'"),
-        ({"iterations": "many"}, "not of type int"),
+        ({"iteration": "3"}, "iteration: unknown key"),
+        ({"iterations": "many"}, "must be a whole number from 1 to 1000000, not 'many'"),
         ({"iterations": "0"}, "iterations"),
         ({"lr": "nan"}, "lr"),
         ({"lr": "-1"}, "lr"),
@@ -148,7 +149,8 @@ def test_data_without_usable_layouts_is_refused(tmp_path, records, why):
     assert not task.out.exists()
 
 
-def test_a_run_that_diverges_fails_and_leaves_no_model(tmp_path):
+def test_a_run_that_diverges_fails_and_leaves_no_model(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.RETURN_AND_COST, "lr", positive(1e-3, 1e38))
     task = order(tmp_path, lava.generate_layouts(12, 1), SHORT | {"lr": "1e30"})
     with pytest.raises(JobFailedError, match=r"finite|loss became"):
         learn(task)

@@ -95,7 +95,7 @@ def test_records_for_replay_are_learnt_only_where_the_recipe_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("share", "said"), [("1", "below 1"), ("-0.1", "at least 0"), ("0.5", "needs records")]
+    ("share", "said"), [("1", "below 1"), ("-0.1", "from 0 and below 1"), ("0.5", "needs records")]
 )
 def test_a_share_that_cannot_be_had_is_refused(tmp_path, share, said):
     with pytest.raises(InvalidInputError, match=said):

@@ -6,8 +6,8 @@ import json
 import re
 
 import pytest
-from cli_workspace import OPERATOR, Cli, Made, copy_of
-from fakes import BLOCKED, REVIEWABLE, Site
+from cli_workspace import OPERATOR, Cli, copy_of, workspace_with
+from fakes import BLOCKED, PASSING, REVIEWABLE, Site, erase, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -23,13 +23,7 @@ HOSTILE = "](http://x) | <b>x</b> `rm` # head\n\n## forged\n- [x] ok \x1b[2J \u2
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("report") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.proposed(REVIEWABLE)
-    made.proposed(None)
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING, REVIEWABLE, None)
 
 
 @pytest.fixture
@@ -86,8 +80,6 @@ def test_a_rollback_belongs_to_the_story(site: Site):
 
 
 def test_erased_texts_are_said_to_be_erased(site: Site):
-    from test_erasure import erase, texts_of
-
     proposal = site.promoted()
     erase(site, texts_of(site, "decision", "approve"))
     with view_of(site.log) as view:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import sqlite3
 import threading
 import time
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from cli_workspace import OPERATOR, Cli, Made
-from fakes import BLOCKED, MODEL, PASSING, Site, policy
+from fakes import BLOCKED, MODEL, PASSING, Site, age, policy
+from killed import killed_at
 
 from guardrails.canonical import digest, encode
 from guardrails.errors import DeniedError, LogVerificationError
@@ -20,14 +20,6 @@ from guardrails.gate import Gate
 from guardrails.records import Action, Removal
 from guardrails.registry import SCRATCH, ArtifactError, ArtifactStore
 from guardrails.retention import collect, reachable
-
-
-def age(site: Site, *, hours: float = 48) -> None:
-    """Make every file of the store look that old."""
-    past = time.time() - hours * 3600
-    for path in site.store.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (past, past))
 
 
 def swept(site: Site, **options: object):
@@ -257,28 +249,7 @@ def test_proposals_and_removals_at_once(site):
         assert bundle in reachable(snapshot, site.store)
 
 
-def killed_at(site: Site, step: int) -> bool:
-    """Collect in another process that kills itself before its ``step``-th change; True if it came that far."""
-    child = os.fork()
-    if child == 0:
-        left = [step]
-
-        def dying(function):
-            def call(*words, **options):
-                left[0] -= 1
-                if left[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return function(*words, **options)
-
-            return call
-
-        for owner, name in ((ArtifactStore, "discard"), (Gate, "remove"), (Path, "unlink")):
-            setattr(owner, name, dying(getattr(owner, name)))
-        try:
-            collect(site.open(), site.clock.text)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+CHANGES = ((ArtifactStore, "discard"), (Gate, "remove"), (Path, "unlink"))
 
 
 def test_killed_at_every_step_the_next_run_finishes(folder):
@@ -289,7 +260,7 @@ def test_killed_at_every_step_the_next_run_finishes(folder):
         champion = site.model().champion
         site.clock.pass_(days=31)
         age(site)
-        came = killed_at(site, step)
+        came = killed_at(step, lambda site=site: collect(site.open(), site.clock.text), CHANGES)
         site.store.verify_tree(champion)
         assert site.verify().ok  # a bundle that is gone has its record: the record comes first
         swept(site)

@@ -15,7 +15,7 @@ from guardrails.errors import BundleError, DeniedError, HaltedError, JobFailedEr
 from guardrails.records import Action, ModelKind, Role, State, Surface
 from guardrails.view import view_of
 from sandbox import loop, rounds
-from sandbox.config import Recipe
+from sandbox.config import Learner, Recipe
 from sandbox.rounds import Bench, bench
 from sandbox.runner import LocalRunner
 from ui import setup
@@ -111,6 +111,41 @@ def test_a_learner_that_fails_leaves_a_record_and_no_proposal(site):
     assert row.proposal is None
     assert row.failure.reason
     assert row.failure.compute.cpu_s > 0
+
+
+COPY = """
+import json, os, shutil
+from pathlib import Path
+inside, out = Path(os.environ["INTERLOCK_IN"]), Path(os.environ["INTERLOCK_OUT"])
+shutil.copytree(inside / "champion", out / "model")
+(out / "proposal.json").write_text(
+    json.dumps({"schema": "interlock/bundle/v1", "intent": "nothing", "technique": "copy"})
+)
+"""
+
+
+def test_an_update_that_changes_no_file_of_the_model_is_a_recorded_failure(site):
+    recipe = Recipe("command:copy", {}, Learner("copy", ("python", "-c", COPY)))
+    with pytest.raises(JobFailedError, match="nothing changed"):
+        rounds.propose(site.bench, site.model, recipe, 1, quiet)
+    with view_of(site.workspace.log) as view:
+        row = view.proposals()[0]
+    assert (row.state, row.proposal) == (State.FAILED, None)
+    assert "every file of its model is the champion's" in row.failure.reason
+    assert row.failure.compute.cpu_s > 0
+
+
+def test_nor_is_it_taken_when_it_was_trained_elsewhere(site, tmp_path):
+    champion = site.bench.gate.require_ready("tiny")
+    site.workspace.store.checkout(champion, tmp_path / "bundle")
+    manifest = {"schema": "interlock/bundle/v1", "intent": "other words", "technique": "copy"}
+    (tmp_path / "bundle" / "proposal.json").write_text(json.dumps(manifest))
+    with view_of(site.workspace.log) as view:
+        before = view.snapshot.size
+    with pytest.raises(BundleError, match="nothing changed"):
+        rounds.submit(site.bench, site.model, tmp_path / "bundle", "", "p-someone", quiet)
+    with view_of(site.workspace.log) as view:
+        assert view.snapshot.size == before
 
 
 def test_an_unknown_technique_is_a_recorded_failure(site):

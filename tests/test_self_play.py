@@ -15,8 +15,10 @@ from guardrails.records import ModelKind, Series
 from sandbox.models import player
 from sandbox.worker import weights
 from sandbox.worker.environments import connect_four as c4
-from sandbox.worker.learners import Order, load_learner, self_play
-from sandbox.worker.learners.self_play import checked, read_openings, traced
+from sandbox.worker.learners import Order, load_learner, recipes
+from sandbox.worker.learners.games import read_openings
+from sandbox.worker.learners.games.self_play import traced
+from sandbox.worker.learners.settings import read_recipe
 from sandbox.worker.probes import Models, Scalars, actions, games
 
 SHORT = {"method": "self_play", "iterations": "2", "games": "4", "keep_every": "1", "epochs": "1"}
@@ -56,12 +58,13 @@ def test_a_position_is_worth_the_negative_of_the_next_one():
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(key: str, value: str, tmp_path: Path):
     with pytest.raises(InvalidInputError, match=key):
-        self_play.learn(order(tmp_path, {**SHORT, key: value}))
+        load_learner("reinforcement", ModelKind.LAM)(order(tmp_path, {**SHORT, key: value}))
     assert not (tmp_path / "out").exists()
 
 
 def test_zero_is_allowed_where_it_means_something():
-    assert checked({**self_play.DEFAULTS, "pool": 0.0, "keep_every": 0, "entropy": 0.0})
+    asked = {"pool": "0", "keep_every": "0", "entropy": "0"}
+    assert read_recipe(asked, recipes.PLAYED_AGAINST_ITSELF)["pool"] == 0
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from guardrails.canonical import digest_file, parse, parse_decimal
 from guardrails.errors import InvalidInputError, JobFailedError, RecordError
 from guardrails.records import ModelKind
 from sandbox.models import tiny
+from sandbox.worker import request as requests
 from sandbox.worker import weights
 from sandbox.worker.data import read_directory, write_records
-from sandbox.worker.learners import LEARNERS, load_learner, read_recipe, self_supervised
+from sandbox.worker.learners import LEARNERS, load_learner, recipes, self_supervised
+from sandbox.worker.learners.settings import read_recipe
 from sandbox.worker.propose import FIELDS, propose
 from sandbox.worker.request import read_request
 
@@ -128,14 +130,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_nothing_behind(tmp_pa
 @pytest.mark.parametrize(
     ("recipe", "why"),
     [
-        ({"stepz": 3}, "unknown key 'stepz'"),
-        ({"steps": "many"}, "steps = 'many' is not of type int"),
-        ({"steps": 0}, "steps = 0 must be at least 1"),
-        ({"lr": "nan"}, "lr = nan must be above zero"),
-        ({"warmup": 2}, "warmup = 2.0 must lie between"),
-        ({"length": 1}, "length = 1 must be at least 2"),
+        ({"stepz": 3}, "stepz: unknown key"),
+        ({"steps": "many"}, "steps: must be a whole number from 1 to 1000000, not 'many'"),
+        ({"steps": 0}, "steps: must be a whole number from 1"),
+        ({"lr": "nan"}, "lr: must be a number above 0 and at most 1, not 'nan'"),
+        ({"warmup": 2}, "warmup: must be a number from 0 to 1"),
+        ({"length": 1}, "length: must be a whole number from 2"),
         ({"targets": "no_such_projection"}, "targets"),
-        ({"dtype": "int8"}, "dtype 'int8'"),
+        ({"dtype": "int8"}, "not 'int8'"),
     ],
 )
 def test_a_wrong_recipe_is_refused(tmp_path, recipe, why):
@@ -151,8 +153,8 @@ def test_a_base_that_is_no_digest_is_refused_before_work(tmp_path):
 
 
 def test_recipes_take_defaults_and_types_from_them():
-    recipe = read_recipe({"lr": "1e-3", "steps": "5"}, self_supervised.DEFAULTS)
-    assert (recipe["lr"], recipe["steps"], recipe["rank"]) == (1e-3, 5, self_supervised.DEFAULTS["rank"])
+    recipe = read_recipe({"lr": "1e-3", "steps": "5"}, recipes.TEXT)
+    assert (recipe["lr"], recipe["steps"], recipe["rank"]) == (1e-3, 5, 8)
 
 
 def test_techniques_are_found_by_name():
@@ -201,3 +203,19 @@ def test_the_worker_ends_with_status_one_and_one_line_that_says_why(tmp_path):
         1,
         "failed: exactly one argument is needed: the path of the request\n",
     )
+
+
+def test_memory_that_there_is_not_is_said_in_our_words_whoever_ran_out_of_it(tmp_path, monkeypatch, capsys):
+    def take(_: object) -> None:
+        torch.empty(2**55)
+
+    (tmp_path / "request.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["propose", str(tmp_path / "request.json")])
+    with pytest.raises(SystemExit, match="1"):
+        requests.main(take, {})
+    assert capsys.readouterr().out.startswith(
+        "failed: out of memory (let it do less at once, or raise memory_bytes"
+    )
+    with pytest.raises(SystemExit, match="1"):
+        requests.main(lambda _: torch.ones(2) @ torch.ones(3), {})
+    assert "out of memory" not in capsys.readouterr().out

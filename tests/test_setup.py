@@ -193,8 +193,9 @@ def test_the_token_opens_the_set_up_until_somebody_is_there(workspace):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert second not in file.read_text()
     for wrong in (first, "", second + "x", second[:-1]):
-        with pytest.raises(DeniedError, match="not the token"):
+        with pytest.raises(DeniedError, match="not the token") as refused:
             setup.check_setup_token(workspace, wrong)
+        assert "the newest one counts" in refused.value.hint
     setup.check_setup_token(workspace, f" {second}\n")
     setup.drop_setup_token(workspace)
     with pytest.raises(DeniedError, match="no set-up is open"):

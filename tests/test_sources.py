@@ -205,11 +205,15 @@ def test_the_hub_is_asked_only_where_a_source_names_it(tmp_path, monkeypatch):
             raise LocalEntryNotFoundError("not here")
         if how == "sized":
             return []
-        return str(tmp_path / "cache")
+        return str(snapshot)
 
-    jsonl(tmp_path / "cache" / "train.jsonl", *ROWS)
+    snapshot = tmp_path / "cache" / "snapshots" / "commit"
+    jsonl(snapshot / "train.jsonl", *ROWS)
+    listed = {"train.jsonl": {"size": (snapshot / "train.jsonl").stat().st_size}}
+    (tmp_path / "cache" / "trees").mkdir()
+    (tmp_path / "cache" / "trees" / "commit.json").write_text(json.dumps({"files": listed}))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
-    assert len(read_source("cache", tmp_path)) == 3
+    assert len(read_source("cache/snapshots/commit", tmp_path)) == 3
     assert not asked
     assert len(read_source("hub:owner/name@v1", tmp_path)) == 3
     assert asked == [("owner/name", how, "v1", "dataset") for how in ("cached", "sized", "fetched")]

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -333,3 +333,36 @@ def test_a_public_key_has_32_bytes_one_spelling_and_one_type():
 def test_an_armor_around_something_else_says_so():
     with pytest.raises(RecordError, match="damaged SSH signature: not base64"):
         sshsig.dearmor("-----BEGIN SSH SIGNATURE-----\n****\n-----END SSH SIGNATURE-----\n")
+
+
+SMALL_ORDER = (
+    "00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f", "ed" + "ff" * 30 + "7f", "ee" + "ff" * 30 + "7f",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [0x00, 0x80])
+@pytest.mark.parametrize("raw", SMALL_ORDER)
+def test_a_key_under_which_one_signature_fits_every_message_is_refused(raw, sign):
+    data = bytearray(bytes.fromhex(raw))
+    data[-1] |= sign
+    line = sshsig.PublicKey(sshsig.ED25519, bytes(data)).text
+    with pytest.raises(RecordError, match="small order"):
+        PublicKey.parse(line)
+
+
+def test_the_point_of_order_one_would_accept_what_nobody_signed():
+    """The control: the library under it verifies a signature that no private key made."""
+    neutral = b"\x01" + b"\x00" * 31
+    for message in (b"approve", b"promote"):
+        Ed25519PublicKey.from_public_bytes(neutral).verify(neutral + b"\x00" * 32, message)
+
+
+def test_a_signature_whose_key_is_of_another_shape_names_nobody():
+    inner = f"{PUBLIC.kind} {PUBLIC.text.split()[1]}".encode()
+    forged = b"SSHSIG" + struct.pack(">I", 1) + wire(wire(inner), b"interlock-decision", b"", b"sha512", b"")
+    with pytest.raises(RecordError, match="names no key"):
+        sshsig.key_of(forged)
+    with pytest.raises(RecordError, match="damaged SSH signature"):
+        sshsig.read(forged)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import perturbed
 
 from guardrails.checks import CHECKS
-from guardrails.errors import InvalidInputError
+from guardrails.errors import InvalidInputError, JobFailedError
 from guardrails.records import Measurements, ModelKind, Series
 from sandbox.models import tiny
 from sandbox.suite_files import read_suite
 from sandbox.worker import weights
 from sandbox.worker.probes import Models, Scalars, choice, likelihood, load_probe, written
-from sandbox.worker.probes.generation import continue_texts, prompt_ids
+from sandbox.worker.probes.generation import continue_texts, likeliest, prompt_ids
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +192,22 @@ def test_gain_and_forgetting_read_right_and_wrong(probe):
     assert estimate("gain.match", "score").value == 0.75
     assert estimate("drift.forgetting", "negative_flips").value == 0
     assert estimate("drift.forgetting", "accuracy_delta").value == 0.5
+
+
+@pytest.mark.parametrize("name", ["choice", "written"])
+def test_scores_that_are_no_numbers_end_the_measurement(models, name):
+    """Else the first choice, and the first token, would be the likeliest."""
+    broken = copy.deepcopy(models.candidate)
+    with torch.no_grad():
+        broken.get_output_embeddings().weight.fill_(torch.nan)
+    asked = items()[:2] if name == "choice" else [{"id": "a", "prompt": "One and one is", "answers": ["two"]}]
+    measured(name, asked, models)
+    with pytest.raises(JobFailedError, match=r"not (finite )?numbers"):
+        measured(name, asked, replace(models, candidate=broken))
+
+
+def test_of_several_likeliest_tokens_the_first_is_taken_and_of_none_none():
+    assert likeliest(torch.tensor([[1.0, 3.0, 3.0], [-torch.inf, 0.0, -1.0]])).tolist() == [1, 1]
+    for row in ([torch.nan] * 3, [0.0, torch.nan, 1.0], [0.0, torch.inf, 1.0], [-torch.inf] * 3):
+        with pytest.raises(JobFailedError, match="not finite numbers"):
+            likeliest(torch.tensor([[1.0, 2.0, 3.0], row]))

@@ -6,184 +6,33 @@ Trees, proofs, notes and cosignatures are judged by ``oracle``, which knows only
 from __future__ import annotations
 
 import base64
-import http.client
 import multiprocessing
 import os
 import random
 import signal
-import socket
 import stat
-import threading
 import time
 from pathlib import Path
 
 import oracle
 import pytest
+from growing_log import LOG_KEY, NAME, history, trusting_witness
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from log_samples import KEY, ORIGIN, add, project, record
+from log_samples import KEY, ORIGIN
 
-from guardrails.decision_log import checkpoint, cosignature, merkle
+from guardrails.decision_log import checkpoint, cosignature
 from guardrails.decision_log.checkpoint import Checkpoint
-from guardrails.decision_log.cosignature import LOG, VerifierKey
+from guardrails.decision_log.cosignature import VerifierKey
 from guardrails.decision_log.keys import ServiceKey
-from guardrails.decision_log.proof import (
-    ConsistencyProof,
-    InclusionProof,
-    verify_consistency,
-    verify_inclusion,
-)
-from guardrails.decision_log.store import Log
+from guardrails.decision_log.proof import ConsistencyProof
 from guardrails.decision_log.witness import MAX_REQUEST_BYTES, Witness
-from guardrails.decision_log.witness_client import WitnessAddress, ask, fetch_latest
-from guardrails.decision_log.witness_server import WitnessServer
-from guardrails.errors import InterlockError, LogVerificationError, RecordError, StorageError, UsageError
-
-LOG_KEY = VerifierKey.of(ORIGIN, KEY, LOG)
-NAME = "witness.example/w1"
-
-
-class History:
-    """A log of leaves in memory, with notes and proofs at any size."""
-
-    def __init__(self, *leaves: bytes) -> None:
-        self.data = list(leaves)
-        self.tree = merkle.Tree()
-        for leaf in leaves:
-            self.tree.append(merkle.leaf_hash(leaf))
-
-    def note(self, size: int, key: ServiceKey = KEY, origin: str = ORIGIN) -> str:
-        return checkpoint.sign(Checkpoint(origin, size, self.tree.root(size).hex()), key)
-
-    def request(self, old: int, size: int, **note) -> bytes:
-        path = tuple(merkle.consistency(self.tree.lookup, old, size)) if old <= size else ()
-        return ConsistencyProof(old, path, self.note(size, **note)).encode().encode()
-
-
-def history(size: int, fork_at: int = -1) -> History:
-    return History(*(b"%d%s" % (i, b"'" if 0 <= fork_at <= i else b"") for i in range(size)))
+from guardrails.errors import LogVerificationError, RecordError, StorageError, UsageError
 
 
 @pytest.fixture
 def witness(tmp_path: Path) -> Witness:
-    made = Witness.create(tmp_path / "witness", NAME)
-    made.trust(LOG_KEY)
-    return made
-
-
-# --- the oracle ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [*range(1, 34), 63, 64, 65, 100])
-def test_trees_and_proofs_are_those_of_the_rfc(size: int):
-    h = history(size)
-    root = h.tree.root()
-    assert root == oracle.mth(h.data)
-    for index in range(size):
-        hashes = merkle.inclusion(h.tree.lookup, index, size)
-        assert hashes == oracle.path(index, h.data)
-        assert oracle.included(oracle.sha(b"\x00", h.data[index]), index, size, hashes, root)
-    for old in range(1, size + 1):
-        hashes = merkle.consistency(h.tree.lookup, old, size)
-        assert hashes == oracle.proof(old, h.data)
-        assert oracle.consistent(old, size, oracle.mth(h.data[:old]), root, hashes)
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.integers(1, 70), st.integers(1, 70), st.data())
-def test_our_verifier_and_the_rfcs_agree_on_spoilt_proofs(a: int, b: int, data):
-    old, size = min(a, b), max(a, b)
-    h = history(size)
-    hashes = oracle.proof(old, h.data)
-    kind = data.draw(st.sampled_from(["as it is", "flip", "drop", "add", "swap"]))
-    if hashes and kind == "flip":
-        at = data.draw(st.integers(0, len(hashes) - 1))
-        hashes[at] = oracle.sha(hashes[at])
-    elif hashes and kind == "drop":
-        hashes.pop(data.draw(st.integers(0, len(hashes) - 1)))
-    elif kind == "add":
-        hashes.insert(data.draw(st.integers(0, len(hashes))), oracle.sha(b"x"))
-    elif kind == "swap":
-        hashes.reverse()
-    roots = oracle.mth(h.data[:old]), oracle.mth(h.data)
-    try:
-        merkle.verify_consistency(old, size, *roots, hashes)
-        ours = True
-    except LogVerificationError:
-        ours = False
-    assert ours == oracle.consistent(old, size, *roots, hashes)
-
-
-def test_a_real_log_proves_every_record_to_the_oracle(tmp_path: Path):
-    Log.create(f"sqlite:///{tmp_path / 'log.db'}", ORIGIN, KEY, project).close()
-    with Log.open(f"sqlite:///{tmp_path / 'log.db'}", KEY, project) as log:
-        for count in (1, 2, 4, 6):
-            add(log, *(record() for _ in range(count)))
-        with log.read() as snapshot:
-            envelopes = [entry.envelope for entry in snapshot.entries()]
-            for size in snapshot.sizes()[1:]:
-                note = snapshot.cosigned(size)
-                assert oracle.log_signed(note, str(LOG_KEY)) == (ORIGIN, size, oracle.mth(envelopes[:size]))
-                for index in range(size):
-                    text = InclusionProof(index, tuple(snapshot.inclusion_proof(index, size)), note).encode()
-                    assert oracle.tlog_proof(text) == (index, oracle.path(index, envelopes[:size]), note)
-                    shown = verify_inclusion(InclusionProof.parse(text), envelopes[index], LOG_KEY)
-                    assert shown.head.size == size
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda text: text.replace("index 2", "index 3"), "does not lead to the root"),
-        (lambda text: text.replace("index 2", "index 02"), "expected 'index N'"),
-        (lambda text: text.replace("@v1", "@v2"), "does not begin with"),
-        (lambda text: text.replace("index 2\n", "index 2\n" + "A" * 43 + "=\n"), "too long|does not lead"),
-        (lambda text: text.replace("index 2\n", "index 2\nAAAA\n"), "32 bytes"),
-        (lambda text: text.replace("index 2\n", "index 2\n???\n"), "bad base64"),
-        (lambda text: text.replace("index 2\n", "index 2\n" + ("A" * 43 + "=\n") * 64), "more than 63"),
-        (lambda text: text.replace("index 2\n", ""), "expected 'index N'"),
-        (lambda text: text.replace("\n5\n", "\n4\n"), "not by service key"),
-        (lambda text: "", "no empty line"),
-    ],
-)
-def test_spoilt_proofs_are_refused(change, reason):
-    h = history(5)
-    text = InclusionProof(2, tuple(oracle.path(2, h.data)), h.note(5)).encode()
-    verify_inclusion(InclusionProof.parse(text), h.data[2], LOG_KEY)
-    spoilt = change(text)
-    assert spoilt != text
-    with pytest.raises((RecordError, LogVerificationError), match=reason):
-        verify_inclusion(InclusionProof.parse(spoilt), h.data[2], LOG_KEY)
-
-
-def test_a_proof_is_for_one_record_of_one_log():
-    h = history(5)
-    proof = InclusionProof(2, tuple(oracle.path(2, h.data)), h.note(5))
-    with pytest.raises(LogVerificationError, match="does not lead to the root"):
-        verify_inclusion(proof, b"another record", LOG_KEY)
-    stranger = VerifierKey.of(ORIGIN, ServiceKey.generate(), LOG)
-    with pytest.raises(LogVerificationError, match="not signed by this log's key"):
-        verify_inclusion(proof, h.data[2], stranger)
-    with pytest.raises(LogVerificationError, match="key of a witness"):
-        verify_inclusion(proof, h.data[2], VerifierKey.of(ORIGIN, KEY))
-
-
-def test_extra_data_of_a_proof_is_read_over():
-    h = history(5)
-    proof = InclusionProof(2, tuple(oracle.path(2, h.data)), h.note(5))
-    assert InclusionProof.parse(proof.encode().replace("index", "extra AAAA\nindex", 1)) == proof
-    with pytest.raises(RecordError, match="index is missing"):
-        InclusionProof.parse(f"c2sp.org/tlog-proof@v1\nextra AAAA\n\n{h.note(5)}")
-
-
-def test_growth_is_proved_from_a_checkpoint_that_was_kept():
-    h, fork = history(9), history(9, fork_at=3)
-    proof = ConsistencyProof.parse(h.request(5, 9).decode())
-    assert verify_consistency(proof, h.note(5), LOG_KEY).head.size == 9
-    with pytest.raises(LogVerificationError, match="does not extend"):
-        verify_consistency(proof, fork.note(5), LOG_KEY)
-    with pytest.raises(LogVerificationError, match="begins at 5"):
-        verify_consistency(proof, h.note(4), LOG_KEY)
+    return trusting_witness(tmp_path / "witness")
 
 
 # --- keys and cosignatures -------------------------------------------------------------------
@@ -433,175 +282,3 @@ def test_two_histories_race_and_one_is_cosigned_whatever_is_killed(tmp_path: Pat
     past = {fork: {size for size in sizes if size > 20} for fork, sizes in given_out.items()}
     assert past[-1] or past[20], "the control: somebody got beyond the fork"
     assert not (past[-1] and past[20]), f"both histories were cosigned: {past}"
-
-
-# --- over HTTP, and from a log -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def served(witness: Witness):
-    server = WitnessServer(("127.0.0.1", 0), witness, lambda text: None)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def log(tmp_path: Path):
-    url = f"sqlite:///{tmp_path / 'log.db'}"
-    Log.create(url, ORIGIN, KEY, project).close()
-    with Log.open(url, KEY, project) as opened:
-        yield opened
-
-
-def address(server: WitnessServer, witness: Witness) -> WitnessAddress:
-    return WitnessAddress(f"http://127.0.0.1:{server.server_address[1]}", witness.verifier_key)
-
-
-def test_a_log_has_its_growth_cosigned(served, witness, log):
-    where = address(served, witness)
-    for count in (1, 3, 5):
-        add(log, *(record() for _ in range(count)))
-        seen = ask(log, where)
-        with log.read() as snapshot:
-            assert seen.size == snapshot.size
-            note = snapshot.cosigned()
-            assert oracle.witnessed(note, str(where.key)) == seen.time
-            assert [checkpoint.parse(n)[0].size for n in snapshot.notes()][-1] == snapshot.size
-    assert ask(log, where).size == 9, "asking again changes nothing"
-    assert fetch_latest(where.url, ORIGIN).startswith(ORIGIN)
-
-
-def test_a_witness_that_is_ahead_of_what_the_log_remembers_is_asked_again(served, witness, log):
-    where = address(served, witness)
-    add(log)
-    with log.read() as snapshot:
-        body = ConsistencyProof(0, (), snapshot.checkpoint()).encode().encode()
-    assert witness.add_checkpoint(body).ok, "the answer to this never reached the log"
-    add(log)
-    assert ask(log, where).size == 2
-
-
-def test_a_witness_that_cannot_tells_its_keeper_why_and_a_client_no_path(witness: Witness, tmp_path: Path):
-    told: list[str] = []
-    server = WitnessServer(("127.0.0.1", 0), witness, told.append)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    h = history(5)
-    body = h.request(0, 5)
-
-    def post() -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
-        try:
-            connection.request("POST", "/add-checkpoint", body)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
-
-    try:
-        assert post()[0] == 200  # control
-        [path] = (tmp_path / "witness" / "logs").glob("*.note")
-        path.write_text("cut")
-        status, said = post()
-        assert status == 500
-        assert "whoever keeps it was told" in said
-        assert str(tmp_path) not in said
-        assert told[-1].startswith("add-checkpoint: 500: ")
-        assert len(told[-1]) > len("add-checkpoint: 500: ")
-        witness.add_checkpoint = lambda _body: 1 / 0  # an error of our own, of no kind that was thought of
-        with pytest.raises((http.client.HTTPException, OSError)):
-            post()
-        deadline = time.monotonic() + 5
-        while "ZeroDivisionError" not in told[-1]:
-            assert time.monotonic() < deadline, told
-            time.sleep(0.01)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def test_a_log_that_was_cut_or_forked_is_an_alarm(served, witness, log, tmp_path):
-    where = address(served, witness)
-    add(log, *(record() for _ in range(5)))
-    ask(log, where)
-    for count in (3, 5, 7):
-        url = f"sqlite:///{tmp_path / f'fork{count}.db'}"
-        Log.create(url, ORIGIN, KEY, project).close()
-        with Log.open(url, KEY, project) as fork:
-            add(fork, *(record() for _ in range(count)))
-            with pytest.raises(LogVerificationError, match=r"another history|only grew"):
-                ask(fork, where)
-
-
-def test_an_answer_under_another_key_is_not_kept(served, witness, log):
-    add(log)
-    stranger = WitnessAddress(address(served, witness).url, VerifierKey.of(NAME, ServiceKey.generate()))
-    with pytest.raises(LogVerificationError, match="not signed by witness"):
-        ask(log, stranger)
-    with log.read() as snapshot:
-        assert list(snapshot.notes()) == []
-
-
-def test_a_witness_that_is_not_there_is_no_alarm(log):
-    add(log)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        with pytest.raises(InterlockError, match="cannot be asked") as caught:
-            ask(log, WitnessAddress(f"http://127.0.0.1:{port}", VerifierKey.of(NAME, ServiceKey.generate())))
-    assert not isinstance(caught.value, LogVerificationError)
-    with pytest.raises(RecordError, match="over http"):
-        ask(log, WitnessAddress("file:///etc", VerifierKey.of(NAME, ServiceKey.generate())))
-
-
-def test_requests_that_are_none_are_refused(served):
-    port = served.server_address[1]
-
-    def answer(method: str, path: str, body: bytes | None = None, **headers: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.putrequest(method, path)
-        for name, value in headers.items():
-            connection.putheader(name.replace("_", "-"), value)
-        connection.endheaders(body)
-        status = connection.getresponse().status
-        connection.close()
-        return status
-
-    assert answer("POST", "/add-checkpoint", None, Content_Length="99999999") == 413
-    assert answer("POST", "/add-checkpoint", None, Content_Length="-1") == 411
-    assert answer("POST", "/add-checkpoint", None, Transfer_Encoding="chunked") == 411
-    assert answer("POST", "/add-checkpoint", b"hi", Content_Length="2") == 400
-    assert answer("POST", "/else", b"hi", Content_Length="2") == 404
-    assert answer("GET", "/latest/../../key.pem") == 404
-    assert answer("PUT", "/add-checkpoint", b"", Content_Length="0") == 501
-
-
-def test_more_connections_than_there_are_places_are_turned_away(served, witness):
-    port = served.server_address[1]
-    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
-    try:
-        time.sleep(0.3)
-        closed = 0
-        for one in held:
-            one.settimeout(0.05)
-            try:
-                closed += one.recv(1) == b""
-            except TimeoutError:
-                continue
-            except OSError:
-                closed += 1
-        assert closed == 8
-    finally:
-        for one in held:
-            one.close()
-    time.sleep(0.3)
-    assert witness.add_checkpoint(b"") is not None
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("POST", "/add-checkpoint", b"hi")
-    assert connection.getresponse().status == 400, "the control: the places are free again"
-    connection.close()

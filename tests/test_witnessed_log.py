@@ -14,9 +14,9 @@ from pathlib import Path
 
 import oracle
 import pytest
-from cli_workspace import CONFIG, OPERATOR, REPOSITORY, Cli, Made, copy_of
-from fakes import REVIEWABLE, Site, policy
-from test_verify import Copy, refused
+from attacked_log import Copy, refused
+from cli_workspace import CONFIG, OPERATOR, REPOSITORY, Cli, copy_of, workspace_with
+from fakes import PASSING, REVIEWABLE, Site, policy
 
 from guardrails.decision_log.checkpoint import parse
 from guardrails.decision_log.cosignature import LOG, VerifierKey
@@ -221,11 +221,7 @@ def test_a_promotion_that_was_witnessed_after_the_approval_ended_is_said(folder:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    path = tmp_path_factory.mktemp("witnessed") / "workspace"
-    made = Made(path)
-    made.proposed()
-    made.close()
-    return path
+    return workspace_with(tmp_path_factory, PASSING)
 
 
 @pytest.fixture

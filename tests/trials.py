@@ -80,6 +80,7 @@ def propose(
     *,
     answers: Iterable[Mapping[str, Any]] = (),
     records: Iterable[Mapping[str, Any]] | None = None,
+    device: str = "cpu",
 ) -> Trial:
     """Train a candidate in ``folder`` (not there yet); ``answers`` are what people said, ``records`` replace the task's."""
     out = folder / "bundle"
@@ -92,7 +93,7 @@ def propose(
     cpu_s = _run(worker_propose.propose, folder, {
         "kind": model.kind.value, "technique": technique, "recipe": {k: str(v) for k, v in recipe.items()}, "seed": seed,
         "champion": str(champion), "data": str(folder / "data"), "out": str(out),
-        "base": "sha256:" + "0" * 64, "intent": "a trial",
+        "base": "sha256:" + "0" * 64, "intent": "a trial", "device": device,
     })  # fmt: skip
     questions = out / "questions.jsonl"
     asked = [json.loads(line) for line in questions.read_text().splitlines()] if questions.exists() else []

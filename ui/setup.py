@@ -177,7 +177,10 @@ def check_setup_token(workspace: Workspace, token: str) -> None:
         raise DeniedError("no set-up is open", hint="start `interlock up` in a new workspace") from None
     given = hashlib.sha256(token.strip().encode()).hexdigest()
     if not hmac.compare_digest(kept, given):
-        raise DeniedError("that is not the token that the terminal printed")
+        raise DeniedError(
+            "that is not the token that the terminal printed",
+            hint="it stands in the terminal after “Set-up token”; the newest one counts",
+        )
 
 
 def drop_setup_token(workspace: Workspace) -> None:

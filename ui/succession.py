@@ -53,7 +53,9 @@ def inheritance_of(former: Workspace) -> Inheritance:
         snapshot = view.snapshot
         if snapshot.size == 0:
             raise DeniedError(f"{former.path}: nobody was set up in this log; there is nothing to go on from")
-        found_ = verify_log(snapshot, project, artifacts=former.store.verify)
+        found_ = verify_log(
+            snapshot, project, artifacts=former.store.verify, statements=former.store.get_bytes
+        )
         if not found_.ok:
             raise LogVerificationError(
                 f"the former log does not hold: {found_.reason}",

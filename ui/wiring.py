@@ -86,10 +86,10 @@ class Workspace:
         return os.environ.get(DATABASE) or f"sqlite:///{self.path / 'log.db'}"
 
     def desk(self, model: str) -> Desk:
-        """Where the questions about a model lie, under the roster in force."""
+        """Where the questions about a model lie, with the roster and the hand-ins as the log has them."""
         from sandbox.answers.desk import Desk
 
-        return Desk.of(self.path, model, self.log)
+        return Desk(self.path, model, self.store, self.log.read)
 
     def models_asked_about(self) -> list[str]:
         """The models about which a learner ever asked people, by name."""

@@ -13,5 +13,6 @@ Invariants:
     tables      what a projection may read and write
     database    the SQL schema and its engine, SQLite or PostgreSQL
     snapshot    reading: entries, root, checkpoints, proofs
-    store       Log and its transactions: appending
+    transaction appending: records, tree and projection, all or none
+    store       the log as a whole: made, opened, read, locked for one writer
 """

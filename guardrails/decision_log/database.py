@@ -193,24 +193,36 @@ def _streaming(connection: Connection) -> Any:
     return raw.cursor() if connection.dialect.name == "sqlite" else raw.cursor(name="interlock_rows")
 
 
-def version(connection: Connection) -> int | None:
-    """A number that stays the same while no other connection commits anything; None where a database has none.
+State = sqlite.State | postgresql.State
+"""How a database is, as far as it and the file system tell: the same again, and nobody else has written in between."""
 
-    PostgreSQL has nothing of the kind that holds against somebody who may write: its rows tell by whom they were
-    written, but only if all of them are asked.
+
+def state(connection: Connection) -> State | None:
+    """How the database is now; None where that says nothing. To be asked before what it is to say something of."""
+    raw = _driver(connection)
+    if connection.dialect.name == "sqlite":
+        return sqlite.state(raw, place(connection.engine))
+    return postgresql.state(raw, projection.name)
+
+
+def own_commit(
+    connection: Connection, before: State, records: range, rows: int
+) -> Callable[[], State | None]:
+    """To be asked after a commit, and made just before it: how the database is then, if nobody else has written.
+
+    ``before``: how it was before the transaction wrote anything; ``records``: those it appended; ``rows``: how many
+    changes it made to rows of the projection.
     """
-    return sqlite.version(_driver(connection)) if connection.dialect.name == "sqlite" else None
+    if isinstance(before, sqlite.State):
+        return sqlite.own_commit(place(connection.engine), before)
+    found = postgresql.own_commit(_driver(connection), before, records, rows)
+    return lambda: found
 
 
 def read_anew(connection: Connection) -> None:
     """Read pages from the file again, also those that SQLite holds and takes for unchanged."""
     if connection.dialect.name == "sqlite":
         _driver(connection).execute("PRAGMA shrink_memory")
-
-
-def files(engine: Engine) -> tuple[int, ...]:
-    """What the file system says of the database's files, where it is in files of its own."""
-    return sqlite.files(place(engine)) if engine.dialect.name == "sqlite" else ()
 
 
 @contextmanager

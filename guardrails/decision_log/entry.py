@@ -83,19 +83,17 @@ class Entry:
     def unpacked(cls, seq: int, envelope: bytes, packed: tuple[Any, ...]) -> Entry:
         """What ``packed`` was made of; nothing is checked, as that was done before it was packed."""
         leaf, payload, record, subjects, body, log, time, references, signatures, proven = packed
-        statement = made(
-            Statement,
-            {
-                "record": record, "subjects": {name: Digest(hex_) for name, hex_ in subjects}, "body": body,
-                "log": log, "time": time, "references": tuple([Reference(*one) for one in references]),
-            },
-        )  # fmt: skip
+        cited = tuple([made(Reference, {"seq": at, "sha256": hex_}) for at, hex_ in references])
+        about = {name: Digest.known(hex_) for name, hex_ in subjects}
+        said = {
+            "record": record, "subjects": about, "body": body, "log": log, "time": time, "references": cited,
+        }  # fmt: skip
         signed = tuple([Signature(*one) for one in signatures])
         return made(
             cls,
             {
                 "seq": seq, "leaf": leaf, "envelope": envelope, "payload": payload,
-                "statement": statement, "signatures": signed, "proven": proven,
+                "statement": made(Statement, said), "signatures": signed, "proven": proven,
             },
         )  # fmt: skip
 
@@ -103,6 +101,11 @@ class Entry:
     def reference(self) -> Reference:
         """What a later record cites."""
         return Reference(self.seq, self.leaf)
+
+    @property
+    def leaf_digest(self) -> Digest:
+        """The digest by which rows name this record: its leaf hash."""
+        return Digest.known(self.leaf)
 
     @property
     def body_digest(self) -> Digest:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -97,9 +96,11 @@ def format_time(moment: datetime) -> str:
 
 def parse_time(text: str) -> datetime:
     """The moment that ``format_time`` wrote; raises RecordError on any other spelling."""
-    if isinstance(text, str) and _TIME.fullmatch(text):
-        with contextlib.suppress(ValueError):  # the thirtieth of February
+    try:
+        if isinstance(text, str) and _TIME.fullmatch(text):
             return datetime.fromisoformat(text)
+    except ValueError:  # the thirtieth of February
+        pass
     raise RecordError(f"not a time like 2026-01-31T23:59:59.000000Z: {text!r:.80}")
 
 
@@ -180,8 +181,10 @@ def parse_statement(payload: bytes) -> Statement:
     """
     parts = plain.split(payload)
     if parts is not None:
-        with contextlib.suppress(RecordError):  # the reason is found by the parser that reads all of it
+        try:
             return _put_together(parts)
+        except RecordError:
+            pass  # the reason is found by the parser that reads all of it
     return _parsed(payload)
 
 
@@ -189,11 +192,11 @@ def _put_together(parts: plain.Parts) -> Statement:
     body = canonical.parse(parts.body, within=plain.BODY_DEPTH)
     if not isinstance(body, dict):
         raise RecordError("predicate.body is not an object")
-    subjects = {name: Digest(sha256) for sha256, name in parts.subjects}
+    # The patterns have checked what the constructors would, but for two things.
+    subjects = {name: Digest.known(hex_) for hex_, name in parts.subjects}
     if len(parts.subjects) > 1:
         _require_ordered(parts.record, [name for _, name in parts.subjects])
-    references = tuple([Reference(int(seq), sha256) for seq, sha256 in parts.references])
-    # The patterns have checked what the constructor would, but for these two.
+    references = tuple([made(Reference, {"seq": int(seq), "sha256": hex_}) for seq, hex_ in parts.references])
     _require_sound(parts.record, parts.time, references)
     return made(
         Statement,

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from guardrails.decision_log import sshsig
 from guardrails.decision_log.envelope import NAMESPACE, Signature
+from guardrails.decision_log.small_order import require_large_order
 from guardrails.errors import DeniedError, InvalidInputError, RecordError, UsageError
 
 KDF_ROUNDS = 64
@@ -224,6 +225,7 @@ def _raw_public(public_base64: str) -> bytes:
         raw = b""
     if len(raw) != 32 or base64.b64encode(raw).decode("ascii") != public_base64:
         raise RecordError(f"not the base64 of a raw Ed25519 public key: {public_base64!r:.80}")
+    require_large_order(raw)
     return raw
 
 

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,7 +42,7 @@ def open_engine(url: sa.URL) -> Engine:
     patience = {"connect_timeout": CONNECT_TIMEOUT_S, **_SILENCE}
     try:
         return sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True,
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_use_lifo=True,
             connect_args={name: value for name, value in patience.items() if name not in url.query},
         )  # fmt: skip
     except ImportError as error:
@@ -64,14 +65,80 @@ def lock(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
+@dataclass(frozen=True)
+class State:
+    """How a server is: the same again, and no transaction has come to its end in between, in any of its databases.
+
+    Whoever changes a row, or what a table is, needs a transaction with a number; numbers are given in sequence.
+    """
+
+    ended: int
+    """All transactions below this number have ended, but for those that are named as running."""
+    running: str
+    started: str
+    """When the server was started."""
+    table: int
+    """Which table it is that the rows are in."""
+    file: int
+    """The file that they are in: another one when they were all written anew, or removed at once."""
+    changes: int = field(compare=False)
+    """Changes to its rows by this connection, counted from some moment before the transaction that asks."""
+
+
+def state(raw: Any, table: str) -> State | None:
+    """How the server is now; None where there is no such table.
+
+    On a replica the list of what is running is not whole: see ``foreign_code``, which knows what else takes away the
+    worth of this.
+
+    What is read in a later statement, or in this one's snapshot, is what all transactions wrote that had ended.
+    """
+    row = raw.execute(_STATE, {"table": table}).fetchone()
+    if row is None:
+        return None
+    _, ended, running = row[0].split(":")
+    return State(int(ended), running, *row[1:])
+
+
+def own_commit(raw: Any, before: State, records: range, rows: int) -> State | None:
+    """How the server will be after the commit of this transaction, if no other one ends; asked just before it.
+
+    ``before``: how it was before this transaction wrote anything: ``records``, and ``rows`` changes to the table. Its
+    numbers, one and one for each savepoint, are then those that follow: if anybody else was given one of them, more
+    have ended than this says. As they do if a savepoint was undone, of which nothing is left to be counted. None where
+    the database itself has changed rows along.
+    """
+    asked = {"first": records.start, "end": records.stop, "table": before.table}
+    numbers, changes = raw.execute(_OWN, asked).fetchone()
+    if changes - before.changes != rows:
+        return None
+    return replace(before, ended=before.ended + numbers, changes=changes)
+
+
+_OWN = """
+    SELECT (SELECT pg_catalog.count(DISTINCT CAST(xmin AS text)) FROM entries WHERE seq >= %(first)s AND seq < %(end)s)
+            + CASE WHEN pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN 0 ELSE 1 END,
+        pg_catalog.pg_stat_get_xact_tuples_inserted(%(table)s)
+            + pg_catalog.pg_stat_get_xact_tuples_updated(%(table)s)
+            + pg_catalog.pg_stat_get_xact_tuples_deleted(%(table)s)
+"""
+_STATE = """
+    SELECT CAST(pg_catalog.pg_current_snapshot() AS text), CAST(pg_catalog.pg_postmaster_start_time() AS text),
+        CAST(oid AS bigint), CAST(relfilenode AS bigint),
+        pg_catalog.pg_stat_get_xact_tuples_inserted(oid) + pg_catalog.pg_stat_get_xact_tuples_updated(oid)
+            + pg_catalog.pg_stat_get_xact_tuples_deleted(oid)
+    FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(%(table)s)
+"""
+
+
 def describe(connection: Connection) -> tuple[str, list[str]]:
     """The version of the server and its settings, and which of them may lose what was acknowledged."""
     ask = connection.exec_driver_sql
     version, fsync, pages = (
         ask(f"SHOW {name}").scalar() for name in ("server_version", "fsync", "full_page_writes")
     )
-    size = ask("SELECT pg_database_size(current_database())").scalar()
-    told = f"PostgreSQL {version}, fsync {fsync}, full_page_writes {pages}, {size} bytes"
+    size = ask("SELECT pg_database_size(current_database())").scalar_one()
+    told = f"PostgreSQL {version}, fsync {fsync}, full_page_writes {pages}, {size / 2**20:.1f} MiB"
     worries = []
     if fsync != "on":
         worries.append("fsync is off on the server: a crash of its machine loses what was acknowledged")

@@ -9,8 +9,8 @@ Invariants:
 - What was not committed leaves no trace here; where it cannot be undone, nothing is known any more, and all is
   replayed by whoever comes next.
 - The database's tables are compared with these before anything is written: all rows, unless it is shown that nobody
-  else has written since they were found to be the same, neither by another connection (``database.version``) nor past
-  the database (``database.files``). PostgreSQL cannot show that, so there all rows are compared.
+  else has written since they were found to be the same (``database.state``), and that no code but the log's own could
+  run along with what was written here (``foreign_code``).
 - Rows lie in a private file (``kept``), so memory does not grow with them.
 """
 
@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from guardrails import canonical
-from guardrails.decision_log import database, merkle
+from guardrails.decision_log import database, foreign_code, merkle
 from guardrails.decision_log.database import Prepared, expect, projection
 from guardrails.decision_log.kept import KeptTables
 from guardrails.decision_log.tables import SqlTables, Tables
@@ -47,12 +47,11 @@ _ROWS = Prepared(
 _REBUILD = "`interlock log rebuild` makes the tables anew; find out who changed them"
 
 
-class _Untouched(NamedTuple):
+class _Compared(NamedTuple):
     """When a connection found the tables to be the same: as of which replay, and how the database was."""
 
     epoch: object
-    version: int | None
-    files: tuple[int, ...]
+    state: database.State | None
 
 
 class Proven:
@@ -130,28 +129,40 @@ class Proven:
 
     def require_same(self, connection: Connection) -> None:
         """Refuse a database whose tables say anything else than the records, be it in one byte."""
-        now = _Untouched(self._epoch, database.version(connection), database.files(connection.engine))
-        if now.version is not None and connection.info.get(_COMPARED) == now:
-            return
-        connection.info.pop(_COMPARED, None)
+        now = _Compared(self._epoch, database.state(connection))
+        if now.state is None or connection.info.get(_COMPARED) != now:
+            connection.info.pop(_COMPARED, None)
+            self._compare(connection)
+            if foreign_code.possible(connection):
+                return  # which may yet change a row in this very transaction
+        connection.info[_COMPARED] = now
+
+    def _compare(self, connection: Connection) -> None:
         database.read_anew(connection)
         for stored, expected in itertools.zip_longest(_ROWS.each(connection), self.tables.all_bodies()):
             if stored != expected:
                 raise _difference(stored, expected)
-        connection.info[_COMPARED] = now
 
-    def note_commit(self, engine: Engine, info: MutableMapping[Any, Any], before: tuple[int, ...]) -> None:
-        """A connection has committed what stands here, and so has changed the files itself.
+    def own_commit(self, connection: Connection, records: range, rows: int) -> Callable[[], None]:
+        """To be called after a commit of what stands here, and made just before it: what was compared stays so.
 
-        ``before``: what ``database.files`` said just before. If that is not what it said when the rows were compared,
-        somebody else may have written during the transaction, and they are compared again.
+        Unless somebody else wrote during the transaction: then all rows are compared again. ``records`` were appended,
+        and ``rows`` changes made to rows.
         """
-        compared = info.pop(_COMPARED, None)
-        if compared is not None and compared.files == before:
-            info[_COMPARED] = compared._replace(files=database.files(engine))
+        info = connection.info
+        compared: _Compared | None = info.pop(_COMPARED, None)
+        if compared is None or compared.state is None:
+            return lambda: None
+        after = database.own_commit(connection, compared.state, records, rows)
+
+        def note() -> None:
+            info[_COMPARED] = compared._replace(state=after())
+
+        return note
 
     def write_to(self, connection: Connection) -> None:
         """Make the database's tables anew."""
+        connection.info.pop(_COMPARED, None)
         connection.execute(delete(projection))
         names = ("table", "key", "body")
         rows = (dict(zip(names, row, strict=True)) for row in self.tables.all_bodies())
@@ -203,6 +214,8 @@ class MirroredTables(SqlTables):
     def __init__(self, connection: Connection, proven: Proven) -> None:
         super().__init__(connection)
         self._proven = proven
+        self.changed = 0
+        """How many times a row was put or removed."""
 
     def names(self) -> tuple[str, ...]:
         """Every table that has a row, sorted."""
@@ -225,9 +238,11 @@ class MirroredTables(SqlTables):
         body = canonical.encode(value)
         self._proven.tables.put_body(table, key, body, label)
         self.put_body(table, key, body)
+        self.changed += 1
 
     def delete(self, table: str, key: str) -> None:
         """Remove one row, here and there."""
+        self.changed += self._proven.tables.body(table, key) is not None
         self._proven.tables.delete(table, key)
         super().delete(table, key)
 

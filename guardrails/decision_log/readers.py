@@ -20,6 +20,7 @@ from guardrails.decision_log import sshsig
 from guardrails.decision_log.crew import Crew, Work
 from guardrails.decision_log.entry import Entry
 from guardrails.decision_log.envelope import NAMESPACE, PAYLOAD_TYPE, pae
+from guardrails.decision_log.garbage import seldom_sought
 from guardrails.decision_log.keys import service_keyid, verify_service
 from guardrails.errors import DeniedError, InterlockError, LogVerificationError, RecordError
 
@@ -85,6 +86,7 @@ def read(rows: list[Row], services: frozenset[str]) -> Batch:
     return Batch([entry.proven_by(_proven(entry, by_id)) for entry in entries], refused)
 
 
+@seldom_sought()
 def read_packed(rows: list[Row], services: frozenset[str]) -> bytes:
     """What ``read`` finds, for another process."""
     entries, refused = read(rows, services)
@@ -109,7 +111,7 @@ def _proven(entry: Entry, services: Mapping[str, str]) -> tuple[str, ...]:
     for signature in entry.signatures:
         try:
             if signature.keyid.startswith(sshsig.FINGERPRINT):  # a person's signature names its whole key
-                public = sshsig.read(signature.signature).key
+                public = sshsig.key_of(signature.signature)
                 if public.keyid == signature.keyid:
                     sshsig.verify(public, message, signature.signature, NAMESPACE)
                     found.append(public.text)

@@ -171,7 +171,7 @@ class ReplayTables:
 
     def hold(self, table: str, key: str, row: Any) -> None:
         """Insert or replace one row by a record; where it has a ``label``, it is found by that."""
-        if not is_storable(table, key):
+        if key not in self._new.get(table, ()) and not is_storable(table, key):
             raise RecordError(f"a row cannot be called {table!r:.80} {key!r:.80}")
         label = getattr(row, "label", None)
         if label is not None:

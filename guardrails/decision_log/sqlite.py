@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -136,14 +136,32 @@ def _begin(connection: Connection) -> None:
     raw.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def version(raw: Any) -> int:
-    """A number that changes for a connection with every commit of another one, in whatever process."""
-    found: int = raw.execute("PRAGMA data_version").fetchone()[0]
-    return found
+class State(NamedTuple):
+    """How a database is: the same again, and only this connection has written in between."""
+
+    version: int
+    """Changes for a connection with every commit of another one, in whatever process."""
+    files: tuple[int, ...]
+    """What the file system says of the files; whoever writes, past SQLite too, changes it. Readers do not."""
 
 
-def files(path: str) -> tuple[int, ...]:
-    """What the file system says of a database's files; whoever writes, past SQLite too, changes it. Readers do not."""
+def state(raw: Any, path: str) -> State:
+    """How the database is now, for this connection."""
+    return State(raw.execute("PRAGMA data_version").fetchone()[0], _files(path))
+
+
+def own_commit(path: str, before: State) -> Callable[[], State | None]:
+    """To be asked after a commit, and made just before it: how the database is then, if only the commit has changed it.
+
+    ``before``: how it was before the transaction. The commit changes the files, and so hides what somebody else did to
+    them during the transaction; that shows now.
+    """
+    if _files(path) != before.files:
+        return lambda: None
+    return lambda: before._replace(files=_files(path))
+
+
+def _files(path: str) -> tuple[int, ...]:
     return *_stat(path), *_stat(f"{path}-wal")
 
 
@@ -160,7 +178,8 @@ def describe(connection: Connection) -> tuple[str, list[str]]:
     version, journal = sqlite3.sqlite_version, connection.exec_driver_sql("PRAGMA journal_mode").scalar()
     path = Path(connection.engine.url.database or "")
     size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
-    told = f"SQLite {version}, journal {journal}, {size} bytes, {shutil.disk_usage(path.parent).free >> 20} MiB free"
+    free = shutil.disk_usage(path.parent).free
+    told = f"SQLite {version}, journal {journal}, {size / 2**20:.1f} MiB, {free >> 20} MiB free"
     worries = []
     if not has_wal_reset_fix(sqlite3.sqlite_version_info):
         worries.append(

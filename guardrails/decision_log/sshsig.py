@@ -23,6 +23,7 @@ from functools import cached_property, lru_cache
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from guardrails.decision_log.small_order import require_large_order
 from guardrails.errors import DeniedError, RecordError
 
 ED25519 = "ssh-ed25519"
@@ -31,6 +32,9 @@ FINGERPRINT = "SHA256:"
 
 _MAGIC = b"SSHSIG"
 _VERSION = 1
+_HEAD = _MAGIC + struct.pack(">I", _VERSION)
+_PROOF = 64
+_COUNTED = struct.Struct(">BI")
 _HASH = b"sha512"
 _USER_PRESENT = 0x01
 _USER_VERIFIED = 0x04
@@ -67,11 +71,11 @@ class PublicKey:
             if reader.string() != kind.encode():
                 raise RecordError("the type in the public key is not the type before it")
             key = cls(kind, reader.string(), reader.string() if kind == SK_ED25519 else b"")
-            reader.end()
         except (binascii.Error, ValueError, struct.error):
             raise RecordError(f"damaged OpenSSH public key: {text.strip()!r:.80}") from None
         if len(key.raw) != 32 or key.text.split()[1] != encoded:
             raise RecordError(f"damaged OpenSSH public key: {text.strip()!r:.80}")
+        require_large_order(key.raw)
         return key
 
     @cached_property
@@ -98,6 +102,15 @@ def _parsed(text: str) -> PublicKey:
 
 
 @lru_cache(maxsize=256)
+def _named(blob: bytes) -> PublicKey:
+    kind = _Reader(blob).string().decode("ascii")
+    key = PublicKey.parse(f"{kind} {base64.b64encode(blob).decode('ascii')}")
+    if key.blob != blob:  # a kind with a blank in it would bring a key of its own
+        raise ValueError("not the bytes of a public key")
+    return key
+
+
+@lru_cache(maxsize=256)
 def _verifier(raw: bytes) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(raw)
 
@@ -109,17 +122,7 @@ def public_of(key: Ed25519PrivateKey) -> PublicKey:
 
 def sign(key: Ed25519PrivateKey, message: bytes, namespace: str) -> bytes:
     """The binary SSHSIG of a message; ``armor`` makes the text that ssh-keygen reads."""
-    scope = namespace.encode()
-    signature = key.sign(_signed_data(scope, message))
-    return (
-        _MAGIC
-        + struct.pack(">I", _VERSION)
-        + _string(public_of(key).blob)
-        + _string(scope)
-        + _string(b"")
-        + _string(_HASH)
-        + _string(_string(ED25519.encode()) + _string(signature))
-    )
+    return _before_proof(public_of(key), namespace) + key.sign(_signed_data(namespace, message))
 
 
 def verify(public: PublicKey, message: bytes, signature: bytes, namespace: str) -> None:
@@ -128,19 +131,15 @@ def verify(public: PublicKey, message: bytes, signature: bytes, namespace: str) 
     Raises:
         DeniedError: it is not this key's signature over this message in this namespace.
     """
-    try:
-        inner = _open(public, signature, namespace)
-        if inner.string() != public.kind.encode():
-            raise DeniedError(f"signature by {public.keyid}: its algorithm is not the key's")
-        proof = inner.string()
-        if public.kind == SK_ED25519:
-            flags, counter = struct.unpack(">BI", inner.take(5))
-            signed = _token_data(public, flags, counter, _signed_data(namespace.encode(), message))
-        else:
-            signed = _signed_data(namespace.encode(), message)
-        inner.end()
-    except (ValueError, struct.error):
-        raise DeniedError(f"signature by {public.keyid}: damaged SSHSIG") from None
+    head = _before_proof(public, namespace)
+    proof, behind = signature[len(head) : len(head) + _PROOF], signature[len(head) + _PROOF :]
+    is_token = public.kind == SK_ED25519
+    if not signature.startswith(head) or len(behind) != is_token * _COUNTED.size:
+        raise _misshapen(public, signature, namespace)
+    signed = _signed_data(namespace, message)
+    if is_token:
+        flags, counter = _COUNTED.unpack(behind)
+        signed = _token_data(public, flags, counter, signed)
     try:
         _verifier(public.raw).verify(proof, signed)
     except (InvalidSignature, ValueError):
@@ -166,20 +165,27 @@ def read(signature: bytes) -> Claims:
     """The claims of a binary SSHSIG; raises RecordError where it is none that can sign decisions."""
     reader = _Reader(signature)
     try:
-        is_known = reader.take(len(_MAGIC) + 4) == _MAGIC + struct.pack(">I", _VERSION)
-        blob = reader.string() if is_known else b""
-        kind = _Reader(blob).string().decode("ascii")
-        key = PublicKey.parse(f"{kind} {base64.b64encode(blob).decode('ascii')}")
+        blob = reader.string() if reader.take(len(_HEAD)) == _HEAD else b""
+        key = _named(blob)
         namespace = reader.string().decode("utf-8")
         reader.string(), reader.string()
         inner = _Reader(reader.string())
         inner.string(), inner.string()
         if key.kind != SK_ED25519:
             return Claims(key, namespace)
-        flags, counter = struct.unpack(">BI", inner.take(5))
+        flags, counter = _COUNTED.unpack(inner.take(_COUNTED.size))
     except (ValueError, struct.error):
         raise RecordError("damaged SSH signature", hint="expected what ssh-keygen -Y sign wrote") from None
     return Claims(key, namespace, bool(flags & _USER_PRESENT), bool(flags & _USER_VERIFIED), counter)
+
+
+def key_of(signature: bytes) -> PublicKey:
+    """The key that a binary SSHSIG names, whatever else it may say; raises RecordError where it names none."""
+    start = len(_HEAD) + 4
+    try:
+        return _named(signature[start : start + int.from_bytes(signature[len(_HEAD) : start], "big")])
+    except ValueError:
+        raise RecordError("damaged SSH signature: it names no key") from None
 
 
 def armor(signature: bytes) -> str:
@@ -199,30 +205,56 @@ def dearmor(text: str) -> bytes:
         raise RecordError("damaged SSH signature: not base64") from None
 
 
-def _open(public: PublicKey, signature: bytes, namespace: str) -> _Reader:
-    """The inner signature, after everything around it was found to be as it must be."""
+@lru_cache(maxsize=256)
+def _before_proof(public: PublicKey, namespace: str) -> bytes:
+    """All that stands before the proof in a signature of this key: only one text can."""
+    behind = _COUNTED.size if public.kind == SK_ED25519 else 0
+    algorithm = _string(public.kind.encode())
+    return (
+        _HEAD
+        + _string(public.blob)
+        + _string(namespace.encode())
+        + _string(b"")
+        + _string(_HASH)
+        + struct.pack(">I", len(algorithm) + 4 + _PROOF + behind)
+        + algorithm
+        + struct.pack(">I", _PROOF)
+    )
+
+
+def _misshapen(public: PublicKey, signature: bytes, namespace: str) -> DeniedError:
+    """Why a signature has not the only shape that one of this key can have."""
+    damaged = DeniedError(f"signature by {public.keyid}: damaged SSHSIG")
     reader = _Reader(signature)
-    if reader.take(len(_MAGIC)) != _MAGIC or reader.take(4) != struct.pack(">I", _VERSION):
-        raise DeniedError(f"signature by {public.keyid}: not an SSHSIG version {_VERSION}")
-    if reader.string() != public.blob:
-        raise DeniedError(f"the signature is by another key than {public.keyid}")
-    found = reader.string()
-    if found != namespace.encode():
-        raise DeniedError(
-            f"signature by {public.keyid}: namespace {found.decode('utf-8', 'replace')!r:.80} "
-            f"is not '{namespace}'",
-            hint=f"sign with: ssh-keygen -Y sign -n {namespace}",
-        )
-    if reader.string() != b"" or reader.string() != _HASH:
-        raise DeniedError(f"signature by {public.keyid}: only hash {_HASH.decode()} is accepted")
-    inner = _Reader(reader.string())
-    reader.end()
-    return inner
+    try:
+        if reader.take(len(_HEAD)) != _HEAD:
+            return DeniedError(f"signature by {public.keyid}: not an SSHSIG version {_VERSION}")
+        if reader.string() != public.blob:
+            return DeniedError(f"the signature is by another key than {public.keyid}")
+        found = reader.string()
+        if found != namespace.encode():
+            return DeniedError(
+                f"signature by {public.keyid}: namespace {found.decode('utf-8', 'replace')!r:.80} "
+                f"is not '{namespace}'",
+                hint=f"sign with: ssh-keygen -Y sign -n {namespace}",
+            )
+        if reader.string() != b"" or reader.string() != _HASH:
+            return DeniedError(f"signature by {public.keyid}: only hash {_HASH.decode()} is accepted")
+        if _Reader(reader.string()).string() != public.kind.encode():
+            return DeniedError(f"signature by {public.keyid}: its algorithm is not the key's")
+    except ValueError:
+        return damaged
+    return damaged
 
 
-def _signed_data(namespace: bytes, message: bytes) -> bytes:
-    digest = hashlib.sha512(message).digest()
-    return _MAGIC + _string(namespace) + _string(b"") + _string(_HASH) + _string(digest)
+def _signed_data(namespace: str, message: bytes) -> bytes:
+    return _before_digest(namespace) + hashlib.sha512(message).digest()
+
+
+@lru_cache(maxsize=16)
+def _before_digest(namespace: str) -> bytes:
+    scope, length = _string(namespace.encode()), struct.pack(">I", hashlib.sha512().digest_size)
+    return _MAGIC + scope + _string(b"") + _string(_HASH) + length
 
 
 def _token_data(public: PublicKey, flags: int, counter: int, data: bytes) -> bytes:
@@ -230,7 +262,7 @@ def _token_data(public: PublicKey, flags: int, counter: int, data: bytes) -> byt
     if not flags & _USER_PRESENT:
         raise DeniedError(f"signature by {public.keyid}: the token says that nobody touched it")
     application = hashlib.sha256(public.application).digest()
-    return application + struct.pack(">BI", flags, counter) + hashlib.sha256(data).digest()
+    return application + _COUNTED.pack(flags, counter) + hashlib.sha256(data).digest()
 
 
 def _string(data: bytes) -> bytes:
@@ -238,7 +270,7 @@ def _string(data: bytes) -> bytes:
 
 
 class _Reader:
-    """Reads the SSH wire format; raises ValueError at any byte too few or too many."""
+    """Reads the SSH wire format; raises ValueError where bytes are missing."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -253,7 +285,3 @@ class _Reader:
 
     def string(self) -> bytes:
         return self.take(int.from_bytes(self.take(4), "big"))
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise ValueError("trailing bytes")

@@ -21,6 +21,9 @@ from guardrails.errors import LogVerificationError, RecordError
 ERASED_TABLE = "erased"
 """The projection's table of erased commitments: ``sha256`` → the record that erased them."""
 
+ANSWERS_TABLE = "answers"
+"""The projection's table of what people handed in: SHA-256 of a statement → its record (``ledger.rows.AnswersRow``)."""
+
 # Built once: building a statement costs more than running it.
 _ROW = (projection.c.table == bindparam("name"), projection.c.key == bindparam("at"))
 _GET = Prepared(select(projection.c.body).where(*_ROW))

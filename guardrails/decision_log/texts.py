@@ -41,14 +41,15 @@ class TextCheck:
         if entry.payload.count(b'{"sha256":') == len(entry.statement.subjects):
             return
         for commitment in commitments(entry.statement.body):
-            if self._seen(commitment.sha256) is not None:
-                continue
             try:
                 opening = snapshot.opening(commitment)
             except InterlockError as error:
                 raise LogVerificationError(error.message, index=entry.seq) from None
             self._scratch.ask(
-                "INSERT INTO texts VALUES (?, ?, ?)", commitment.sha256, entry.seq, opening is not None
+                "INSERT OR IGNORE INTO texts VALUES (?, ?, ?)",
+                commitment.sha256,
+                entry.seq,
+                opening is not None,
             )
 
     def finish(self, tables: Reader) -> Texts:

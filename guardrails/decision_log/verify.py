@@ -20,16 +20,18 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from guardrails.answers import require_as_recorded
 from guardrails.canonical import Digest
 from guardrails.decision_log import coverage
 from guardrails.decision_log.cosignature import VerifierKey
 from guardrails.decision_log.coverage import Coverage
+from guardrails.decision_log.garbage import seldom_sought
 from guardrails.decision_log.growth import Growth
 from guardrails.decision_log.readers import batches_of
 from guardrails.decision_log.roots import predecessor, require_pinned, root_keys
 from guardrails.decision_log.scratch import Leaves, ReplayTables, Scratch
 from guardrails.decision_log.store import Entry, Project, Snapshot
-from guardrails.decision_log.tables import Reader, decoded
+from guardrails.decision_log.tables import ANSWERS_TABLE, ERASED_TABLE, Reader, decoded
 from guardrails.decision_log.texts import TextCheck, Texts
 from guardrails.errors import InterlockError, LogVerificationError, RecordError
 
@@ -59,6 +61,7 @@ class Verification:
         return not self.reason
 
 
+@seldom_sought()
 def verify_log(
     snapshot: Snapshot,
     project: Project,
@@ -70,6 +73,7 @@ def verify_log(
     witness_keys: Sequence[VerifierKey] = (),
     witness_threshold: int = 0,
     artifacts: Callable[[Digest], None] | None = None,
+    statements: Callable[[Digest], bytes] | None = None,
     recompute: Recompute | None = None,
     expiry: Recompute | None = None,
     compare_tables: bool = True,
@@ -87,6 +91,8 @@ def verify_log(
         witness_keys: Witnesses that the verifier trusts: they must have seen every record. Empty: not asked.
         witness_threshold: So many of them suffice; 0: all.
         artifacts: Raises unless the artifact of a digest is present and intact; None: not checked.
+        statements: Reads the artifact of a digest and checks its bytes: what people handed in must say what its record
+            says. None: not checked.
         recompute: Re-runs the engine on a verdict; None: not done.
         expiry: Says until when a promotion or a rollback was allowed, from the state before it; this, and the time
             that the record states, are then compared with what witnesses say of the time.
@@ -124,6 +130,7 @@ def verify_log(
         if compare_tables:
             _check_tables(snapshot, tables)
         _check_artifacts(tables, evidence, artifacts, result)
+        _check_statements(snapshot.origin, tables, statements, result)
     except LogVerificationError as error:
         result.index = error.index if error.index >= 0 else None
         result.reason = error.reason
@@ -346,3 +353,34 @@ def _check_artifacts(
         result.notes.append(
             f"{removed} bundles were removed when their time was over, each by a record of the log"
         )
+
+
+def _check_statements(
+    origin: str, tables: Reader, read: Callable[[Digest], bytes] | None, result: Verification
+) -> None:
+    """What people handed in says what its record says; what a record erased need not be there."""
+    erased = left = unread = 0
+    for name, row in tables.scan(ANSWERS_TABLE):
+        if tables.get(ERASED_TABLE, name) is not None:
+            erased += 1
+            if read is not None:
+                with contextlib.suppress(InterlockError):  # it is gone, as it should be
+                    read(Digest(name))
+                    left += 1
+        elif read is None:
+            unread += 1
+        else:
+            try:
+                require_as_recorded(origin, read(Digest(name)), row)
+            except InterlockError as error:
+                raise LogVerificationError(
+                    f"answers sha256:{name}: {error.message}", index=row["seq"]
+                ) from None
+    if erased:
+        result.notes.append(f"{erased} statements of answers were erased, each by a record of the log")
+    if left:
+        result.notes.append(
+            f"{left} of them are in the artifact store all the same: interlock log erase --scrub"
+        )
+    if unread:
+        result.notes.append(f"{unread} statements of answers were not read")

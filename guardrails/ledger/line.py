@@ -7,11 +7,11 @@ the measurement which it comes from, and only the newest counts.
 
 from __future__ import annotations
 
-from guardrails.canonical import Digest
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
 from guardrails.errors import DeniedError, StaleError
 from guardrails.ledger import removal
+from guardrails.ledger.answers import require_authors
 from guardrails.ledger.champions import barred_bundles, tainted_data
 from guardrails.ledger.in_force import policies_for
 from guardrails.ledger.rows import (
@@ -36,7 +36,7 @@ FALLIBLE = (State.PROPOSED, State.MEASURING)
 
 
 def proposal(tables: Tables, entry: Entry, proposal: Proposal) -> None:
-    """A candidate enters: trained from the champion in force, of nothing that a rollback barred."""
+    """A candidate enters: trained from the champion in force, of nothing that a rollback barred, naming its authors."""
     model = require_model(tables, proposal.model)
     if proposal.kind.value != model.kind:
         raise DeniedError(f"{proposal.model} is a {model.kind}, the proposal says {proposal.kind}")
@@ -51,13 +51,14 @@ def proposal(tables: Tables, entry: Entry, proposal: Proposal) -> None:
         raise DeniedError(
             f"data {min(tainted, key=str).short} was written by a model that was rolled back, or came with one"
         )
+    require_authors(tables, proposal)
     take_id(tables, "P", proposal.id)
     time = entry.statement.time
     write(
         tables,
         ProposalRow(
             proposal.id, proposal.model, proposal.technique, State.PROPOSED, time, time,
-            proposal=proposal, proposal_record=Digest(entry.leaf), proposal_seq=entry.seq,
+            proposal=proposal, proposal_record=entry.leaf_digest, proposal_seq=entry.seq,
         ),
         proposal.id,
     )  # fmt: skip
@@ -119,7 +120,7 @@ def _begin(tables: Tables, entry: Entry, row: ProposalRow, attempt: int) -> Prop
         raise StaleError(
             f"{row.id}: attempt {attempt}, but the next one of {model.name} is {model.attempts + 1}"
         )
-    return replaced(_spend(tables, row, model), measuring=Digest(entry.leaf))
+    return replaced(_spend(tables, row, model), measuring=entry.leaf_digest)
 
 
 def _spend(tables: Tables, row: ProposalRow, model: ModelRow) -> ProposalRow:
@@ -146,7 +147,7 @@ def evidence(tables: Tables, entry: Entry, evidence: Evidence) -> None:
         tables,
         replaced(
             row, state=State.JUDGED, changed_at=entry.statement.time, note="measured", evidence=evidence,
-            evidence_record=Digest(entry.leaf), evidence_seq=entry.seq,
+            evidence_record=entry.leaf_digest, evidence_seq=entry.seq,
             verdict=None, verdict_record=None, verdict_seq=-1, votes=(),
         ),
         row.id,
@@ -176,7 +177,7 @@ def verdict(tables: Tables, entry: Entry, verdict: Verdict) -> None:
         tables,
         replaced(
             row, state=State.BLOCKED if blocked else State.AWAITING_APPROVAL, changed_at=entry.statement.time,
-            note="", verdict=verdict, verdict_record=Digest(entry.leaf), verdict_seq=entry.seq,
+            note="", verdict=verdict, verdict_record=entry.leaf_digest, verdict_seq=entry.seq,
             judged_at=entry.statement.time, approved_at="", votes=(),
             waived=waived_rules(tables, row, entry.statement.time),
         ),

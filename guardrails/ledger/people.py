@@ -1,15 +1,14 @@
 """Who signed a record, and whether the roster then in force lets them.
 
 Invariants: a machine record needs the signature of the service that makes such records; a decision needs
-one signature by a key, not revoked, of the person that it names, in a role that this person holds (who signs
-a roster: see ``roster``). A signature that nobody can be named for counts for nothing.
+one signature by a key, not revoked, of the person that it names, in a role that this person holds, and so do
+answers, in any role (who signs a roster: see ``roster``). A signature that nobody can be named for counts for nothing.
 A signature states the fingerprint of the key that made it: with any other key id the same signature would
 make a second record, and an approval that was taken back could be handed in again.
 """
 
 from __future__ import annotations
 
-from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import PAYLOAD_TYPE, pae
 from guardrails.decision_log.keys import is_signed_by, service_keyid, verify_service
 from guardrails.decision_log.store import Entry
@@ -54,21 +53,26 @@ def require_signer(entry: Entry, decision: Decision, roster: Roster) -> Person:
     person = find_person(roster, decision.person)
     if decision.role not in person.roles:
         raise DeniedError(f"{person.id} does not hold the role {decision.role}")
+    require_own(entry, person, decision.roster, roster, "decision")
+    return person
+
+
+def require_own(entry: Entry, person: Person, stated: int, roster: Roster, what: str) -> None:
+    """Refuse a record that this person did not sign with a key in force, or prepared under another roster."""
     if len(entry.signatures) != 1 or not _signed_by(entry, person):
-        raise DeniedError(f"the decision is not signed by a key of {person.id} that is in force")
-    if decision.roster != roster.version:
+        raise DeniedError(f"the {what} is not signed by a key of {person.id} that is in force")
+    if stated != roster.version:
         raise StaleError(
-            f"the decision was prepared under roster {decision.roster}, {roster.version} is in force",
+            f"the {what} was prepared under roster {stated}, {roster.version} is in force",
             hint="prepare and sign it again",
         )
-    return person
 
 
 def vote_of(entry: Entry, decision: Decision) -> Vote:
     """A decision as a vote: what a quorum counts."""
     return Vote(
         decision.action, decision.person, decision.role, entry.statement.time, decision.surface,
-        decision.viewed, decision.reason, Digest(entry.leaf), entry.seq, decision.roster, decision.binding,
+        decision.viewed, decision.reason, entry.leaf_digest, entry.seq, decision.roster, decision.binding,
         decision.expires_at,
     )  # fmt: skip
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 
-from guardrails.canonical import Digest
 from guardrails.decision_log.envelope import PAYLOAD_TYPE, Signature, pae
 from guardrails.decision_log.keys import is_signed_by, person_keyid, service_keyid
 from guardrails.decision_log.sshsig import PublicKey
@@ -40,7 +39,7 @@ def enter(tables: Tables, entry: Entry, roster: Roster) -> None:
         require_kept(former, roster)
         if roster.predecessor is not None:
             raise DeniedError("only the first roster of a log can name a predecessor")
-    write(tables, RosterRow(roster, Digest(entry.leaf)))
+    write(tables, RosterRow(roster, entry.leaf_digest))
 
 
 def require_sound(roster: Roster) -> None:

@@ -15,7 +15,7 @@ from guardrails import canonical
 from guardrails.canonical import Digest
 from guardrails.codec import decode_record, encode_record
 from guardrails.decision_log.scratch import ReplayTables
-from guardrails.decision_log.tables import Reader, Tables
+from guardrails.decision_log.tables import ANSWERS_TABLE, Reader, Tables
 from guardrails.errors import DeniedError, HaltedError, RecordError, StaleError, UnknownNameError
 from guardrails.records import (
     Action,
@@ -214,7 +214,32 @@ class WaiverRow:
     revoked_by: str = ""
 
 
-Row = TypeVar("Row", Workspace, RosterRow, ProposalRow, ModelRow, PolicyRow, RequestRow, WaiverRow)
+@dataclass(frozen=True)
+class AnswersRow:
+    """One statement of answers that a person handed in, by its digest. ``key``: the fingerprint of who signed."""
+
+    TABLE = ANSWERS_TABLE
+    statement: Digest
+    model: str
+    asker: str
+    person: str
+    key: str
+    answers: int
+    skipped: int
+    roster: int
+    at: str
+    seq: int
+    record: Digest
+
+    @property
+    def label(self) -> str:
+        """By what the row is found: see ``ledger.answers.handed_in``."""
+        return f"{self.model} {self.asker}"
+
+
+Row = TypeVar(
+    "Row", Workspace, RosterRow, ProposalRow, ModelRow, PolicyRow, RequestRow, WaiverRow, AnswersRow
+)
 
 _REMEMBERED = 2048
 ONLY = "current"

@@ -19,6 +19,7 @@ from guardrails.errors import DeniedError
 from guardrails.ledger.rows import ProposalRow, RequestRow, read
 from guardrails.records import (
     Action,
+    Answers,
     Decision,
     Evidence,
     Failure,
@@ -129,6 +130,7 @@ _SUBJECTS: dict[type[Any], Find] = {
     },
     Verdict: lambda _tables, record, own: {"evidence": record.evidence, "verdict": own()},
     Removal: lambda _tables, record, _own: {"bundle": record.bundle},
+    Answers: lambda _tables, record, _own: {"statement": record.statement},
     Promotion: lambda _tables, record, _own: {"bundle": record.bundle, "previous": record.previous},
     Rollback: lambda _tables, record, _own: {"bundle": record.bundle, "previous": record.previous},
     Decision: _of_decision,

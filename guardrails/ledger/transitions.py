@@ -15,11 +15,12 @@ from guardrails.codec import decode_record
 from guardrails.decision_log.store import Entry
 from guardrails.decision_log.tables import Tables
 from guardrails.errors import DeniedError, RecordError
-from guardrails.ledger import champions, forms, line, removal, requests, roster, subjects, votes
+from guardrails.ledger import answers, champions, forms, line, removal, requests, roster, subjects, votes
 from guardrails.ledger.people import SERVICE_OF, require_service
 from guardrails.ledger.rows import Workspace, read, replaced, require_roster, write
 from guardrails.records import (
     Action,
+    Answers,
     Decision,
     Evidence,
     Failure,
@@ -64,7 +65,7 @@ def project(tables: Tables, entry: Entry) -> None:
     if statement.record not in _HANDLERS:
         raise RecordError(f"unknown kind of record: {statement.record}")
     cls, handler = _HANDLERS[statement.record]
-    record = decode_record(cls, dict(statement.body))
+    record = decode_record(cls, statement.body)
     fitting = subjects.allowed(tables, entry, record)
     handler(tables, entry, record)
     forms.enter(tables, record)
@@ -95,4 +96,5 @@ _HANDLERS: dict[str, tuple[type[Any], Callable[[Tables, Entry, Any], None]]] = {
     "promotion": (Promotion, champions.promote),
     "rollback": (Rollback, champions.roll_back),
     "removal": (Removal, removal.remove),
+    "answers": (Answers, answers.hand_in),
 }

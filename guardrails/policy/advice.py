@@ -36,11 +36,16 @@ def syntax(text: str, error: yaml.YAMLError) -> Explained:
         return opened, "a quotation that begins here never ends", "close it with the same quotation mark"
     if "flow" in context and opened is not None:
         bracket = _line(text, opened)[opened.column : opened.column + 1]
-        closing = _CLOSING.get(bracket, "the matching bracket")
+        if bracket not in _CLOSING:  # the mark is where the parser gave up, as at the end of the file
+            return (
+                opened,
+                "a '[' or '{' before this is not closed, or something is missing",
+                "close each '[' with ']' and each '{' with '}'",
+            )
         return (
             opened,
             f"the '{bracket}' here is not closed, or a comma is missing",
-            f"close it with '{closing}'",
+            f"close it with '{_CLOSING[bracket]}'",
         )
     if "<block end>" in said and at is not None and opened is not None and at.column != opened.column:
         begins, belongs = at.column + 1, opened.column + 1

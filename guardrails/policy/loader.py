@@ -132,11 +132,14 @@ def _absent(path: Path, name: str) -> str:
 
 def _nearest_file(path: Path) -> str:
     """What is there that somebody may have meant; else where the file was looked for."""
-    beside: list[str] = []
+    beside: dict[str, str] = {}
     if path.parent.is_dir():
-        beside = [p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file()]
-    close = nearest_name(path.name, sorted(beside)[:200])
-    return f"did you mean '{close}'?" if close else f"looked for it at {path}"
+        # Without the suffix, which they share: it would make strangers look alike.
+        beside = {
+            p.stem: p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file()
+        }
+    close = nearest_name(path.stem, sorted(beside)[:200])
+    return f"did you mean '{beside[close]}'?" if close else f"looked for it at {path}"
 
 
 def _may_extend(target: str) -> bool:

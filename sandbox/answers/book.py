@@ -1,9 +1,11 @@
-"""What the lines of a journal mean: open questions, drafts, and the answers that count. Pure.
+"""What a journal and the log mean together: open questions, drafts, and the answers that count. Pure.
 
 Invariants:
-- An answer counts when the person who gave it has handed it in: signed, with a key of theirs that the roster in
-  force lists and does not revoke. A batch whose signer is not in force any more counts no more: its questions are
-  open again.
+- An answer counts when the log holds the record by which its person handed it in. A batch whose key was revoked since, or
+  that was erased, counts no more, nor do the earlier ones of its person to that asker, which it may have corrected: their
+  questions are open again, and what their person can still sign is their draft again.
+- No answer that its author replaced is in force, whatever became of what replaced it.
+- Nothing that stands in a journal alone counts; what was signed before the log had such records is to be signed again.
 - The first person whose answer to a question counts is the one who answered it; only they can correct it.
 - A learner is told what was answered, never by whom. Whoever skipped told it nothing.
 - The two texts of a choice stand in an order that follows from a salt which no learner knew when it asked.
@@ -11,25 +13,18 @@ Invariants:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from guardrails import canonical
 from guardrails.canonical import Digest, digest, encode
-from guardrails.decision_log.envelope import pae
-from guardrails.decision_log.keys import verify_person
-from guardrails.errors import DeniedError, RecordError, StorageError
-from guardrails.records import Person, Roster
+from guardrails.errors import RecordError, StorageError
+from guardrails.ledger.rows import AnswersRow
 from sandbox.answers.journal import Line
 from sandbox.worker.questions import PERSON, Question
 
-SCHEMA = "interlock/answers/v1"
-PAYLOAD_TYPE = "application/vnd.interlock.answers+json"
-"""What people sign when they hand in: a DSSE payload of a type of its own, so that it can be no decision."""
 LETTERS = tuple("ABDEFGHIJKLMOPQT")
 """Labels of options; left out are letters that are commands where questions are answered."""
 NUMBERS = tuple(str(number) for number in range(1, 17))
@@ -91,16 +86,28 @@ class Given:
         return digest(encode({**self.fields(), "person": self.person}))
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What somebody handed in by a record of the log. ``why_not``: why it does not count; empty where it does."""
+
+    row: AnswersRow
+    given: tuple[Given, ...]
+    why_not: str = ""
+
+
 @dataclass
 class Book:
-    """The state after all lines. ``set_aside``: per batch that does not count, why not; ``taken``: those that do."""
+    """The state after all lines and batches. ``set_aside``: of what does not count, why not.
+
+    ``former``: answers that were signed in the journal alone, before the log had records of them.
+    """
 
     asked: dict[Digest, Asked] = field(default_factory=dict)
     drafts: dict[str, dict[Digest, Given]] = field(default_factory=dict)
     final: dict[Digest, Given] = field(default_factory=dict)
     used: dict[Digest, list[str]] = field(default_factory=dict)
     set_aside: list[str] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)
+    former: set[Digest] = field(default_factory=set)
 
     def open(self, asker: str = "") -> list[Asked]:
         """The questions (of one asker) to which no answer counts yet, in the order of asking."""
@@ -162,39 +169,33 @@ def question_digest(model: str, asker: str, question: Question) -> Digest:
     }))  # fmt: skip
 
 
-def statement(origin: str, model: str, person: str, roster: int, given: Iterable[Given]) -> bytes:
-    """What a person signs to hand answers in."""
-    return encode({
-        "schema": SCHEMA, "log": origin, "model": model, "person": person, "roster": roster,
-        "answers": [one.fields() for one in given],
-    })  # fmt: skip
-
-
-def message(signed: bytes) -> bytes:
-    """The bytes that the signature of a statement is over."""
-    return pae(PAYLOAD_TYPE, signed)
-
-
-def read_book(lines: Sequence[Line], model: str, roster: Roster | None, origin: str) -> Book:
-    """Replay a journal under the roster in force.
+def read_book(lines: Sequence[Line], batches: Iterable[Batch], model: str) -> Book:
+    """Replay a journal, then what people handed in, oldest first.
 
     Raises:
         StorageError: a line lacks what lines of its kind have.
     """
     book = Book()
-    people = {person.id: person for person in roster.people} if roster else {}
     for number, line in enumerate(lines, 1):
         try:
-            _apply(book, line, model, people, origin)
+            _apply(book, line, model)
         except (KeyError, TypeError, ValueError, AttributeError, RecordError) as error:
             raise StorageError(
                 f"labels/{model}: line {number} of the journal is not as it was written: {error}",
                 hint="restore the file from a backup",
             ) from None
+    handed = {given.digest for batch in batches for given in _take(book, batch)}
+    for person, drafts in book.drafts.items():
+        book.drafts[person] = {name: one for name, one in drafts.items() if one.digest not in handed}
+        again = sum(one.digest in book.former for one in book.drafts[person].values())
+        if again:
+            book.set_aside.append(
+                f"{_many(again)} of {person}, signed before the log had records of it: drafts again, to be handed in"
+            )
     return book
 
 
-def _apply(book: Book, line: Line, model: str, people: dict[str, Person], origin: str) -> None:
+def _apply(book: Book, line: Line, model: str) -> None:
     kind = line["line"]
     if kind == "asked":
         for value in line["questions"]:
@@ -203,13 +204,15 @@ def _apply(book: Book, line: Line, model: str, people: dict[str, Person], origin
             asked = Asked(question, name, line["asker"], line["at"], line["champion"], line["salt"])
             book.asked.setdefault(name, asked)
     elif kind == "draft":
-        given = _given(line, line["person"])
+        given = given_in(line, line["person"])
+        if given.question not in book.asked:
+            raise ValueError("an answer to a question that was not asked before it")
         book.drafts.setdefault(given.person, {}).pop(given.question, None)
         book.drafts[given.person][given.question] = given
     elif kind == "undone":
         book.drafts.get(line["person"], {}).pop(Digest.parse(line["question"]), None)
     elif kind == "signed":
-        _hand_in(book, line, model, people, origin)
+        book.former |= {given.digest for given in signed_before(line)}
     elif kind == "used":
         for name in line["answers"]:
             book.used.setdefault(Digest.parse(name), []).append(line["proposal"])
@@ -217,31 +220,38 @@ def _apply(book: Book, line: Line, model: str, people: dict[str, Person], origin
         raise ValueError(f"unknown kind {kind!a:.40}")
 
 
-def _hand_in(book: Book, line: Line, model: str, people: dict[str, Person], origin: str) -> None:
-    signed = line["statement"].encode("utf-8")
-    value = canonical.parse(signed)
-    person = value["person"]
-    reason = _refusal(value, signed, line["signature"], model, people, origin)
-    if not reason and line["statement"] in book.taken:
-        # Counted again, it would put a former answer in the place of the one that corrected it.
-        reason = "this very batch was handed in before"
-    if reason:
-        book.set_aside.append(f"{len(value['answers'])} answers of {person} do not count: {reason}")
-        return
-    book.taken.add(line["statement"])
-    own = book.drafts.get(person, {})
-    for fields in value["answers"]:
-        given = _given(fields, person)
-        own.pop(given.question, None)
+def signed_before(line: Line) -> list[Given]:
+    """The answers in a line by which people handed in before the log recorded it."""
+    value = canonical.parse(line["statement"].encode("utf-8"))
+    return [given_in(fields, value["person"]) for fields in value["answers"]]
+
+
+def _take(book: Book, batch: Batch) -> Sequence[Given]:
+    """Let the answers of a batch count; returns those that are drafts no more."""
+    row = batch.row
+    if batch.why_not:
+        book.set_aside.append(f"{_many(row.answers)} of {row.person} cannot count: {batch.why_not}")
+        return ()
+    for given in batch.given:
         asked, earlier = book.asked.get(given.question), book.final.get(given.question)
-        if asked is None or not (earlier is None or earlier.person == person):
-            continue
-        if _is_answer(asked.question, given):
-            book.final[given.question] = given
-        else:
+        if asked is None or asked.asker != row.asker:
             book.set_aside.append(
-                f"what {person} said to {asked.question.id} does not count: it is no answer"
+                f"record {row.seq}: {row.person} answered a question of {row.asker} that is not in this journal"
             )
+        elif earlier is None or earlier.person == given.person:
+            if _is_answer(asked.question, given):
+                book.final[given.question] = given
+            else:
+                # Its author replaced what they said before, be it by nothing.
+                book.final.pop(given.question, None)
+                book.set_aside.append(
+                    f"what {given.person} said to {asked.question.id} does not count: it is no answer"
+                )
+    return batch.given
+
+
+def _many(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count} answers"
 
 
 def _is_answer(question: Question, given: Given) -> bool:
@@ -258,37 +268,11 @@ def _is_answer(question: Question, given: Given) -> bool:
     return 0 <= given.chosen < len(question.options) and given.answer == question.options[given.chosen]
 
 
-def _refusal(
-    value: dict[str, Any], signed: bytes, signature: str, model: str, people: dict[str, Person], origin: str
-) -> str:
-    """Why a batch does not count now; empty where it does."""
-    if (value["schema"], value["log"], value["model"]) != (SCHEMA, origin, model):
-        return "they were given elsewhere"
-    person = people.get(value["person"])
-    if person is None:
-        return "this person is not in the roster"
-    if not is_signed(person, signed, signature):
-        return "no key of theirs that is in force has signed them"
-    return ""
-
-
-def is_signed(person: Person, signed: bytes, signature: str) -> bool:
-    """Whether a key of this person, not revoked, made this signature over these answers."""
-    try:
-        raw = base64.b64decode(signature, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    for key in person.keys:
-        try:
-            if not key.revoked:
-                verify_person(key.public, message(signed), raw)
-                return True
-        except (DeniedError, RecordError):
-            continue
-    return False
-
-
-def _given(value: Line, person: str) -> Given:
+def given_in(value: Mapping[str, Any], person: str) -> Given:
+    """An answer from its fields; raises KeyError or RecordError where it is none."""
+    kinds = {"answer": str, "chosen": int, "skipped": bool, "at": str}
+    if wrong := [name for name, kind in kinds.items() if type(value[name]) is not kind]:
+        raise RecordError(f"an answer's {wrong[0]} is of the wrong type")
     return Given(
         Digest.parse(value["question"]),
         person,

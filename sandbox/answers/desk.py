@@ -2,32 +2,46 @@
 
 Invariants:
 - Only a person of the roster, with a key that is not revoked, answers; only to a question that is there and open.
-- What somebody types is kept as a draft at once; it counts, and is trained on, only when they have handed it in
-  with their signature, and they sign exactly what they were shown.
-- Every change is made under the journal's lock, after looking at what is there now.
+- What somebody types is kept as a draft at once; it counts, and is trained on, only when they have handed it in:
+  the log then holds a record with their signature, which binds exactly what they were shown.
+- Handing in writes the statement into the artifact store, then the record, and nothing after that: what the log holds is
+  handed in, whatever crashes, and what it does not hold is still a draft.
+- Every change is made under the journal's lock, after looking at what is there now, and at what the log holds.
 """
 
 from __future__ import annotations
 
-import base64
 import secrets
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guardrails import canonical
+from guardrails.answers import encode_statement, parse_statement, require_as_recorded
 from guardrails.canonical import Digest
-from guardrails.decision_log.envelope import format_time
-from guardrails.decision_log.store import Log, Snapshot
-from guardrails.errors import BundleError, DeniedError, RecordError, StaleError, UnknownNameError, UsageError
-from guardrails.gate import utc_now
-from guardrails.ledger.rows import RosterRow, read
-from guardrails.records import Person, Roster
+from guardrails.codec import encode_record
+from guardrails.decision_log.envelope import Signer, format_time
+from guardrails.decision_log.store import Snapshot
+from guardrails.errors import (
+    BundleError,
+    DeniedError,
+    RecordError,
+    StaleError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+)
+from guardrails.gate import Gate, utc_now
+from guardrails.ledger.answers import standing
+from guardrails.ledger.rows import AnswersRow, RosterRow, read
+from guardrails.records import Person
+from guardrails.records import asker_of as asker_named
+from guardrails.registry import ArtifactError, ArtifactStore
 from sandbox.answers import book as books
-from sandbox.answers.book import Asked, Book, Given
-from sandbox.answers.journal import Journal
+from sandbox.answers.book import Asked, Batch, Book, Given
+from sandbox.answers.journal import Journal, Writer
 from sandbox.config import Recipe
 from sandbox.worker.questions import Question
 
@@ -38,46 +52,69 @@ _REORDERING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 @dataclass(frozen=True)
 class HandedIn:
-    """What became of a batch: how many answers count from now on, and how many of these were skipped."""
+    """How many answers count from now on, how many of these were skipped, and the log's records that say so."""
 
     answers: int
     skipped: int
+    records: tuple[int, ...]
 
 
 def asker_of(recipe: Recipe) -> str:
     """Whose questions a recipe asks: its technique, and its method where it names one."""
-    method = recipe.settings.get("method", "")
-    return f"{recipe.technique}/{method}" if method else recipe.technique
+    return asker_named(recipe.technique, recipe.settings)
 
 
 class Desk:
-    """The questions about one model, under the roster in force when this was opened."""
+    """The questions about one model. ``read`` opens the log, which has the roster and what was handed in."""
 
     def __init__(
-        self, workspace: Path, model: str, roster: Roster | None, origin: str,
+        self, workspace: Path, model: str, store: ArtifactStore, read: Callable[[], AbstractContextManager[Snapshot]],
         now: Callable[[], str] = lambda: format_time(utc_now()),
     ) -> None:  # fmt: skip
         self.model = model
         self._journal = Journal(workspace / FOLDER / model)
-        self._roster = roster
-        self._origin = origin
+        self._store = store
+        self._read = read
         self._now = now
-
-    @classmethod
-    def at(cls, workspace: Path, model: str, snapshot: Snapshot) -> Desk:
-        """The desk of a model, with the roster as a snapshot of the log has it."""
-        row = read(snapshot.tables, RosterRow)
-        return cls(workspace, model, row.roster if row else None, snapshot.origin)
-
-    @classmethod
-    def of(cls, workspace: Path, model: str, log: Log) -> Desk:
-        """The desk of a model, with the roster as the log has it now."""
-        with log.read() as snapshot:
-            return cls.at(workspace, model, snapshot)
+        self._given: dict[Digest, tuple[Given, ...]] = {}
+        with read() as snapshot:
+            self._origin = snapshot.origin
+            self._look(snapshot)
 
     def book(self) -> Book:
-        """Everything that was asked and answered; raises StorageError where the journal is damaged."""
-        return books.read_book(self._journal.lines(), self.model, self._roster, self._origin)
+        """Everything that was asked and answered.
+
+        Raises:
+            StorageError: the journal is damaged, or what somebody handed in is missing from the artifact store.
+        """
+        with self._read() as snapshot:
+            self._look(snapshot)
+        return self._replayed()
+
+    def _replayed(self) -> Book:
+        return books.read_book(self._journal.lines(), map(self._batch, self._handed), self.model)
+
+    def _look(self, snapshot: Snapshot) -> None:
+        """Take the roster and what people handed in from a snapshot."""
+        row = read(snapshot.tables, RosterRow)
+        self._roster = row.roster if row else None
+        # Without a roster nobody can have handed in anything.
+        self._handed = standing(snapshot.tables, row.roster, self.model) if row else []
+
+    def _batch(self, handed: tuple[AnswersRow, str]) -> Batch:
+        row, reason = handed
+        if not reason and row.statement not in self._given:
+            try:
+                data = self._store.get_bytes(row.statement)
+                require_as_recorded(self._origin, data, encode_record(row))
+                fields = parse_statement(data)["answers"]
+                self._given[row.statement] = tuple(books.given_in(one, row.person) for one in fields)
+            except (ArtifactError, RecordError) as error:
+                raise StorageError(
+                    f"record {row.seq}: what {row.person} handed in cannot be read: {error.message}",
+                    hint="restore the artifact from a backup",
+                ) from None
+        return Batch(row, () if reason else self._given[row.statement], reason)
 
     # --- what rounds do ------------------------------------------------------------------
 
@@ -163,47 +200,70 @@ class Desk:
             })  # fmt: skip
             return drafts[-1]
 
-    def statement(self, person: str) -> bytes:
-        """What this person signs to hand in all their drafts; raises UsageError where there is none."""
-        drafts = self.book().drafts_of(self._person(person).id)
-        if not drafts:
-            raise UsageError("there is no answer of yours to hand in", hint=f"interlock label {self.model}")
-        return books.statement(self._origin, self.model, person, self._version(), drafts)
+    def statements(self, person: str, shown: Book | None = None) -> tuple[bytes, ...]:
+        """What this person hands in: all their drafts, one statement for each asker; raises UsageError if none.
 
-    def hand_in(self, signed: bytes, sign: Callable[[bytes], bytes]) -> HandedIn:
-        """Sign a statement and let its answers count. ``sign`` is given the bytes that the signature is over.
+        ``shown``: the book whose drafts they were shown, so that they sign those and no others; None: as it is now.
+        """
+        book = self.book() if shown is None else shown
+        if not book.drafts_of(self._person(person).id):
+            raise UsageError("there is no answer of yours to hand in", hint=f"interlock label {self.model}")
+        return self._stated(book, person, {})
+
+    def hand_in(self, gate: Gate, statements: Sequence[bytes], signer: Signer) -> HandedIn:
+        """Record statements as their person's, signed by them, so that the answers count; all or none.
 
         Raises:
-            DeniedError: the signature is not by a key of this person that is in force.
-            StaleError: the drafts, the roster or the questions are not what they were when it was made.
+            UsageError: these are no statements, or there is nothing to hand in.
+            DeniedError: the key is none of this person's that is in force; nothing was handed in.
+            StaleError: the drafts, the roster or the questions are not what they were when these were made.
         """
         try:
-            value = canonical.parse(signed)
-            person = self._person(value["person"])
-        except (RecordError, KeyError, TypeError):
-            raise UsageError("this is no statement of answers") from None
-        signature = base64.b64encode(sign(books.message(signed))).decode("ascii")
-        if not books.is_signed(person, signed, signature):
-            raise DeniedError("no key of yours that is in force has signed this; nothing was handed in")
+            said = [parse_statement(data) for data in statements]
+        except RecordError:
+            said = []
+        if not said:
+            raise UsageError("this is no statement of answers")
+        with gate.log.read_proven():
+            pass  # the long replay of a new process comes before the lock, so that nobody waits for it
         with self._journal.writing() as writer:
-            book = self.book()
+            with gate.log.read_proven() as snapshot:
+                self._look(snapshot)
+            person, book = self._person(said[0]["person"]), self._replayed()
             drafts = book.drafts_of(person.id)
-            if signed != books.statement(self._origin, self.model, person.id, self._version(), drafts):
+            salts = {one["asker"]: one["salt"] for one in said}
+            if tuple(statements) != self._stated(book, person.id, salts):
                 raise StaleError("your answers or the roster changed just now", hint="look at them again")
-            taken = [given for given in drafts if self._owner(book, given.question) not in ("", person.id)]
-            for given in taken:
-                writer.append({
-                    "line": "undone", "at": self._now(), "person": person.id, "question": str(given.question),
-                })  # fmt: skip
-            if taken:
-                raise StaleError(
-                    f"{len(taken)} of these questions were answered by somebody else meanwhile",
-                    hint="your answers to them were dropped; hand in the others",
-                )
+            self._require_untaken(writer, book, drafts)
+            records = gate.record_answers(statements, signer)
+        skipped = sum(given.skipped for given in drafts)
+        return HandedIn(len(drafts), skipped, tuple(record.seq for record in records))
+
+    def _require_untaken(self, writer: Writer, book: Book, drafts: Sequence[Given]) -> None:
+        """Drop drafts to questions that somebody else has answered; raises StaleError where there was one."""
+        taken = [given for given in drafts if self._owner(book, given.question) not in ("", given.person)]
+        for given in taken:
             writer.append({
-                "line": "signed", "at": self._now(), "statement": signed.decode("utf-8"), "signature": signature,
+                "line": "undone", "at": self._now(), "person": given.person, "question": str(given.question),
             })  # fmt: skip
-        return HandedIn(len(drafts), sum(given.skipped for given in drafts))
+        if taken:
+            raise StaleError(
+                f"{len(taken)} of these questions were answered by somebody else meanwhile",
+                hint="your answers to them were dropped; hand in the others",
+            )
+
+    def _stated(self, book: Book, person: str, salts: Mapping[str, str]) -> tuple[bytes, ...]:
+        """The statements of a person's drafts, one for each asker."""
+        by_asker: dict[str, list[dict[str, Any]]] = {}
+        for given in book.drafts_of(person):
+            by_asker.setdefault(book.asked[given.question].asker, []).append(given.fields())
+        return tuple(
+            encode_statement(
+                self._origin, self.model, asker, person, self._version(), salts.get(asker) or secrets.token_hex(16),
+                by_asker[asker],
+            )
+            for asker in sorted(by_asker)
+        )  # fmt: skip
 
     def _draft(self, person_id: str, question: Digest, text: str, *, skipped: bool) -> Given:
         person = self._person(person_id)

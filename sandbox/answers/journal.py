@@ -1,4 +1,4 @@
-"""One file of lines that only grows: a line that was acknowledged is on disk, and stays as it was.
+"""One file of lines that only grows: a line that was acknowledged is on disk, and stays as it was unless it is erased.
 
 Invariants:
 - One writer at a time (a lock that dies with its process, and that nobody waits for without end); readers need none.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,29 @@ class Journal:
             yield Writer(self)
         finally:
             os.close(lock)
+
+    def rewrite(self, change: Callable[[Sequence[Line]], Iterable[Line]]) -> None:
+        """Put other lines in the place of all: for erasing alone. The file is replaced whole.
+
+        Raises:
+            StorageError: it cannot be read or written; it is as it was.
+        """
+        if not self.file.exists():
+            return
+        with self.writing():
+            kept = list(change(self.lines()))
+            incoming = self.file.with_name(f"{FILE}.new")
+            try:
+                incoming.unlink(missing_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(incoming, flags, 0o600), "wb") as stream:
+                    stream.writelines(canonical.encode(dict(line)) + b"\n" for line in kept)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                incoming.replace(self.file)
+                _flush_folder(self.folder)
+            except OSError as error:
+                raise StorageError(f"{self.file} cannot be rewritten: {error.strerror}") from None
 
     def _wait(self, lock: int) -> None:
         deadline = time.monotonic() + PATIENCE_S

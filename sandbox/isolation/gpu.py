@@ -84,6 +84,25 @@ def find(index: int, *, dev: Path = Path("/dev"), root: Path = Path("/")) -> Gpu
     return Gpu(index, tuple(nodes), tuple(files))
 
 
+def named(index: int, *, root: Path = Path("/")) -> str:
+    """What the driver calls the device, with the driver's version; ``unknown`` where it does not say."""
+    version = _read(root / "sys/module/nvidia/version")
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        told = dict(line.split(":", 1) for line in _read(path).splitlines() if ":" in line)
+        told = {name.strip(): text.strip() for name, text in told.items()}
+        if told.get("Device Minor") == str(index):
+            name = f"{told.get('Model', 'unknown')}, driver {version or 'unknown'}"
+            return "".join(c for c in name[:80] if c.isprintable())
+    return "unknown"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def _instance_nodes(dev: Path, root: Path) -> list[Path]:
     """The nodes of a single MIG instance; where there are several, none is guessed at."""
     access = sorted((root / "proc/driver/nvidia/capabilities").glob("gpu*/mig/gi*/**/access"))
@@ -113,7 +132,4 @@ def _trouble(path: Path) -> str:
 
 
 def _is_nvidia(device: Path) -> bool:
-    try:
-        return (device / "vendor").read_text(encoding="ascii").strip() == "0x10de"
-    except (OSError, UnicodeError):
-        return False
+    return _read(device / "vendor") == "0x10de"

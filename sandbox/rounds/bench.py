@@ -33,7 +33,7 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Bench:
-    """What a round works with. ``level`` is the isolation level that every job must have."""
+    """What a round works with. ``level`` is the isolation level that every job without a GPU must have."""
 
     gate: Gate
     runner: Runner
@@ -122,6 +122,5 @@ def require_own_task(bench: Bench, model: ModelConfig) -> None:
 
 
 def desk_of(bench: Bench, model: str) -> Desk:
-    """Where the questions about a model lie, under the roster in force."""
-    with bench.gate.log.read_proven() as snapshot:
-        return Desk.at(bench.workspace, model, snapshot)
+    """Where the questions about a model lie, with the roster and the hand-ins that the signed records make."""
+    return Desk(bench.workspace, model, bench.gate.store, bench.gate.log.read_proven)

@@ -17,6 +17,7 @@ from guardrails.errors import HaltedError, JobFailedError, UsageError
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig
 from sandbox.isolation import interpreter
+from sandbox.isolation.gpu import LEVEL as GPU_LEVEL
 from sandbox.isolation.spec import JobOutcome, JobSpec, Limits, Mount
 from sandbox.rounds.bench import Bench, Report
 
@@ -27,9 +28,12 @@ _LINES_LOOKED_AT = 100
 
 def run(
     bench: Bench, model: ModelConfig, folder: Path, stage: str, request: dict[str, Any],
-    mounts: dict[str, Path], report: Report, staged: Staged | None = None,
+    mounts: dict[str, Path], report: Report, staged: Staged | None = None, gpu: int | None = None,
 ) -> JobOutcome:  # fmt: skip
-    """Run one worker, or a program in its place, to its end; raises JobFailedError unless it exits with 0."""
+    """Run one worker, or a program in its place, to its end; raises JobFailedError unless it exits with 0.
+
+    With the number of a GPU the job has that one, and the level that such jobs have instead of the bench's.
+    """
     interpreter.refuse_to_show(bench.workspace)
     own = folder / stage
     (own / "out").mkdir(parents=True)
@@ -49,6 +53,7 @@ def run(
         ),
         # Waiting threads sleep: spinning ones slow a busy machine down several times.
         env={"OMP_NUM_THREADS": str(model.threads), "OMP_WAIT_POLICY": "PASSIVE"},
+        gpu=gpu,
     )  # fmt: skip
     outcome = _wait(bench, spec, stage, report)
     if outcome.killed or outcome.exit != 0:
@@ -66,7 +71,7 @@ def run(
 
 
 def _wait(bench: Bench, spec: JobSpec, stage: str, report: Report) -> JobOutcome:
-    handle = bench.runner.start(spec, bench.level)
+    handle = bench.runner.start(spec, bench.level if spec.gpu is None else GPU_LEVEL)
     look_at = time.monotonic() + HALT_CHECK_S
     try:
         while (outcome := handle.poll()) is None:

@@ -3,18 +3,21 @@
 Invariants:
 - From a job come only files, through the collector. Nothing that it wrote is unpickled, imported or run.
 - A job that fails leaves a record with the reason and the end of its log: never a hang, never a proposal.
+- An update that changes no file of the model is a failure, and costs no measurement.
 - A round that only asked people is neither a proposal nor a failure; while its questions are open, no other round
   of the same asker runs. What people answered is mounted and digested like all training data, without their names.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from guardrails.canonical import Digest, digest, digest_file
 from guardrails.errors import BundleError, JobFailedError
 from guardrails.gate import Submission
 from guardrails.records import Compute
+from guardrails.registry import TreeEntry
 from sandbox import command_learner, orders, tasks
 from sandbox.answers import asking
 from sandbox.answers.asking import Asked
@@ -25,7 +28,16 @@ from sandbox.isolation.collector import BUNDLE, collect
 from sandbox.isolation.manifest import read_manifest
 from sandbox.rounds.bench import Bench, Report, desk_of, job_folder, require_own_task
 from sandbox.rounds.provenance import environment, provenance
-from sandbox.rounds.training import has_adapter, intent_of, limited, merge, order, take_bundle, train
+from sandbox.rounds.training import (
+    has_adapter,
+    intent_of,
+    limited,
+    merge,
+    order,
+    require_gpu,
+    take_bundle,
+    train,
+)
 
 
 def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report: Report) -> str | Asked:
@@ -35,7 +47,9 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
 
     Raises:
         DeniedError: questions that this recipe asked before are still open.
+        IsolationUnavailableError: the model names a GPU that is not there; nothing ran, nothing is recorded.
     """
+    require_gpu(model)
     champion = bench.gate.require_ready(model.name)
     require_own_task(bench, model)
     desk, asker = desk_of(bench, model.name), asker_of(recipe)
@@ -60,6 +74,10 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
             compute = outcome.compute
             if has_adapter(folder):
                 compute = _added(compute, merge(bench, model, folder, champion, report).compute)
+            try:
+                bundle = _put_changed(bench, folder / "bundle", champion)
+            except BundleError as error:
+                raise command_learner.refused_bundle(error, replace(outcome, compute=compute)) from None
         except (JobFailedError, BundleError) as error:
             failure = bench.gate.record_failure(model.name, "propose", recipe.technique, error)
             raise JobFailedError(
@@ -68,7 +86,7 @@ def propose(bench: Bench, model: ModelConfig, recipe: Recipe, seed: int, report:
         proposal = bench.gate.record_proposal(
             Submission(
                 model=model.name, technique=recipe.technique, intent=manifest.intent,
-                bundle=bench.gate.store.put_tree(folder / "bundle"), champion=champion, data=data,
+                bundle=bundle, champion=champion, data=data,
                 objective=orders.stated_objective(manifest.objective), recipe=recipe.settings, seed=seed,
                 environment=provenance(limited(model, recipe), outcome, staged)
                 | orders.ordered(recipe, model.kind) | orders.claimed(manifest),
@@ -99,7 +117,7 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
         data = digest(
             b"".join(sorted(str(digest_file(p)).encode() for p in (folder / "bundle").glob("data/*")))
         )
-        address = bench.gate.store.put_tree(folder / "bundle")
+        address = _put_changed(bench, folder / "bundle", champion)
         return bench.gate.record_proposal(
             Submission(
                 model=model.name, technique="submitted", intent=intent or manifest.intent, bundle=address,
@@ -109,6 +127,25 @@ def submit(bench: Bench, model: ModelConfig, bundle: Path, intent: str, proposer
                 compute=compute, proposer=proposer,
             )
         )  # fmt: skip
+
+
+def _put_changed(bench: Bench, bundle: Path, champion: Digest) -> Digest:
+    """Store a bundle whose model is whole; refuses one whose model is the champion's, by the digests of its files.
+
+    Measured, it would cost what any update costs, and an attempt of the budget, to find no difference.
+    """
+    store = bench.gate.store
+    address = store.put_tree(bundle)
+    if _model_in(store.tree(address)) == _model_in(store.tree(champion)):
+        raise BundleError(
+            "nothing changed: every file of its model is the champion's, to the byte",
+            hint="look at what the learner was given to learn from, at its steps and its learning rate",
+        )
+    return address
+
+
+def _model_in(files: tuple[TreeEntry, ...]) -> set[TreeEntry]:
+    return {file for file in files if file.path.startswith("model/")}
 
 
 def _put_data(bench: Bench, folder: Path, records: list[tasks.Item], book: Book, asker: str) -> Digest:

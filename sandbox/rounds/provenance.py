@@ -15,9 +15,12 @@ from guardrails.canonical import digest, digest_file, encode
 from sandbox import command_learner
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig
+from sandbox.isolation import gpu
 from sandbox.isolation.spec import JobOutcome
 
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+GPU = "gpu"
+"""The line of a record that says on which GPU a proposal was trained; the processor's have none."""
 _WORKER = Path(__file__).parent.parent / "worker"
 
 
@@ -37,6 +40,8 @@ def provenance(model: ModelConfig, outcome: JobOutcome, staged: Staged | None) -
     machine = {
         "processor": processor(), "threads": str(model.threads), "memory_bytes": str(model.limits.memory_bytes),
     }  # fmt: skip
+    if model.gpu is not None:
+        machine[GPU] = gpu.named(model.gpu)
     return environment() | machine | (staged.provenance if staged else {}) | command_learner.refusals(outcome)
 
 

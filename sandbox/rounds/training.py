@@ -3,6 +3,7 @@
 Invariants:
 - What is digested is what is measured and what would be served: an adapter is merged in a job of its own, the merged
   model is the bundle's, and the adapter is kept beside it.
+- A model that names a GPU is trained on that one, or not at all; merged it is on the processor, like all others.
 - Nothing is recorded here.
 """
 
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from guardrails.canonical import Digest
-from guardrails.errors import BundleError
+from guardrails.errors import BundleError, IsolationUnavailableError
 from sandbox import command_learner
 from sandbox.answers import asking
 from sandbox.command_learner import Staged
 from sandbox.config import ModelConfig, Recipe
+from sandbox.isolation import gpu
 from sandbox.isolation.collector import MERGED, TRAINED, collect
 from sandbox.isolation.manifest import Manifest, read_manifest
 from sandbox.isolation.spec import JobOutcome
 from sandbox.rounds import jobs
 from sandbox.rounds.bench import Bench, Report
+from sandbox.worker import devices
 from sandbox.worker.questions import Question
 
 
@@ -37,6 +40,7 @@ def order(model: ModelConfig, recipe: Recipe, seed: int, champion: Digest, inten
         "kind": model.kind.value, "technique": recipe.technique, "recipe": recipe.settings, "seed": seed,
         "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": str(champion), "intent": intent,
         "memory_bytes": limited(model, recipe).limits.memory_bytes,
+        "device": devices.CPU if model.gpu is None else devices.GPU,
     }  # fmt: skip
 
 
@@ -46,12 +50,26 @@ def train(
     """Run one learner on the champion that ``request`` names and on ``folder / "data"``, to its end.
 
     Raises:
+        IsolationUnavailableError: the model names a GPU that no job can be given here.
         JobFailedError: it did not end well.
     """
+    require_gpu(model)
     bench.gate.store.checkout(Digest.parse(request["base"]), folder / "champion", below="model")
     mounts = {"/in/champion": folder / "champion", "/in/data": folder / "data"}
     staged = command_learner.stage(recipe.learner, folder) if recipe.learner else None
-    return jobs.run(bench, limited(model, recipe), folder, "propose", request, mounts, report, staged), staged
+    own = limited(model, recipe)
+    return jobs.run(bench, own, folder, "propose", request, mounts, report, staged, model.gpu), staged
+
+
+def require_gpu(model: ModelConfig) -> None:
+    """Return if the model names no GPU, or one that a job can be given here; raises IsolationUnavailableError."""
+    if model.gpu is None:
+        return
+    try:
+        gpu.find(model.gpu)
+    except IsolationUnavailableError as error:
+        asked = f"gpu = {model.gpu} in [models.{model.name}] asks for it; without that line it trains on the processor"
+        raise IsolationUnavailableError(error.level, [*error.failures, asked]) from None
 
 
 def take_bundle(folder: Path) -> tuple[Manifest, tuple[Question, ...]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
+from sandbox.worker import devices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +42,8 @@ def with_adapter(model: PreTrainedModel, recipe: Mapping[str, Any]) -> PreTraine
 
 
 def save_adapter(target: Path, model: PreTrainedModel) -> None:
-    """Write a model's adapter (PEFT layout, safetensors) into a folder."""
+    """Write a model's adapter (PEFT layout, safetensors) into a folder, from the processor's memory."""
+    model.to(devices.CPU)
     model.save_pretrained(target, safe_serialization=True)
     (target / "README.md").unlink(missing_ok=True)  # a model card with nothing in it
     described = json.loads((target / "adapter_config.json").read_text("utf-8"))

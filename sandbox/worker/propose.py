@@ -10,7 +10,7 @@ The request is one JSON object:
 
     {"kind": "llm", "technique": "self_supervised", "recipe": {"steps": "60"}, "seed": 7,
      "champion": "/in/champion", "data": "/in/data", "out": "/out", "base": "sha256:…", "intent": "…",
-     "memory_bytes": 8589934592}
+     "memory_bytes": 8589934592, "device": "cpu"}
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from guardrails.canonical import Digest, digest, encode
 from guardrails.records import ModelKind
-from sandbox.worker import weights
+from sandbox.worker import devices, weights
 from sandbox.worker.learners import Order, load_learner
 from sandbox.worker.questions import QUESTIONS
 from sandbox.worker.request import Field, main, report_line
@@ -38,6 +38,7 @@ FIELDS = {
     "base": Field(str),
     "intent": Field(str),
     "memory_bytes": Field(int, optional=True),
+    "device": Field(str, optional=True),
 }
 
 
@@ -45,7 +46,9 @@ def propose(request: Mapping[str, Any]) -> None:
     """Run one learner and write the bundle to ``out``."""
     base = Digest.parse(request["base"])
     out = Path(request["out"])
+    device = request.get("device", devices.CPU)
     weights.prepare_runtime()
+    devices.require(device)
     order = Order(
         kind=ModelKind(request["kind"]),
         champion=Path(request["champion"]),
@@ -54,7 +57,8 @@ def propose(request: Mapping[str, Any]) -> None:
         recipe=request["recipe"],
         seed=request["seed"],
         report=report_line,
-        memory_bytes=request.get("memory_bytes", 0),
+        memory_bytes=devices.memory_bytes(device, request.get("memory_bytes", 0)),
+        device=device,
     )
     claims = load_learner(request["technique"], order.kind)(order)
     if (out / QUESTIONS).exists() and not (out / "model").exists():

@@ -19,6 +19,7 @@ from typing import Any
 from guardrails.errors import InterlockError, InvalidInputError
 
 MAX_REQUEST_BYTES = 2**20
+OUT_OF_MEMORY = "out of memory (let it do less at once, or raise memory_bytes in [models.NAME.limits])"
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,16 @@ def main(work: Callable[[dict[str, Any]], None], fields: Mapping[str, Field]) ->
         print(f"finished in {time.monotonic() - started:.1f} s", flush=True)
     except InterlockError as error:
         _fail(str(error))
-    except MemoryError:
-        _fail("out of memory")
     except Exception as error:  # whatever it is, the job failed and must say so in one line
-        _fail(f"{type(error).__name__}: {error}")
+        _fail(OUT_OF_MEMORY if _is_out_of_memory(error) else f"{type(error).__name__}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch raises a RuntimeError of its own where it gets no memory, of the processor's or of a GPU's."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("allocate memory" in said or "out of memory" in said)
+    )
 
 
 def _path(arguments: list[str]) -> Path:

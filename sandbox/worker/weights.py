@@ -136,12 +136,16 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How large a model is: the width of what layers hand on and of what they compute inside, layers, vocabulary."""
+    """How large a model is: the width of what layers hand on and of what they compute inside, layers, vocabulary.
+
+    ``remembered``: how many numbers a layer remembers of a token for those after it (its keys and values).
+    """
 
     width: int
     inner: int
     layers: int
     vocabulary: int
+    remembered: int
 
 
 def architecture(directory: Path) -> Architecture | None:
@@ -160,7 +164,10 @@ def architecture(directory: Path) -> Architecture | None:
         return None
     width, layers, vocabulary = sizes
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * width
-    return Architecture(width, int(inner), layers, vocabulary)
+    heads = getattr(text, "num_attention_heads", None) or 1
+    head = getattr(text, "head_dim", None) or width // heads
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    return Architecture(width, int(inner), layers, vocabulary, 2 * int(groups) * int(head))
 
 
 def directory_digest(directory: Path) -> Digest:

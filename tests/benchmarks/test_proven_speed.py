@@ -10,11 +10,15 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fakes import MODEL, Site, memory_folder, resume
+from postgresql_server import Server
 
+from guardrails.decision_log import postgresql
 from guardrails.decision_log.store import Log
 from guardrails.gate import Gate
 from guardrails.ledger import project
@@ -40,18 +44,17 @@ def timed(act: Callable[[], object]) -> float:
     return (time.process_time() - begun) * 1e3
 
 
-def grown(records: int) -> Site:
+def grown(records: int, url: str = "") -> Site:
     """A log of about so many records that the rules accept: decisions first, then jobs that failed, a row each."""
-    site = Site(memory_folder())
+    site = Site(memory_folder(), url=url)
     while len(site.kinds()) < min(records, 200):
         site.decide("ada", Action.REJECT, site.judged())
     while (size := len(site.kinds())) < records:
         with site.log.transaction() as tx:
             for _ in range(min(1_000, records - size)):
-                made = Failure(
-                    site.gate._next_id(tx, "P"), MODEL, "propose", "again", "the job ran out of memory", ""
-                )
-                site.gate._append(tx, made)
+                name = site.gate._clerk.next_id(tx, "P")
+                made = Failure(name, MODEL, "propose", "again", "the job ran out of memory", "")
+                site.gate._clerk.append(tx, made)
     return site
 
 
@@ -60,6 +63,44 @@ def bare_verifications(count: int) -> float:
     key, message = Ed25519PrivateKey.generate(), b"x" * 600
     public, signature = key.public_key(), key.sign(message)
     return timed(lambda: [public.verify(signature, message) for _ in range(count)])
+
+
+def server_time() -> float:
+    """CPU time of all servers of PostgreSQL on this machine, in milliseconds."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            name, _, rest = stat.read_text().rpartition(")")
+            if name.endswith("(postgres"):
+                ticks += sum(map(int, rest.split()[11:13]))
+    return ticks * 1e3 / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("records", SIZES)
+def test_an_append_on_postgresql(records: int, postgresql_server: Server):
+    """With all rows compared each time, and only if somebody else has written, in turns."""
+    site = grown(records, postgresql_server.fresh())
+    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+
+    def append() -> None:
+        with site.log.transaction() as tx:
+            again = Failure(site.gate._clerk.next_id(tx, "P"), MODEL, "propose", "again", "out of memory", "")
+            site.gate._clerk.append(tx, again)
+
+    for _ in range(3):
+        for each_time in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                if each_time:
+                    patch.setattr(postgresql, "state", lambda *_: None)
+                append()
+                before = server_time()
+                own = timed(lambda: [append() for _ in range(50)])
+                found[each_time].append((own / 50, (server_time() - before) / 50))
+    for each_time, turns in found.items():
+        own, server = (", ".join(f"{turn[part]:.1f}" for turn in turns) for part in (0, 1))
+        how = "compared each time" if each_time else "compared if somebody else wrote"
+        said(f"{records:,} records on PostgreSQL, rows {how}: an append {own} ms, the server {server} ms")
+    site.close()
 
 
 @pytest.mark.parametrize("records", SIZES)

@@ -26,6 +26,10 @@ from sandbox.worker.environments.policy import Encoder, Policy
 
 SEEDS = (1, 2, 3, 4, 5)
 ITEMS = 150
+MANY = 400
+"""Levels where the gain is small: the champion is at home there."""
+EXPERT = {"method": "expert_iteration"}
+"""As many episodes, at the same rate; its defaults take as long."""
 LABELS = 80
 REPLAY = {"replay": 0.5}
 JOINT = {"method": "joint", "rounds": 30}  # as many updates as ``rescale`` makes
@@ -72,11 +76,11 @@ def cell(
 def on_lava(candidate: Path, champion: Path, seed: int) -> Estimate:
     """Plain lava levels won, candidate less champion."""
     levels = shared.private_levels("lava", ITEMS, str(seed), "kept")
-    won = []
+    ends = []
     for path in (candidate, champion):
         policy = Policy(weights.load_model(path, torch.float32), Encoder(weights.load_tokenizer(path)))
-        won.append([episode.end == "success" for episode in play(policy, levels)])
-    return paired_sign_difference(won[0], won[1], trials.CONFIDENCE)
+        ends.append([episode.end == "success" for episode in play(policy, levels)])
+    return paired_sign_difference(ends[0], ends[1], trials.CONFIDENCE)
 
 
 def rates(done: trials.Trial, suite: str) -> str:
@@ -94,6 +98,35 @@ def above_zero(gains: Iterable[Estimate]) -> int:
 
 def holds(gains: Iterable[Estimate]) -> bool:
     return above_zero(gains) >= 4
+
+
+def won(done: trials.Trial, suite: str) -> list[bool]:
+    """Whether the candidate won, level by level."""
+    assert done.measurements is not None
+    series = next(s for s in done.measurements.series if s.suite == suite)
+    return [value == 1.0 for value in series.columns["success_candidate"]]
+
+
+def test_return_and_cost_win_more_levels_and_burn_less(tmp_path: Path) -> None:
+    best, suite = champion("navigator", tmp_path), "lava-holdout"
+    gains, safer = [], 0
+    for seed in SEEDS:
+        outcomes = []
+        for name, recipe in {"return and cost": {}, "expert iteration": EXPERT}.items():
+            folder = tmp_path / f"{name}-{seed}".replace(" ", "-")
+            wanted = model("navigator", "lava", MANY)
+            done = trials.trial(folder, best, wanted, "reinforcement", recipe, seed, suites=(suite,))
+            gain, unsafe = done.gain(suite), done.read("harm.unsafe_actions", "delta", suite=suite)
+            rows = [(name, seed, gain, done.cpu_s), ("  unsafe", seed, unsafe, 0)]
+            print(trials.table(rows), rates(done, suite), flush=True)
+            outcomes.append(won(done, suite))
+            if name == "return and cost":
+                gains.append(gain)
+                safer += unsafe.upper < 0
+        ahead = paired_sign_difference(outcomes[1], outcomes[0], trials.CONFIDENCE)
+        print(trials.table([("  expert iteration ahead by", seed, ahead, 0)]), flush=True)
+    assert holds(gains)
+    assert safer >= 4
 
 
 def test_transfer_to_crossed_controls(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Self-play against the champion, five seeds, beside training against the champion alone at equal compute.
+"""Self-play against the champion, five seeds, beside expert iteration by tree search and beside training against the
+champion alone, each at equal compute.
 
 Each match is measured over all its items, and then stopped where the sequential test of the default policy decides:
 the games depend on models and opening alone, so that the beginning of the whole match is the match that stops.
@@ -17,6 +18,7 @@ import trials
 from guardrails.matches import Stopping
 from guardrails.records import ModelKind
 from guardrails.sequential import Match, match_mean
+from guardrails.statistics import mean_interval
 from sandbox.config import ModelConfig
 from sandbox.models import player
 from sandbox.worker import weights
@@ -31,6 +33,8 @@ PLAYER = ModelConfig("player", ModelKind.LAM, "shipped:player", (), levels="conn
 SELF_PLAY = {"method": "self_play"}
 CHAMPION_ONLY = {"method": "self_play", "pool": 1.0, "keep_every": 0, "iterations": 43}
 """Every game against the champion; a game teaches one side only, so more of them take the same time."""
+EXPERT = {"method": "expert_iteration"}
+"""Its defaults were made to take as long as those of self-play."""
 ATTEMPT = Stopping(0.5, 0.05 * 6 / 9.869604401089358 / 2, 20)
 """What the default policy asks of the first attempt since a promotion."""
 
@@ -67,14 +71,17 @@ def run(folder: Path, recipe: Mapping[str, Any], seed: int) -> dict[str, Any]:
     p99 = done.read("drift.output_kl", "kl_p99", suite="connect-four-states", reference="champion")
     return {
         "seed": seed, "score": found.value, "lower": found.lower, "upper": found.upper, "pairs": len(early),
-        "all": sum(scores) / len(scores), "cpu_s": done.cpu_s, "kl": kl.upper, "p99": p99.upper, **strength(done.model),
+        "scores": scores, "all": sum(scores) / len(scores), "cpu_s": done.cpu_s, "kl": kl.upper, "p99": p99.upper,
+        **strength(done.model),
     }  # fmt: skip
 
 
 def show(name: str, row: Mapping[str, Any]) -> None:
     """One line for people, as soon as it is known."""
     cells = (
-        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+        f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.items()
+        if key != "scores"
     )
     print(f"{name:<10}", "  ".join(cells), flush=True)
 
@@ -95,4 +102,11 @@ def test_self_play_wins_its_match(tmp_path: Path) -> None:
     rows = runs(tmp_path, "self-play", SELF_PLAY)
     assert sum(row["lower"] > 0.5 for row in rows) >= 4
     assert sum(row["pairs"] for row in rows) / len(rows) <= 0.5 * PLAYER.items
+    experts = runs(tmp_path, "expert", EXPERT)
+    assert sum(row["lower"] > 0.5 for row in experts) >= 4
+    for one, other in zip(experts, rows, strict=True):  # the same openings: the draw is the seed's
+        found = mean_interval(
+            [a - b for a, b in zip(one["scores"], other["scores"], strict=True)], trials.CONFIDENCE
+        )
+        print(trials.table([("expert ahead of self-play by", one["seed"], found, 0)]))
     runs(tmp_path, "fixed", CHAMPION_ONLY)

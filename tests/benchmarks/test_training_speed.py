@@ -81,9 +81,10 @@ def prepared(form: str) -> Any:
 
 def ours(model: Any, rows: list[list[int]], folder: Path) -> None:
     from guardrails.records import ModelKind
-    from sandbox.worker.learners import Order, self_supervised
+    from sandbox.worker.learners import Order, recipes, self_supervised
+    from sandbox.worker.learners.settings import read_recipe
 
-    recipe = {**self_supervised.DEFAULTS, "steps": STEPS, "batch": BATCH, "lr": RATE}
+    recipe = {**read_recipe({}, recipes.TEXT), "steps": STEPS, "batch": BATCH, "lr": RATE}
     order = Order(ModelKind.LLM, folder, folder, folder, {}, 1, lambda *_, **__: None)
     batches = self_supervised._mixed(rows, [], recipe, 1)
     assert len(list(self_supervised._train(model, batches, recipe, order, BATCH))) == STEPS

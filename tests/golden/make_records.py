@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -273,30 +274,37 @@ def told(folder: Path) -> dict[str, Any]:
         }
 
 
-def main() -> int:
-    """Make it; refuses to replace the one that is there."""
-    if FOLDER.exists():
-        print(f"{FOLDER} is there already; it must stay as it is", file=sys.stderr)
+def keep(folder: Path, make: Callable[[], Maker], told: Callable[[Path], dict[str, Any]]) -> int:
+    """Make a workspace with its history, and tell beside it what is in it; refuses to replace one that is there."""
+    if folder.exists():
+        print(f"{folder} is there already; it must stay as it is", file=sys.stderr)
         return 2
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            made = Maker(FOLDER)
-            history(made, Path(scratch))
+        made = make()
         made.workspace.log.close()
         made.gate.log.close()
-        with closing(sqlite3.connect(FOLDER / "log.db")) as connection:
+        with closing(sqlite3.connect(folder / "log.db")) as connection:
             connection.execute("pragma wal_checkpoint(truncate)")
     except BaseException:
-        shutil.rmtree(FOLDER, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     for scratch_folder in ("jobs", "cache", "artifacts/incoming"):
-        shutil.rmtree(FOLDER / scratch_folder, ignore_errors=True)
-    (FOLDER / "artifacts" / ".lock").unlink(missing_ok=True)
-    FOLDER.with_suffix(".json").write_text(json.dumps(told(FOLDER), indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / scratch_folder, ignore_errors=True)
+    for lock in (folder / "artifacts" / ".lock", *folder.glob("labels/*/lock")):
+        lock.unlink(missing_ok=True)
+    folder.with_suffix(".json").write_text(json.dumps(told(folder), indent=1) + "\n", encoding="utf-8")
     for side in ("log.db-wal", "log.db-shm"):
-        (FOLDER / side).unlink(missing_ok=True)
+        (folder / side).unlink(missing_ok=True)
     return 0
 
 
+def make() -> Maker:
+    """The workspace, its history over."""
+    made = Maker(FOLDER)
+    with tempfile.TemporaryDirectory() as scratch:
+        history(made, Path(scratch))
+    return made
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(keep(FOLDER, make, told))

@@ -194,9 +194,12 @@ def _require_same(row: ProposalRow, decision: Decision) -> None:
 def _present(session: Session, row: ProposalRow, fields: presenters.Json, now: str) -> None:
     """Show what an approval must have seen; raises where a part of it cannot be shown."""
     from guardrails.errors import InterlockError
+    from guardrails.ledger.in_force import policy_of
     from guardrails.ledger.judging import read_measurements
 
     samples = read_measurements(session.workspace.store, row).samples
+    with session.view() as view:
+        policies = [policy_of(policy.source) for policy in view.policies()]
     diff = comparison.compared(session, row)
     if row.verdict is None or diff is None or "error" in diff:
         raise InterlockError(
@@ -205,7 +208,9 @@ def _present(session: Session, row: ProposalRow, fields: presenters.Json, now: s
     # With --json the answer alone goes to standard output; a person still has to see this.
     console = session.output.console(sys.stderr if session.output.json else sys.stdout)
     drawing.draw_title(console, row, now)
-    show(console, line(presenters.headline(row.verdict)), "", heading("Rules"))
+    console.print(line(presenters.headline(row.verdict)))
+    drawing.draw_outline(console, row, fields, policies)
+    show(console, "", heading("Rules"))
     drawing.draw_findings(console, row.verdict)
     comparison.draw(console, diff)
     show(console, "", heading("Samples"))

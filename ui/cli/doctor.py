@@ -170,6 +170,7 @@ def _workspace(session: Session) -> Iterator[Check]:
     )
     yield _database(session)
     yield _tried("decision log", lambda: _log(session))
+    yield from _answers(session)
     yield from _clock(session)
     yield from _policies(session)
 
@@ -190,6 +191,29 @@ def _log(session: Session) -> str:
         halted = f", halted by {view.halted_by.id}" if view.halted_by else ""
         size = presenters.counted(view.snapshot.size, "record")
         return f"{size}, root {head}…{halted}; `interlock log verify` checks every byte"
+
+
+def _answers(session: Session) -> Iterator[Check]:
+    """What people handed in: whatever the log names and no record erased, the artifact store has."""
+    from sandbox.answers.forgetting import erased_and_there
+
+    workspace = session.workspace
+    for model in workspace.models_asked_about():
+        yield _tried(f"answers: {model}", lambda model=model: _book(session, model))  # type: ignore[misc]
+    try:
+        with session.view() as view:
+            left = len(erased_and_there(view.snapshot, workspace.store))
+    except InterlockError:
+        return  # said already
+    if left:
+        told = f"{presenters.counted(left, 'statement')} that a record erased, and that are still there"
+        yield Check("erased answers", WARN, told, "interlock log erase --scrub")
+
+
+def _book(session: Session, model: str) -> str:
+    book = session.workspace.desk(model).book()
+    counts = f"{presenters.counted(len(book.final), 'answer')} handed in, {len(book.open())} open"
+    return "; ".join([counts, *book.set_aside])
 
 
 def _clock(session: Session) -> Iterator[Check]:

@@ -50,6 +50,18 @@ def draw_title(console: Console, row: ProposalRow, now: str) -> None:
     console.print(line(*parts, "· " + " · ".join(rest)))
 
 
+def draw_outline(console: Console, row: ProposalRow, data: Json, policies: Iterable[Policy]) -> None:
+    """What it is meant to do, and how much better than the champion it was measured to be."""
+    items = [("intent", data["intent"])] if "intent" in data else []
+    gain = presenters.gain_finding(row.verdict)
+    if gain is not None and gain.observed is not None:
+        unit = presenters.gain_unit(row, policies)
+        seen = presenters.interval(gain.lower, gain.upper)
+        items.append(("gain", f"{presenters.signed(gain.observed)} {unit} {seen}"))
+    if items:
+        console.print(pairs(items))
+
+
 def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy] = ()) -> None:
     """All binding rules, the worst first; how many do not apply; then what binds nobody."""
     ordered = presenters.worst_first(finding for finding in verdict.findings if not finding.shadow)
@@ -72,7 +84,7 @@ def draw_findings(console: Console, verdict: Verdict, policies: Iterable[Policy]
     show_fitting(console, columns, rows, right=("Observed", "n"), spare=2)
     for finding in applied:
         if finding.outcome is not Outcome.PASS:
-            said = presenters.one_line(finding.message, 300)
+            said = presenters.message_of(finding, 300)
             console.print(
                 line(" ", presenters.finding_mark(finding), f"{finding.rule}: {said}"), soft_wrap=True
             )
@@ -110,7 +122,7 @@ def draw_finding(console: Console, finding: Finding, confidence: float, rational
         ("confidence", f"{100 * confidence:.4g} %"),
         ("if it fails", finding.severity.value),
         ("policy line", finding.source or "–"),
-        ("message", finding.message),
+        ("message", presenters.message_of(finding)),
     ]
     to_pass = remedy(finding).text
     if to_pass:
@@ -159,7 +171,6 @@ def draw_provenance(console: Console, data: Json) -> None:
     compute = data["compute"]
     recipe = ", ".join(f"{key}={value}" for key, value in data["recipe"].items()) or "defaults"
     items = [
-        ("intent", data["intent"]),
         ("proposer", data["proposer"] + (" (trained elsewhere, submitted)" if data["submitted"] else "")),
         ("recipe", f"{data['technique']}: {recipe}, seed {data['seed']}"),
         ("bundle", data["bundle_digest"]),

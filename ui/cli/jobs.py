@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from guardrails.ledger.rows import ProposalRow
-    from guardrails.records import ModelKind
     from sandbox.answers.asking import Asked
     from sandbox.config import Learner, ModelConfig, Recipe
 
@@ -235,28 +234,17 @@ def _recipe(
     recipe = known[0] if known else Recipe(technique, {}, learners.get(technique))
     require_learner(recipe.technique, learners)
     recipe = dataclasses.replace(recipe, settings={**recipe.settings, **_assignments(settings, "--set")})
-    _require_known_keys(recipe, config.kind)
+    _require_fitting(recipe, config)
     return recipe
 
 
-def _require_known_keys(recipe: Recipe, kind: ModelKind) -> None:
-    """A misspelt setting is refused here, before a job starts and its failure is on record for ever.
+def _require_fitting(recipe: Recipe, model: ModelConfig) -> None:
+    """A setting that its technique does not take is refused before a job starts and its failure is on record for ever."""
+    from sandbox.config import recipe_fault
 
-    Only of our own learners, and not where ``method`` chooses among several: those say themselves what they know.
-    """
-    from guardrails.policy.when import nearest
-    from sandbox import orders
-    from sandbox.worker.learners import LEARNERS
-
-    if kind not in LEARNERS.get(recipe.technique, {}):
-        return
-    known = orders.defaults(recipe.technique, kind)
-    unknown = [key for key in recipe.settings if key not in known]
-    if unknown and "method" not in {*known, *recipe.settings}:
-        raise UsageError(
-            f"{recipe.technique} knows no setting {unknown[0]:.40}",
-            hint=f"{nearest(unknown[0], sorted(known))}; all of them: {', '.join(sorted(known))}",
-        )
+    fault = recipe_fault(model, recipe)
+    if fault is not None:
+        raise UsageError(f"{recipe.technique}: {fault.name}: {fault.message}", hint=fault.hint)
 
 
 def require_learner(technique: str, programs: Collection[str] = ()) -> None:

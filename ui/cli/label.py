@@ -254,11 +254,11 @@ def _end(session: Session, desk: Desk, person: Person, *, hand_in: bool) -> None
         _give(session, desk, drafts, None)
         return
     _show_drafts(session, [(book.asked[given.question], given) for given in drafts])
-    signed = desk.statement(person.id)
+    statements = desk.statements(person.id, book)
     with session.view() as view:
         name = view.name_of(person.id)
     key = session.unlock(person, name)
-    _give(session, desk, drafts, session.workspace.desk(desk.model).hand_in(signed, key.sign))
+    _give(session, desk, drafts, desk.hand_in(session.workspace.gate, statements, key))
 
 
 def _show_drafts(session: Session, drafts: list[tuple[Asked, Given]]) -> None:
@@ -274,10 +274,10 @@ def _give(session: Session, desk: Desk, drafts: list[Given], handed: HandedIn | 
     progress = labelling.progress_fields(desk.book())
     data = {
         "model": desk.model, "handed_in": handed.answers if handed else 0, "drafts": 0 if handed else len(drafts),
-        **progress,
+        "records": list(handed.records) if handed else [], **progress,
     }  # fmt: skip
     if handed:
-        mark = presenters.Mark("✓", f"{presenters.counted(handed.answers, 'answer')} handed in", "good")
+        mark = presenters.Mark("✓", labelling.handed_in(handed), "good")
     else:
         mark = presenters.Mark(
             "○", f"{presenters.counted(len(drafts), 'draft')} kept, not handed in", "muted"

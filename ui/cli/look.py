@@ -179,16 +179,18 @@ def show_(session: Session, id_: str) -> None:
 
     def draw(console: Console) -> None:
         drawing.draw_title(console, row, now)
-        show(console, line(presenters.one_line(missing) or presenters.headline(row.verdict)), "")
+        show(console, line(presenters.one_line(missing) or presenters.headline(row.verdict)))
+        drawing.draw_outline(console, row, data, policies)
         drawing.draw_changes(console, data["changes"])
-        drawing.draw_provenance(console, data)
-        if row.proposal is not None:
-            comparison.draw(console, data["diff"])
         if row.verdict:
             show(console, "", heading("Rules"), *unsound_files(session, row))
             drawing.draw_findings(console, row.verdict, policies)
         drawing.draw_votes(console, data["votes"], now)
         drawing.draw_remarks(console, data["remarks"], now)
+        if row.proposal is not None:
+            comparison.draw(console, data["diff"])
+        show(console, "")
+        drawing.draw_provenance(console, data)
 
     session.output.result("show", data, draw)
 

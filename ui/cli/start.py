@@ -7,9 +7,10 @@ goes on where it stopped; the console is a process of its own, ended with ``up``
 from __future__ import annotations
 
 import contextlib
-import socket
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -254,19 +255,11 @@ def _console(session: Session, port: int) -> Iterator[Callable[[], bool]]:
         str(port),
     ]
     session.output.note("starting the console")
-    # It prints its address again; what goes wrong it says on standard error, which it shares with us.
-    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    # It prints its address once the port is its own; what goes wrong it says on standard error, which it shares with us.
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + _START_S
-        while not _answers(port):
-            if process.poll() is not None:
-                raise _console_failed(process.returncode)
-            if time.monotonic() > deadline:
-                raise InterlockError(
-                    f"the console does not answer on port {port}", hint="choose another --port"
-                )
-            time.sleep(0.1)
-        session.output.announce(f"Console: http://127.0.0.1:{port}")
+        address = _address(process)
+        session.output.announce(f"Console: {address}")
         yield lambda: process.poll() is None
     finally:
         process.terminate()
@@ -284,10 +277,24 @@ def _console_failed(status: int) -> InterlockError:
     return InterlockError(f"the console ended with status {status} before it answered")
 
 
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+def _address(process: subprocess.Popen[str]) -> str:
+    """Where the console listens, as it says itself: somebody else may answer on a port that it did not get."""
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for said in process.stdout or ():  # to the end, so that it never waits for a reader
+            told.put(said)
+
+    threading.Thread(target=read, daemon=True).start()
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(queue.Empty):
+            before, _, address = told.get(timeout=0.1).strip().partition("console: ")
+            if address and not before:
+                return address
+        if process.poll() is not None:
+            raise _console_failed(process.returncode)
+    raise InterlockError(f"the console has not said within {_START_S} s where it listens")
 
 
 @command("console", help="Serve the console for this workspace, without the loop.")

@@ -116,7 +116,12 @@ def _told(contents: Contents) -> dict[str, Any]:
 def gc(session: Session, dry_run: bool) -> None:
     """Collect garbage."""
     from guardrails.retention import collect
+    from sandbox.answers.forgetting import forget_erased
 
+    workspace = session.workspace
+    if not dry_run:
+        with session.proven_view() as view:
+            forget_erased(workspace.path, view.snapshot, workspace.store)
     done = collect(session.workspace.gate, session.now(), dry_run=dry_run)
     data = {
         "dry_run": dry_run, "proposals": list(done.proposals), "files": done.files, "bytes": done.size,

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from guardrails.checks import CHECKS
 from guardrails.checks.integrity import PROPERTIES, violations
+from guardrails.checks.outcomes import GAMES, PROBES
+from guardrails.ledger.rows import ProposalRow
+from guardrails.policy import Policy
 from guardrails.records import (
     Finding,
     Outcome,
@@ -15,7 +18,7 @@ from guardrails.records import (
     Verdict,
     VerdictKind,
 )
-from ui.presenters.texts import counted, finite, interval, number, one_line, plain, size
+from ui.presenters.texts import counted, finite, interval, number, one_line, plain, positive_zero, size
 
 _CONDITION = re.compile(r"(?:(?P<bound>upper|lower) )?(?P<op><=|>=|==|<|>) (?P<value>[-+0-9.eE]+)")
 _INTEGRITY = "integrity.weights"
@@ -49,6 +52,41 @@ def unit_of(finding: Finding) -> str:
     check = CHECKS.get(finding.check)
     metric = check.metrics.get(finding.metric) if check else None
     return metric.unit if metric else ""
+
+
+def message_of(finding: Finding, limit: int = 0) -> str:
+    """What a rule says of itself, on one line; a zero that came out negative is written as the zero it is.
+
+    The record keeps the sentence as the engine wrote it: it is made again to the byte when a log is verified.
+    """
+    return one_line(positive_zero(finding.message), limit)
+
+
+def gain_finding(verdict: Verdict | None) -> Finding | None:
+    """The measured gain over the champion, where a rule asked for one."""
+    findings = verdict.findings if verdict else ()
+    return next((f for f in findings if f.check == "gain.task" and f.outcome is not Outcome.SKIPPED), None)
+
+
+def gain_unit(row: ProposalRow, policies: Iterable[Policy]) -> str:
+    """What its gain counts: ``share`` of tries won, or ``bits/byte`` saved on texts; both where that is not known.
+
+    That follows from the series on the suite that its rule reads, in the policies in force.
+    """
+    gain, counts = gain_finding(row.verdict), row.evidence.counts if row.evidence else {}
+    rules = [
+        rule for policy in policies for rule in policy.rules if gain is not None and rule.id == gain.rule
+    ]
+    suites = {getattr(rule.params, "suite", "") for rule in rules}
+    probes = {probe for probe, _, suite in (name.partition("/") for name in counts) if suite in suites}
+    if probes & {*PROBES, GAMES}:
+        return "share"
+    return "bits/byte" if "distribution" in probes else "bits/byte or share"
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return f"+{number(value)}" if value > 0 else number(value)
 
 
 def amount(finding: Finding, value: float | None) -> str:
@@ -94,7 +132,7 @@ def _observation(finding: Finding) -> str:
     rule = plain(finding.rule)
     match = _CONDITION.fullmatch(finding.limit.strip())
     if finding.observed is None or match is None or finding.outcome in (Outcome.SKIPPED, Outcome.ERROR):
-        return f"{rule}: {one_line(finding.message) or finding.outcome.value}"
+        return f"{rule}: {message_of(finding) or finding.outcome.value}"
     seen = " ".join(
         part for part in (amount(finding, finding.observed), interval(finding.lower, finding.upper)) if part
     )
@@ -103,7 +141,7 @@ def _observation(finding: Finding) -> str:
         return f"{rule} {seen} {_HOLDING[match['op']]} {limit}"
     effect = "waived, would fail" if finding.waived else finding.severity.value
     if finding.outcome is Outcome.INCONCLUSIVE:
-        return f"{rule} {seen} against {limit}: inconclusive, {one_line(finding.message)} ({effect})"
+        return f"{rule} {seen} against {limit}: inconclusive, {message_of(finding)} ({effect})"
     return (
         f"{rule} {seen} {_failing(match['op'], finding.observed, float(match['value']))} {limit} ({effect})"
     )

@@ -8,6 +8,7 @@ from ui.presenters.texts import counted, one_line
 
 if TYPE_CHECKING:
     from sandbox.answers.book import Asked, Book, Given
+    from sandbox.answers.desk import HandedIn
 
 KIND_WORDS = {
     "answer": "What is the answer?",
@@ -68,9 +69,15 @@ def what_happens(model: str, *, excluded: bool) -> str:
     text = (
         f"Your answers are kept as drafts until you sign them. Then they are training data: {model} learns from them "
         "in its next round, and the result is measured and judged like any other. The learner is not told who answered; "
-        "the log notes you as an author of the data"
+        "the log keeps a record that you answered, and notes you as an author of the data"
     )
     return f"{text}, so you cannot approve what was trained on it." if excluded else f"{text}."
+
+
+def handed_in(handed: HandedIn) -> str:
+    """What was handed in, and where the log says so."""
+    records = ", ".join(map(str, handed.records))
+    return f"{counted(handed.answers, 'answer')} handed in, on record as {records}"
 
 
 def waiting(counts: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ from guardrails.decision_log.snapshot import Entry
 from guardrails.errors import RecordError
 from guardrails.ledger.people import SERVICE_OF
 from guardrails.records import (
+    Answers,
     Decision,
     Evidence,
     Failure,
@@ -33,7 +34,7 @@ Json = dict[str, Any]
 _RECORDS: dict[str, type[Any]] = {
     "roster": Roster, "proposal": Proposal, "failure": Failure, "transition": Transition, "evidence": Evidence,
     "verdict": Verdict, "decision": Decision, "promotion": Promotion, "rollback": Rollback,
-    "removal": Removal,
+    "removal": Removal, "answers": Answers,
 }  # fmt: skip
 _VERBS = {
     "approve": "approves", "reject": "rejects", "withdraw": "withdraws", "rollback": "asks to roll back",
@@ -63,7 +64,7 @@ def log_fields(entry: Entry, name_of: Callable[[str], str], text_of: Callable[[A
         record = decode_record(cls, dict(statement.body))
     except RecordError as error:
         return {**fields, "summary": f"unreadable: {error.message}"}
-    if isinstance(record, Decision):
+    if isinstance(record, Decision | Answers):
         fields["by"] = name_of(record.person)
     about, summary = _told(record, text_of)
     return {**fields, "about": about, "summary": summary}
@@ -141,6 +142,12 @@ def _machine_told(record: Any, text_of: Callable[[Any], str]) -> tuple[str, str]
         )
     if isinstance(record, Transition):
         return record.proposal, f"{record.state.value.replace('_', ' ')}: {one_line(record.reason, 120)}"
+    if isinstance(record, Answers):
+        skipped = f", {record.skipped} of them skipped" if record.skipped else ""
+        return (
+            record.model,
+            f"hands in {counted(record.answers, 'answer')} to {one_line(record.asker, 80)}{skipped}",
+        )
     if isinstance(record, Removal):
         return record.proposal, f"bundle {record.bundle.short} removed: kept for {record.days} days"
     return record.id, f"{record.stage} failed: {one_line(record.reason, 160)}"

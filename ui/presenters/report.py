@@ -48,7 +48,11 @@ def report_fields(view: View, proposal_id: str) -> Json:
 
 
 def _about(view: View, row: ProposalRow) -> list[Entry]:
-    """The records about a proposal, in order: its own, decisions on it, what moved the champion after it, and who asked."""
+    """The records about a proposal, in order.
+
+    They are its own, decisions on it, the answers that it could learn from, and what moved the champion after it, with
+    who asked for that.
+    """
     found = []
     bundle = str(row.proposal.bundle) if row.proposal else ""
     asked: dict[str, list[Entry]] = {}
@@ -58,13 +62,19 @@ def _about(view: View, row: ProposalRow) -> list[Entry]:
             asked.setdefault(str(body.get("request")), []).append(entry)
         named = {body.get("proposal"), body.get("id"), body.get("target"), body.get("request")}
         quarantines = row.id in (body.get("quarantined") or ())
+        taught = (
+            row.proposal is not None
+            and entry.statement.record == "answers"
+            and entry.seq < row.proposal_seq
+            and (body.get("model"), body.get("asker")) == (row.model, row.proposal.asker)
+        )
         moves = (
             entry.statement.record == "rollback"
             and bundle
             and bundle in (body.get("bundle"), body.get("previous"))
         )
         adopts = entry.statement.record == "roster"
-        if not adopts and (row.id in named or quarantines or moves):
+        if not adopts and (row.id in named or quarantines or moves or taught):
             found.append(entry)
             if entry.statement.record == "rollback":
                 found.extend(asked.get(str(body.get("request")), ()))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ui.presenters.fields import Json
-from ui.presenters.texts import counted, duration, interval, moment, number, one_line, size
+from ui.presenters.texts import counted, duration, interval, moment, number, one_line, positive_zero, size
 
 _SPECIAL = re.compile(
     r"""
@@ -76,6 +76,7 @@ def _proposed(data: Json) -> list[str]:
         ("Model proposed", code(proposal["bundle_digest"])),
         ("From champion", code(proposal["champion_digest"])),
         ("Training data", code(proposal["data_digest"])),
+        *([("Answers by", escape(", ".join(proposal["authors"]), 2000))] if proposal["authors"] else []),
         ("Objective", code(proposal["objective_digest"])),
         ("Recipe", escape(", ".join(f"{k} = {v}" for k, v in sorted(proposal["recipe"].items()))) or "–"),
         ("Seed", str(proposal["seed"])),
@@ -113,7 +114,7 @@ def _measured(data: Json) -> list[str]:
             escape(f["rule"]), escape(_outcome(f)),
             escape(f["severity"]), escape(number(f["observed"])), escape(interval(f["lower"], f["upper"])) or "–",
             escape(f["condition"]), str(f["n"]) if f["n"] is not None else "–", escape(f["source"]),
-            escape(f["message"], 300),
+            escape(positive_zero(f["message"]), 300),
         )
         for f in data["findings"] if f["outcome"] != "skipped"
     ]  # fmt: skip

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 
 from guardrails.decision_log.envelope import parse_time
+
+_NEGATIVE_ZERO = re.compile(r"(?<![\w.,-])-0(?:\.0+)?(?![\w.])")
 
 
 def plain(text: str, limit: int = 0) -> str:
@@ -22,6 +25,11 @@ def plain(text: str, limit: int = 0) -> str:
 def one_line(text: str, limit: int = 0) -> str:
     """The same on one line."""
     return plain(" ".join(text.split()), limit)
+
+
+def positive_zero(text: str) -> str:
+    """The same with each ``-0``, which is what a program calls a zero that it came to from below, as ``0``."""
+    return _NEGATIVE_ZERO.sub("0", text)
 
 
 def number(value: float | None) -> str:

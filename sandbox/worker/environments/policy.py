@@ -7,6 +7,7 @@ Invariants:
   of an observation does not depend on which others are asked about with it.
 - Each distinct observation is computed once; greedy play asks for the same few again and again.
 - A model that yields NaN or infinite numbers raises; it never acts.
+- Observations go to the model's device; probabilities come back to the processor, where actions are chosen.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class Encoder:
 
 
 def action_logits(model: PreTrainedModel, ids: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    """The scores of the actions after each row of token ids."""
-    output = model(input_ids=ids, use_cache=False, logits_to_keep=1)
+    """The scores of the actions after each row of token ids, on the model's device."""
+    output = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=1)
     scores: torch.Tensor = output.logits[:, -1, actions].float()
     return scores
 
@@ -122,4 +123,4 @@ class Policy:
                 "the model's scores of the actions are not finite numbers",
                 hint="its weights are damaged, or its training diverged",
             )
-        return (scores / self._temperature).log_softmax(-1)
+        return (scores / self._temperature).log_softmax(-1).cpu()

@@ -6,8 +6,8 @@ Invariants:
 - It is deterministic in (champion, data, recipe, seed) on one machine with one set of wheels.
 - Where it cannot train to the end, it raises and leaves no model behind.
 
-A learner module has one function ``learn`` of the shape ``Learner``, imported when it is needed, and a
-``DEFAULTS`` mapping that names every key of its recipe.
+A learner module has one function ``learn`` of the shape ``Learner``, imported when it is needed. What its recipe may hold
+stands in ``recipes``, so that a recipe is checked before anything that computes is loaded.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from guardrails import third_party
 from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError
 from guardrails.records import ModelKind
+from sandbox.worker import devices
 
 
 class Report(Protocol):
@@ -34,7 +35,8 @@ class Report(Protocol):
 class Order:
     """One order to learn. ``out`` gets ``model/`` and ``data/``; ``champion`` and ``data`` are read-only.
 
-    ``memory_bytes`` is the job's limit as it was declared; 0: none was.
+    ``memory_bytes`` is the job's limit as it was declared, or of a GPU what was free there at the start; 0: none is known.
+    ``device`` is where to compute, by PyTorch's name: ``cpu``, or ``cuda:0`` where the job was given a GPU.
     """
 
     kind: ModelKind
@@ -45,6 +47,7 @@ class Order:
     seed: int
     report: Report
     memory_bytes: int = 0
+    device: str = devices.CPU
 
 
 class Learner(Protocol):
@@ -104,27 +107,6 @@ def load_learner(technique: str, kind: ModelKind) -> Learner:
         return brought
     learner: Learner = importlib.import_module(learner_module(technique, kind)).learn
     return learner
-
-
-def read_recipe(recipe: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with every default filled in, each value of its default's type.
-
-    Raises:
-        InvalidInputError: A key is not one of the defaults', or a value is not of its type.
-    """
-    unknown = sorted(set(recipe) - set(defaults))
-    if unknown:
-        raise InvalidInputError(
-            f"recipe: unknown key {unknown[0]!r:.40}", hint=f"known: {', '.join(sorted(defaults))}"
-        )
-    values = dict(defaults)
-    for name, text in recipe.items():
-        kind = type(defaults[name])
-        try:
-            values[name] = kind(text)
-        except ValueError:
-            raise InvalidInputError(f"recipe: {name} = {text!r:.40} is not of type {kind.__name__}") from None
-    return values
 
 
 def loss_claims(losses: Sequence[float], records: int) -> dict[str, str]:

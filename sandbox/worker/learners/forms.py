@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker import adapters, weights
+from sandbox.worker import adapters, devices, weights
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ BFLOAT16_WIDTH = 256
 1.3 times at 256, 1.5 times at 384 and at 576 (an Intel Xeon with AMX, one thread)."""
 
 
-def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
-    """The champion with what is to be trained set free, in training mode."""
+def prepare(champion: Path, recipe: Mapping[str, Any], device: str = devices.CPU) -> PreTrainedModel:
+    """The champion on its device, with what is to be trained set free, in training mode."""
     import torch
 
     if recipe["form"] not in FORMS:
@@ -45,19 +45,25 @@ def prepare(champion: Path, recipe: Mapping[str, Any]) -> PreTrainedModel:
     if recipe["form"] in (FULL, AVERAGE):
         model = weights.load_model(champion, torch.float32).requires_grad_(True).train()
         if recipe.get("dtype", AUTO) != AUTO and weights.compute_dtype(recipe["dtype"]) is torch.bfloat16:
-            model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
-        return model
-    model = weights.load_model(champion, frozen_dtype(champion, recipe["dtype"]))
-    return adapters.with_adapter(model, recipe).train()
+            kind = torch.device(device).type
+            model.forward = torch.autocast(kind, dtype=torch.bfloat16)(model.forward)
+        return model.to(device)
+    model = weights.load_model(champion, frozen_dtype(champion, recipe["dtype"], device))
+    return adapters.with_adapter(model, recipe).train().to(device)
 
 
-def frozen_dtype(champion: Path, wanted: str) -> torch.dtype:
-    """What the frozen weights under an adapter are computed in; ``auto``: bfloat16 where that is known to be faster."""
+def frozen_dtype(champion: Path, wanted: str, device: str = devices.CPU) -> torch.dtype:
+    """What the frozen weights under an adapter are computed in; ``auto``: bfloat16 where that is known to be faster.
+
+    On a GPU that multiplies bfloat16 natively, models of the same widths get it; how fast it is there was not measured.
+    """
     import torch
 
     sizes = weights.architecture(champion) if wanted == AUTO else None
     if sizes is not None and sizes.width < BFLOAT16_WIDTH:
         return torch.float32
+    if wanted == AUTO and device != devices.CPU:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return weights.compute_dtype(wanted)
 
 
@@ -79,6 +85,7 @@ def save(model: PreTrainedModel, recipe: Mapping[str, Any], champion: Path, targ
     if recipe["form"] == ADAPTER:
         adapters.save_adapter(target, model)
         return
+    model.to(devices.CPU)  # what is written is made on the processor, whatever trained it
     if recipe["form"] == AVERAGE:
         _approach(champion, model)
     stored = weights.read_config(champion).get("dtype", "float32")

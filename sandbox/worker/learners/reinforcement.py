@@ -15,10 +15,9 @@ model (a full directory, safetensors) goes to ``out/model``, the layouts played 
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,33 +25,20 @@ import torch
 
 from guardrails.canonical import decimal
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker import data, weights
+from sandbox.worker import data
 from sandbox.worker.environments import lava
 from sandbox.worker.environments.episodes import Episode, play, rate
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Order, forms, read_recipe, self_play
+from sandbox.worker.learners import Learner, Order, recipes
+from sandbox.worker.learners.games import expert_iteration as in_games
+from sandbox.worker.learners.games import self_play
+from sandbox.worker.learners.levels import expert_iteration as in_levels
+from sandbox.worker.learners.levels import load_champion, save
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[str, Any] = {
-    "iterations": 20,  # rounds of playing and updating
-    "layouts": 160,  # layouts drawn in one iteration
-    "forms": 8,  # each is played in one of its first so many rotations and mirror images; 1: as it is
-    "episodes": 5,  # episodes on each of them
-    "epochs": 3,  # passes over one iteration's observations
-    "batch": 256,  # observations in one update
-    "lr": 1e-3,  # highest learning rate; rises over the first tenth, then falls to zero in a line
-    "clip": 0.2,  # how far a probability ratio may move in one iteration
-    "entropy": 0.005,  # reward for keeping options open
-    "discount": 0.99,  # of the final reward, per step before the end
-    "temperature": 1.0,  # of sampling and of the loss, in the first iteration
-    "final_temperature": 0.5,  # in the last; greedy play, as served, is temperature 0
-    "time_cost": 0.5,  # taken off the reward for success at the last possible step
-    "lava_penalty": 1.0,
-    "timeout_penalty": 1.0,
-}
-_POSITIVE = ("iterations", "layouts", "forms", "episodes", "epochs", "batch", "lr", "clip", "discount")
 _MAX_NORM = 1.0
 
 
@@ -68,27 +54,27 @@ class Experience:
     advantages: torch.Tensor
     before: torch.Tensor
 
+    def to(self, device: torch.device) -> Experience:
+        """The same, there."""
+        return Experience(*(getattr(self, part.name).to(device) for part in fields(self)))
+
 
 def learn(order: Order) -> dict[str, str]:
     """Improve the champion on the layouts of ``order.data``; returns what the run claims about itself.
 
-    With ``method = self_play`` a player learns from games against itself instead.
+    With ``method = self_play`` a player learns from games against itself instead; with ``method = expert_iteration``
+    it imitates what a search found, or in levels its own episodes that ended well.
     """
-    if order.recipe.get("method") == self_play.METHOD:
-        return self_play.learn(order)
-    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    if "method" in order.recipe:
+        settings = dict(order.recipe)
+        return _learner_of(settings.pop("method"), order.data)(replace(order, recipe=settings))
+    recipe = read_recipe(order.recipe, recipes.RETURN_AND_COST)
     lines = _read_layouts(order.data)
-    tokenizer = weights.load_tokenizer(order.champion)
-    if tokenizer is None:
-        raise InvalidInputError(
-            "the champion has no tokenizer", hint="an action model needs one to read states"
-        )
     order.report(0.0, "loading", layouts=len(lines))
-    torch.manual_seed(order.seed)
-    model = weights.load_model(order.champion, torch.float32).requires_grad_(True)
+    model, encoder = load_champion(order)
     played: dict[str, None] = {}
-    history = _train(model, Encoder(tokenizer), sorted(lines), recipe, order, played)
-    _save(order, model, [lines[layout] for layout in sorted(played)])
+    history = _train(model, encoder, sorted(lines), recipe, order, played)
+    save(order, model, [lines[layout] for layout in sorted(played)])
     first, last = history[0], history[-1]
     return {
         "first_success": decimal(rate(first, "success")),
@@ -99,19 +85,17 @@ def learn(order: Order) -> dict[str, str]:
     }
 
 
-def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
-    for name, value in recipe.items():
-        if not math.isfinite(value) or value < 0:
-            raise InvalidInputError(f"recipe: {name} = {value} must be a finite number, not below zero")
-        if value == 0 and (name in _POSITIVE or name.endswith("temperature")):
-            raise InvalidInputError(f"recipe: {name} = {value} must be above zero")
-    if recipe["discount"] > 1:
-        raise InvalidInputError(f"recipe: discount = {recipe['discount']} must not be above 1")
-    if recipe["forms"] > lava.FORMS:
-        raise InvalidInputError(f"recipe: forms = {recipe['forms']} must not be above {lava.FORMS}")
-    if recipe["episodes"] < 2:
-        raise InvalidInputError("recipe: episodes must be at least 2: one has nothing to be compared with")
-    return recipe
+def _learner_of(method: str, records: Path) -> Learner:
+    """The learner of another method than this module's; what the first record holds tells a game from a level."""
+    if method == recipes.SELF_PLAY:
+        return self_play.learn
+    if method == recipes.EXPERT_ITERATION:
+        is_game = any("opening" in line.value for line in data.read_directory(records)[:1])
+        return in_games.learn if is_game else in_levels.learn
+    raise InvalidInputError(
+        f"recipe: method = {method!r:.40}: one of {recipes.EXPERT_ITERATION}, {recipes.SELF_PLAY}",
+        hint="without it, an action model learns from return and cost",
+    )
 
 
 def _read_layouts(directory: Path) -> dict[str, dict[str, Any]]:
@@ -211,7 +195,7 @@ def _update(
     """Climb the clipped objective for a few passes; returns the mean loss, 0 where nothing was learnt."""
     if experience is None:
         return 0.0
-    losses = []
+    experience, losses = experience.to(model.device), []
     for _ in range(recipe["epochs"]):
         for rows in torch.randperm(len(experience.ids), generator=sampler).split(recipe["batch"]):
             scores = action_logits(model, experience.ids[rows], encoder.actions)
@@ -232,9 +216,3 @@ def _update(
             optimizer.step()
             losses.append(loss.item())
     return sum(losses) / len(losses)
-
-
-def _save(order: Order, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
-    """Write the model, and the records that it learnt from."""
-    forms.save(model, {"form": forms.FULL}, order.champion, order.out / "model")
-    data.write_records(order.out / "data" / "layouts.jsonl", records)

@@ -18,35 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
-from sandbox.worker.learners import Order, forms, loss_claims, memory, read_recipe
+from sandbox.worker.learners import Order, forms, loss_claims, memory, recipes
 from sandbox.worker.learners.language.pairs import losses_of
-from sandbox.worker.learners.language.updates import Updates, require
+from sandbox.worker.learners.language.updates import Updates
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DEFAULTS: dict[str, Any] = {
-    "steps": 40,  # updates
-    "batch": 8,  # records in one update
-    "length": 64,  # tokens of a record that are read; the rest is cut
-    "lr": 2e-4,  # highest learning rate
-    "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
-    "weight_decay": 0.0,
-    "clip": 1.0,  # highest norm of a gradient
-    "form": "adapter",  # or full, or average: sandbox/worker/learners/forms.py
-    "rank": 8,
-    "alpha": 16,
-    "targets": "q_proj,v_proj",  # projections that get an adapter
-    "dtype": "auto",  # of the frozen weights; the adapter is always float32
-    "replay": 0.0,  # share of each update's records that are of controls, against forgetting (config: replay)
-}
 REPLAY = "replay"
 """The field of a record that is there against forgetting; it names the control that it is of."""
 
 
 def learn(order: Order) -> dict[str, str]:
     """Train an adapter on the records of ``order.data``; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    recipe = read_recipe(order.recipe, recipes.TEXT)
     found = [line for line in data.read_directory(order.data) if line.text.strip()]
     lines = [line for line in found if REPLAY not in line.value]
     replayed = [line for line in found if REPLAY in line.value] if recipe["replay"] else []
@@ -69,15 +55,6 @@ def learn(order: Order) -> dict[str, str]:
     return {**loss_claims(losses, len(rows) + len(again)), **plan.claims, "dtype": dtype}
 
 
-def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
-    require(recipe, ("steps", "batch", "rank"), ("lr", "clip", "alpha"))
-    if recipe["length"] < 2:
-        raise InvalidInputError(f"recipe: length = {recipe['length']} must be at least 2")
-    if not 0 <= recipe["replay"] < 1:
-        raise InvalidInputError(f"recipe: replay = {recipe['replay']} must be at least 0 and below 1")
-    return recipe
-
-
 def _prepare(
     order: Order, recipe: dict[str, Any], lines: Sequence[data.Line], replayed: Sequence[data.Line]
 ) -> tuple[PreTrainedModel, list[list[int]], list[list[int]]]:
@@ -90,7 +67,7 @@ def _prepare(
     rows, again = (_rows(tokenizer, some, recipe["length"]) for some in (lines, replayed))
     if not rows or (replayed and not again):
         raise InvalidInputError("no record has two tokens or more: nothing to predict")
-    return forms.prepare(order.champion, recipe), rows, again
+    return forms.prepare(order.champion, recipe, order.device), rows, again
 
 
 def _rows(tokenizer: PreTrainedTokenizerBase, lines: Sequence[data.Line], length: int) -> list[list[int]]:

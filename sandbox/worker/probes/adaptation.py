@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from guardrails.errors import InvalidInputError, JobFailedError
 from guardrails.records import ModelKind, Series
 from sandbox.worker.probes import Item, Models, Report, Scalars
+from sandbox.worker.probes.generation import likeliest
 
 if TYPE_CHECKING:
     import torch
@@ -266,8 +267,8 @@ def _continues(model: PreTrainedModel, examples: Sequence[tuple[list[int], int]]
     padded = torch.tensor(rows + [rows[0]] * (ROWS - len(rows)))
     with torch.inference_mode():
         logits: torch.Tensor = model(input_ids=padded, use_cache=False).logits[: len(rows), start - 1 : -1]
-    likeliest = logits.float().argmax(-1)
-    return [bool(value) for value in (likeliest == padded[: len(rows), start:]).all(1)]
+    found = likeliest(logits.float())
+    return [bool(value) for value in (found == padded[: len(rows), start:]).all(1)]
 
 
 def training_item(settings: Mapping[str, Any]) -> dict[str, str]:

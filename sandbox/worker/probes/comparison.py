@@ -38,7 +38,7 @@ def compare(tables: Mapping[str, torch.Tensor], targets: torch.Tensor) -> Column
     ``tables`` holds the logits of ``candidate`` and ``champion``, and of ``original`` where it is a model of its own. The
     columns: ``kl`` and ``kl_original`` (nats, of the champion and of the original from the candidate), ``js`` (nats, of
     champion and candidate), and of these two each ``nll_*`` and ``entropy_*`` (nats), ``confidence_*`` (the probability
-    of the likeliest token) and ``right_*`` (whether that is the true one; of several the first).
+    of the likeliest token) and ``right_*`` (1 where that is the true one, of several the first; 0 where it is not).
     """
     import numpy as np
     import torch
@@ -117,7 +117,8 @@ def _columns(
             f"nll_{name}": logs[name] + (best - true),
             f"entropy_{name}": logs[name] - sums[f"spread_{name}"] / total[name],
             f"confidence_{name}": 1.0 / total[name],
-            f"right_{name}": sums[f"best_{name}"] == targets,
+            # Where scores are no numbers none is the greatest, though the first is called so.
+            f"right_{name}": (sums[f"best_{name}"] == targets).double() + 0.0 * total[name],
         }
     # H((p + q) / 2), where the weights that were mixed sum up to twice the champion's total.
     middle = logs["champion"] + math.log(2.0) - sums["mixed"] / total["champion"] / 2.0

@@ -182,7 +182,7 @@ def _series(suite: str, encoded: Sequence[Encoded], tokens: dict[str, Column]) -
     if "kl_original" in tokens:
         columns["kl_original_mean"] = means(tokens["kl_original"])
     had, has = tokens["right_champion"], tokens["right_candidate"]
-    skill = {"tokens": columns["tokens"], "flips": sums(had & ~has)}
+    skill = {"tokens": columns["tokens"], "flips": sums(had * (1.0 - has))}
     for name in ("candidate", "champion"):
         confidence, right = tokens[f"confidence_{name}"], tokens[f"right_{name}"]
         gap = confidence - right

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from guardrails.errors import JobFailedError
+
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NEW_TOKENS = 32
@@ -50,11 +53,28 @@ def continue_ids(
                 use_cache=True,
             )
             past = output.past_key_values
-            ids = output.logits[:, -1:].argmax(-1)
+            ids = likeliest(output.logits[:, -1:])
             written.append(ids)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=-1)
             positions = positions[:, -1:] + 1
     return [_text(tokenizer, row) for row in torch.cat(written, dim=-1).tolist()]
+
+
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """The token with the highest score in each row, of several the first.
+
+    Raises:
+        JobFailedError: a highest score is not a finite number: no token is the likeliest then, least of all the first.
+    """
+    import torch
+
+    found = logits.argmax(-1)
+    if not torch.isfinite(logits.gather(-1, found[..., None])).all():
+        raise JobFailedError(
+            "the model's scores of tokens are not finite numbers",
+            hint="its weights are damaged, or its training diverged",
+        )
+    return found
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> str:

@@ -9,11 +9,12 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from guardrails.errors import InvalidInputError
+from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.probes import Item
 from sandbox.worker.probes.generation import prompt_text
 
@@ -78,7 +79,11 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens
 def scores(
     model: PreTrainedModel, questions: Sequence[Question], suite: str, report: Callable[[float], None]
 ) -> list[tuple[float, ...]]:
-    """For each question the log-probability of each answer, in nats, summed over its tokens."""
+    """For each question the log-probability of each answer, in nats, summed over its tokens.
+
+    Raises:
+        JobFailedError: a log-probability is not a number: nothing can be said to be likelier then.
+    """
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     by_shape: dict[Shape, list[int]] = {}
     for place, question in enumerate(questions):
@@ -97,6 +102,11 @@ def scores(
             some = places[start : start + rows]
             batch = [questions[place] for place in some]
             for place, sums in zip(some, _score(model, batch, shape, rows), strict=False):
+                if any(map(math.isnan, sums)):
+                    raise JobFailedError(
+                        f"suite {suite}: item {questions[place].name!r:.60}: the model's scores of tokens are not numbers",
+                        hint="its weights are damaged, or its training diverged",
+                    )
                 found[place] = sums
             done += len(some)
             report(done)

@@ -46,7 +46,7 @@ def look(
     """Look at ``count`` records at most, drawn by the seed."""
     long_enough = [line for line in lines if len(line.text.encode("utf-8", "replace")) >= LEAST_BYTES]
     order = random.Random(f"{seed}/losses")  # noqa: S311 - a draw, no secret
-    drawn = order.sample(long_enough, min(count, len(long_enough)))
+    drawn = _told(order.sample(long_enough, min(count, len(long_enough))), tokenizer)
     coded = encode_items(tokenizer, [{"id": line.place, "text": line.text} for line in drawn], "records")
     losses: dict[str, float] = {}
     for batch in batches(coded):
@@ -64,6 +64,14 @@ def look(
         found.add("loss_low", [drawn[place] for place in low], why)
         found.add("loss_high", [drawn[place] for place in high], why)
     return found
+
+
+def _told(lines: Sequence[Line], tokenizer: PreTrainedTokenizerBase) -> list[Line]:
+    """Those of two tokens or more: of a single one the model is told nothing before it."""
+    if not lines:
+        return []
+    coded = tokenizer([line.text for line in lines], add_special_tokens=False, truncation=True, max_length=2)
+    return [line for line, ids in zip(lines, coded["input_ids"], strict=True) if len(ids) >= 2]
 
 
 def outliers(values: Sequence[float]) -> tuple[list[int], list[int]] | None:

@@ -23,7 +23,7 @@ from guardrails.errors import InvalidInputError
 from guardrails.records import Sample, Series
 from sandbox.worker.probes import Item, Models, Report, Scalars
 from sandbox.worker.probes.categories import category_columns
-from sandbox.worker.probes.generation import prompt_ids
+from sandbox.worker.probes.generation import likeliest, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -150,7 +150,7 @@ def _write(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
             )  # fmt: skip
             past = output.past_key_values
-            ids = output.logits[:, -1:].argmax(-1)
+            ids = likeliest(output.logits[:, -1:])
             written.append(ids)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=-1)
             positions = positions[:, -1:] + 1

@@ -1,4 +1,4 @@
-"""What was in force at a time: models, policies, roster, waivers, and the record that made it so.
+"""What was in force at a time: models, policies, roster, waivers, answers, and the record that made it so.
 
 Invariants: replayed from the records, no table is asked; nothing is changed and no key is needed.
 """
@@ -66,6 +66,19 @@ def _fields(state: AsOf, view: View) -> dict[str, Any]:
         if roster
         else None,
         "waivers": [presenters.waiver_fields(row, state.time) for row in state.waivers],
+        "answers": [
+            {
+                "seq": row.seq,
+                "model": row.model,
+                "asker": row.asker,
+                "person": view.name_of(row.person),
+                "statement": str(row.statement),
+                "answers": row.answers,
+                "skipped": row.skipped,
+                "set_aside": why,
+            }
+            for row, why in state.answers
+        ],
         "halted_by": state.halted_by,
     }
 
@@ -91,4 +104,10 @@ def _draw(console: Console, data: dict[str, Any]) -> None:
     if data["waivers"]:
         waivers = [(w["id"], w["rule"], w["bundle"][:19], w["expires_at"]) for w in data["waivers"]]
         console.print(table(("Waiver", "Rule", "Bundle", "Until"), waivers))
+    if data["answers"]:
+        handed = [
+            (str(a["seq"]), a["person"], f"{a['model']}, {a['asker']}", str(a["answers"]), a["set_aside"])
+            for a in data["answers"]
+        ]
+        console.print(table(("Handed in", "By", "To", "Answers", "Set aside"), handed))
     show(console, heading("Checkpoint"), line(data["checkpoint"].rstrip("\n")))

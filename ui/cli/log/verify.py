@@ -210,6 +210,7 @@ def verified(
     return _verified(
         opened,
         artifacts=(lambda address: check_artifact(store, address)) if artifacts else None,
+        statements=store.get_bytes if artifacts else None,
         recompute=recomputer(store) if recompute else None,
         **options,
     )

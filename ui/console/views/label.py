@@ -198,7 +198,7 @@ def _hand_in(desk: Desk, book: Book, person: Person) -> None:
     markup.show(el("div", markup.table(("Question", "Answer"), rows, cls="drafts"), cls="drafted"))
     listed = st.session_state.get(_SHOWN)
     # What is signed is what was on the screen when the button was pressed, which was drawn before this run.
-    st.session_state[_SHOWN] = desk.statement(person.id)
+    st.session_state[_SHOWN] = desk.statements(person.id, book)
     attempt = int(st.session_state.setdefault("label-attempt", 0))
     with st.form("label-sign", border=False):
         passphrase = st.text_input(
@@ -212,12 +212,13 @@ def _hand_in(desk: Desk, book: Book, person: Person) -> None:
         _sign(desk, person, listed, passphrase or "")
 
 
-def _sign(desk: Desk, person: Person, listed: bytes | None, passphrase: str) -> None:
+def _sign(desk: Desk, person: Person, listed: tuple[bytes, ...] | None, passphrase: str) -> None:
     try:
         if listed is None:
             raise StaleError("these answers were not on your screen yet", hint="look at them, then sign")
-        handed = desk.hand_in(listed, session.unlock(person.id, passphrase).sign)
-        st.session_state[_DONE] = f"{counted(handed.answers, 'answer')} handed in."
+        gate = session.console().workspace.gate
+        handed = desk.hand_in(gate, listed, session.unlock(person.id, passphrase))
+        st.session_state[_DONE] = f"{labelling.handed_in(handed)}."
     except InterlockError as error:
         st.session_state[_UNSIGNED] = (error.message, error.hint)
     st.rerun()

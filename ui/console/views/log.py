@@ -139,7 +139,9 @@ def _full_check() -> markup.Html:
     workspace = session.console().workspace
     with st.spinner("Reading every champion and every measurement …"), workspace.log.read() as snapshot:
         try:
-            result = verify_log(snapshot, project, artifacts=workspace.store.verify)
+            result = verify_log(
+                snapshot, project, artifacts=workspace.store.verify, statements=workspace.store.get_bytes
+            )
         except InterlockError as error:
             return markup.notice("bad", "The log does not hold.", str(error))
     if not result.ok:

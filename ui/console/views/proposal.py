@@ -15,7 +15,17 @@ from guardrails.view import View
 from ui.console import markup, session
 from ui.console.markup import Html, el
 from ui.console.views import approvals, diff, evidence, provenance, queue, records, rules, signing
-from ui.presenters import ago, ending, finding_sentence, headline, one_line, shadow_sentence, worst_first
+from ui.presenters import (
+    ago,
+    ending,
+    finding_sentence,
+    gain_finding,
+    headline,
+    message_of,
+    one_line,
+    shadow_sentence,
+    worst_first,
+)
 
 PARTS = {
     "Rules": "findings",
@@ -108,7 +118,7 @@ def _why(view: View, row: ProposalRow) -> Html:
             cls=f"why {tone}",
         )
     if row.verdict.kind is VerdictKind.ELIGIBLE:
-        gain = queue.gain_finding(row)
+        gain = gain_finding(row.verdict)
         more = finding_sentence(gain, row.verdict.confidence) if gain else ""
         return el("div", headline(row.verdict), el("small", more) if more else None, cls=f"why {tone}")
     worst = worst_first(row.verdict.findings)
@@ -120,7 +130,7 @@ def _why(view: View, row: ProposalRow) -> Html:
     why = (
         f"Why there is a limit: {_rationale(view, rule)}"
         if _rationale(view, rule)
-        else (worst[0].message if worst else "")
+        else (message_of(worst[0]) if worst else "")
     )
     lead = [effect, el("b", rule), rest] if rest != said else [effect, said]
     return el("div", *lead, el("small", one_line(why, 500)), cls=f"why {tone}")

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import streamlit as st
 
 from guardrails.errors import StaleError
+from guardrails.ledger.in_force import policy_of
 from guardrails.ledger.rows import ProposalRow
 from guardrails.ledger.standing import Standing
+from guardrails.policy import Policy
 from guardrails.records import Action, Finding, Outcome, Person, State, VerdictKind
 from guardrails.view import View
 from ui.console import markup, session
@@ -22,9 +24,11 @@ from ui.presenters import (
     ending,
     finding_mark,
     finding_sentence,
+    gain_finding,
+    gain_unit,
     headline,
-    number,
     one_line,
+    signed,
     unit_of,
     verdict_mark,
     worst_first,
@@ -46,6 +50,7 @@ class Item:
     standing: Standing | None
     mine: bool
     ending: str = ""
+    gain_unit: str = ""
 
 
 def page() -> None:
@@ -65,7 +70,8 @@ def _live() -> None:
         moment = session.now()
         person = session.person_in(view)
         st.session_state["shown_size"] = view.snapshot.size
-        items = [_item(view, row, person, moment) for row in view.proposals()]
+        policies = [policy_of(policy.source) for policy in view.policies()]
+        items = [_item(view, row, person, moment, policies) for row in view.proposals()]
         models = [model.name for model in view.models()]
     markup.show(_stats(items, moment))
     if not items:
@@ -79,13 +85,18 @@ def _live() -> None:
     shown = [item for item in items if model in ("", item.row.model)]
     if person is None:
         markup.show(
-            markup.notice("muted", "Choose your name, in the menu at the left, to see what waits for you.")
+            markup.notice(
+                "muted",
+                "Choose your name in the side menu (» opens it on a phone) to see what waits for you.",
+            )
         )
     for index, (title, note, part) in enumerate(_groups(shown, chosen)):
         _group(title, note, part, moment, headed=index == 0)
 
 
-def _item(view: View, row: ProposalRow, person: Person | None, moment: str) -> Item:
+def _item(
+    view: View, row: ProposalRow, person: Person | None, moment: str, policies: Sequence[Policy]
+) -> Item:
     try:
         standing = view.standing(row, moment)
     except StaleError:
@@ -96,7 +107,7 @@ def _item(view: View, row: ProposalRow, person: Person | None, moment: str) -> I
         voted = any(vote.person == person.id for vote in row.votes)
         sole = not standing.terms.excluded or person.id not in standing.terms.excluded
         mine = bool(wanted & set(person.roles)) and not voted and sole
-    return Item(row, standing, mine, ending(row, view.name_of, view.text))
+    return Item(row, standing, mine, ending(row, view.name_of, view.text), gain_unit(row, policies))
 
 
 def _stats(items: Sequence[Item], moment: str) -> Html:
@@ -210,7 +221,7 @@ def _cells(item: Item, moment: str) -> Html:
         name,
         _reason(item, decisive),
         el("div", markup.plot(decisive) if decisive else None, cls="cell plotcell"),
-        el("div", gain_of(row), cls="cell"),
+        el("div", gain_of(item), cls="cell"),
         el("div", signatures(item.standing, row), cls="cell"),
         el("div", age(row.created_at, moment), cls="cell dim nowrap"),
         cls="qr",
@@ -229,27 +240,19 @@ def decisive_finding(row: ProposalRow) -> Finding | None:
     if row.verdict is None or not row.verdict.findings:
         return None
     if row.verdict.kind is VerdictKind.ELIGIBLE:
-        return gain_finding(row) or row.verdict.findings[0]
+        return gain_finding(row.verdict) or row.verdict.findings[0]
     return worst_first(row.verdict.findings)[0]
 
 
-def gain_finding(row: ProposalRow) -> Finding | None:
-    """The measured gain, where a rule asked for one."""
-    findings = row.verdict.findings if row.verdict else ()
-    return next((f for f in findings if f.check == "gain.task" and f.outcome is not Outcome.SKIPPED), None)
-
-
-def gain_of(row: ProposalRow) -> Html:
-    """The gain over the champion with its sign, in the tone of its rule's outcome."""
-    finding = gain_finding(row)
+def gain_of(item: Item) -> Html:
+    """The gain over the champion with its sign and its unit, in the tone of its rule's outcome."""
+    finding = gain_finding(item.row.verdict)
     if finding is None or finding.observed is None:
         return el("span", "–", cls="dim")
-    sign = "+" if finding.observed > 0 else ""
     tone = finding_mark(finding).tone
     shown = "nowrap" if tone == "good" else "nowrap dim"
-    return el(
-        "span", f"{sign}{number(finding.observed)}", cls=shown, title=f"{finding.rule}: {unit_of(finding)}"
-    )
+    title = f"{finding.rule}: {unit_of(finding)}"
+    return el("span", signed(finding.observed), el("small", item.gain_unit), cls=shown, title=title)
 
 
 def _reason(item: Item, decisive: Finding | None) -> Html:

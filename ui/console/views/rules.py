@@ -20,8 +20,8 @@ from ui.presenters import (
     counted,
     finding_mark,
     interval,
+    message_of,
     number,
-    one_line,
     plain,
     shadow_sentence,
     unit_of,
@@ -58,7 +58,7 @@ def show(row: ProposalRow, texts: Sequence[Policy] = ()) -> None:
     ))  # fmt: skip
     if skipped:
         with st.expander(f"{counted(len(skipped), 'rule does', 'rules do')} not apply to this proposal"):
-            rows = [(el("b", f.rule), one_line(f.message, 300), _source(f)) for f in skipped]
+            rows = [(el("b", f.rule), message_of(f, 300), _source(f)) for f in skipped]
             markup.show(markup.table(("Rule", "Why not", "Policy line"), rows))
     _shadows(verdict, texts)
     whatif.show(row)
@@ -130,7 +130,7 @@ def _what(finding: Finding) -> str:
 def _message(finding: Finding) -> Html | None:
     """What the engine adds where the numbers alone do not say it."""
     if finding.outcome in (Outcome.ERROR, Outcome.INCONCLUSIVE) or finding.waived or finding.shadow:
-        return el("div", one_line(finding.message, 400), cls="msg")
+        return el("div", message_of(finding, 400), cls="msg")
     needed, above = remedy(finding).observed, ">" in finding.limit
     if needed is None:
         return None

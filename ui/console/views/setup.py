@@ -100,9 +100,10 @@ def page() -> None:
 
 
 def _form(workspace: Workspace) -> None:
+    markup.show(el("p", "Setting up makes and signs:", cls="soft"))
     markup.show(markup.facts([
         ("1", "a key of your own, behind a passphrase, that stays in this workspace"),
-        ("2", "the first roster, with you as operator and root, signed by that key"),
+        ("2", "the roster (who may do what), with you as operator and root, signed by that key"),
         ("3", "the activation of policies/default.yaml and the adoption of every configured base model, signed too"),
     ], cls="steps"))  # fmt: skip
     with st.form("setup", border=False):
@@ -215,7 +216,7 @@ def _progress() -> None:
         "Keep these root keys outside this workspace: `interlock log verify --root-key` checks the log against them."
         if spare else
         "Keep this root key outside this workspace: `interlock log verify --root-key` checks the log against it. Add "
-        "a second root (interlock operator add NAME --role root), so that one lost key does not end it."
+        "a second root (`interlock operator add NAME --role root`), so that one lost key does not end it."
     )  # fmt: skip
     markup.show(markup.notice("good", "Set up.", then))
     for key in pins.pinned(session.console().workspace.path):

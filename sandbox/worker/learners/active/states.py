@@ -27,9 +27,10 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import lava, world
 from sandbox.worker.environments.episodes import play
 from sandbox.worker.environments.policy import Encoder, Policy, action_logits
-from sandbox.worker.learners import Order, loss_claims, read_recipe
-from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, save, steps_of
+from sandbox.worker.learners import Order, loss_claims, recipes
+from sandbox.worker.learners.levels import Record, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, examples
+from sandbox.worker.learners.settings import read_recipe
 from sandbox.worker.questions import (
     PERSON,
     Answer,
@@ -42,27 +43,10 @@ from sandbox.worker.questions import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[str, Any] = {
-    "query": "entropy",  # or random
-    "labels": 80,  # questions in one batch
-    "budget": 240,  # questions in all; beyond it nothing more is asked
-    "levels": 200,  # training levels that are played to find states
-    "form": "head",  # only the three rows of weights that say an action learn; full: every weight does
-    "updates": 200,
-    "batch": 96,  # answers in one update, and as many states in which the champion is the teacher
-    "lr": 3e-2,  # of a head; a whole model takes a tenth of it or less
-    "keep": 0.3,  # weight of what the champion would do
-}
-
 
 def learn(order: Order) -> dict[str, str]:
     """Train on what people answered, and ask what is least sure; returns what the run claims about itself."""
-    recipe = read_recipe(order.recipe, DEFAULTS)
-    checked(
-        recipe,
-        positive=("labels", "levels", "updates", "batch", "lr"),
-        choices={"query": ("entropy", "random"), "form": ("head", "full")},
-    )
+    recipe = read_recipe(order.recipe, recipes.ASKING_STATES)
     records = read_records(order.data)
     answers = read_answers(order.data)
     fresh = [answer for answer in answers if answer.fresh and not answer.skipped]
@@ -194,8 +178,8 @@ def _train(
         others = torch.randint(len(states), (recipe["batch"],), generator=draw)
         scores = scores_of(torch.cat([rows, len(known) + others])).log_softmax(-1)
         mine, kept = scores.split(recipe["batch"])
-        learnt = torch.nn.functional.nll_loss(mine, known.said[rows])
-        loss = learnt - recipe["keep"] * (wanted[others] * kept).sum(1).mean()
+        learnt = torch.nn.functional.nll_loss(mine, known.said[rows].to(mine.device))
+        loss = learnt - recipe["keep"] * (wanted[others].to(kept.device) * kept).sum(1).mean()
         if not torch.isfinite(loss):
             raise JobFailedError(f"the loss became {loss.item()}", hint="try a lower lr in the recipe")
         optimizer.zero_grad(set_to_none=True)

@@ -10,21 +10,20 @@ Invariants:
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
-from sandbox.worker import adapters, data, weights
-from sandbox.worker.learners import Order, forms, loss_claims, read_recipe
-from sandbox.worker.learners.language.pairs import IGNORED, Row, batches_of, loss_of, row_of
+from sandbox.worker import adapters, data, devices, weights
+from sandbox.worker.learners import Order, forms, loss_claims, memory, recipes
+from sandbox.worker.learners.language.pairs import IGNORED, Row, batches_of, learnt, loss_of, row_of
 from sandbox.worker.learners.language.rehearsal import ROWS, chances, divergence, greedy, rehearsals
 from sandbox.worker.learners.language.updates import Updates
+from sandbox.worker.learners.settings import read_recipe
 from sandbox.worker.questions import (
     MAX_PROMPT,
-    MAX_QUESTIONS,
     PERSON,
     Answer,
     Question,
@@ -37,25 +36,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DEFAULTS: dict[str, Any] = {
-    "query": "uncertainty",  # which prompts are asked about: uncertainty | random
-    "ask": 64,  # questions in one round
-    "pool": 1000,  # prompts that are looked at for them
-    "answer_tokens": 24,  # how much of the model's own answer is looked at
-    "steps": 60,  # updates
-    "batch": 32,  # answers in one update
-    "rehearsed": 32,  # rows in one update on which it is kept as it was; 0: none
-    "keep": 1.0,  # weight of keeping it as it was
-    "lr": 2e-3,  # highest learning rate
-    "warmup": 0.1,  # share of the steps in which the rate rises; then it falls to zero in a line
-    "weight_decay": 0.0,
-    "clip": 1.0,  # highest norm of a gradient
-    "rank": 16,
-    "alpha": 32,
-    "targets": "q_proj,k_proj,v_proj,o_proj,up_proj,down_proj,gate_proj",  # projections that get an adapter
-    "dtype": "auto",  # of the frozen weights; the adapter is always float32
-}
-QUERIES = ("uncertainty", "random")
 SHOWN = 60
 _REHEARSALS = 64
 
@@ -71,7 +51,7 @@ class Said:
 
 def learn(order: Order) -> dict[str, str]:
     """Ask, or train an adapter on the answers; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    recipe = read_recipe(order.recipe, recipes.ASKING_TEXTS)
     answers = read_answers(order.data)
     usable = [answer for answer in answers if not answer.skipped and answer.kind == "answer"]
     if not any(answer.fresh for answer in usable):
@@ -79,25 +59,6 @@ def learn(order: Order) -> dict[str, str]:
         order.report(1.0, "asked", questions=asked)
         return {}
     return _train(order, recipe, usable)
-
-
-def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
-    for name in ("ask", "pool", "answer_tokens", "steps", "batch", "rank"):
-        if recipe[name] < 1:
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be at least 1")
-    if recipe["ask"] > MAX_QUESTIONS:
-        raise InvalidInputError(f"recipe: ask = {recipe['ask']}; people are asked {MAX_QUESTIONS} at most")
-    for name in ("rehearsed", "keep"):
-        if not (math.isfinite(recipe[name]) and recipe[name] >= 0):
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must not be below zero")
-    for name in ("lr", "clip", "alpha"):
-        if not (math.isfinite(recipe[name]) and recipe[name] > 0):
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
-    if not 0 <= recipe["warmup"] <= 1:
-        raise InvalidInputError(f"recipe: warmup = {recipe['warmup']} must lie between 0 and 1")
-    if recipe["query"] not in QUERIES:
-        raise InvalidInputError(f"recipe: query = {recipe['query']!r:.40}: one of {', '.join(QUERIES)}")
-    return recipe
 
 
 # --- asking --------------------------------------------------------------------------------
@@ -108,7 +69,6 @@ def _ask(order: Order, recipe: dict[str, Any], known: set[str]) -> int:
     prompts = _pool(order, known)
     draw = random.Random(order.seed)  # noqa: S311 - a draw to be repeated, not a secret
     looked_at = draw.sample(prompts, min(recipe["pool"], len(prompts)))
-    order.report(0.0, "loading", prompts=len(looked_at))
     if recipe["query"] == "random":
         looked_at = looked_at[: recipe["ask"]]
     said = _answers_of(order, recipe, looked_at)
@@ -148,12 +108,16 @@ def _answers_of(order: Order, recipe: dict[str, Any], prompts: Sequence[str]) ->
 
     torch.manual_seed(order.seed)
     tokenizer = _tokenizer(order)
-    model = weights.load_model(order.champion, forms.frozen_dtype(order.champion, recipe["dtype"]))
-    model.eval()
     rows = {prompt: tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts}
+    dtype = forms.frozen_dtype(order.champion, recipe["dtype"], order.device)
+    length = max(map(len, rows.values())) + recipe["answer_tokens"]
+    at_once = memory.asking(order, dtype).written(min(ROWS, len(prompts)), length, in_step=False)
+    order.report(0.0, "loading", prompts=len(prompts), written_at_once=at_once)
+    model = weights.load_model(order.champion, dtype).to(order.device)
+    model.eval()
     said = []
     # Prompts of one length go together: then nothing has to be padded.
-    for group in _of_one_length([prompt for prompt in prompts if rows[prompt]], rows):
+    for group in _of_one_length([prompt for prompt in prompts if rows[prompt]], rows, at_once):
         ids = torch.tensor([rows[prompt] for prompt in group])
         written, likely = greedy(model, ids, recipe["answer_tokens"], tokenizer.eos_token_id)
         said += [
@@ -164,11 +128,15 @@ def _answers_of(order: Order, recipe: dict[str, Any], prompts: Sequence[str]) ->
     return said
 
 
-def _of_one_length(prompts: Sequence[str], rows: dict[str, list[int]]) -> list[list[str]]:
+def _of_one_length(prompts: Sequence[str], rows: dict[str, list[int]], at_once: int) -> list[list[str]]:
     groups: dict[int, list[str]] = {}
     for prompt in prompts:
         groups.setdefault(len(rows[prompt]), []).append(prompt)
-    return [group[at : at + ROWS] for _, group in sorted(groups.items()) for at in range(0, len(group), ROWS)]
+    return [
+        group[at : at + at_once]
+        for _, group in sorted(groups.items())
+        for at in range(0, len(group), at_once)
+    ]
 
 
 # --- training ------------------------------------------------------------------------------
@@ -179,29 +147,52 @@ def _train(order: Order, recipe: dict[str, Any], answers: Sequence[Answer]) -> d
 
     torch.manual_seed(order.seed)
     tokenizer = _tokenizer(order)
-    order.report(0.0, "loading", answers=len(answers))
     rows = [row_of(tokenizer, answer.prompt, answer.answer) for answer in answers]
-    model = weights.load_model(order.champion, forms.frozen_dtype(order.champion, recipe["dtype"]))
-    kept = _rehearsal(model, tokenizer, rows, recipe, order.seed) if recipe["rehearsed"] else []
-    model = adapters.with_adapter(model, recipe)
-    losses = _fit(model, rows, kept, recipe, order)
+    plan = _plan(order, recipe, rows)
+    order.report(0.0, "loading", answers=len(answers), **plan.claims)
+    dtype = forms.frozen_dtype(order.champion, recipe["dtype"], order.device)
+    model = weights.load_model(order.champion, dtype).to(order.device)
+    kept = _rehearsal(model, tokenizer, rows, recipe, order.seed, plan) if recipe["rehearsed"] else []
+    model = adapters.with_adapter(model.to(devices.CPU), recipe).to(order.device)
+    losses = _fit(plan.applied(model), rows, kept, recipe, order, plan)
     lines = [
         {"id": a.id, "prompt": a.prompt, "answer": a.answer, "text": a.prompt + a.answer, "origin": PERSON}
         for a in answers
     ]
     data.write_records(order.out / "data" / "answers.jsonl", lines)
     forms.save(model, {"form": forms.ADAPTER}, order.champion, order.out / "model")
-    return {**loss_claims(losses, len(rows)), "dtype": str(model.dtype).removeprefix("torch.")}
+    dtype_claim = str(model.dtype).removeprefix("torch.")
+    return {**loss_claims(losses, len(rows)), **plan.claims, "dtype": dtype_claim}
+
+
+def _plan(order: Order, recipe: dict[str, Any], rows: Sequence[Row]) -> memory.Plan:
+    """A row is an answer, or words that are rehearsed, which may be as long as the longest answer, and an end."""
+    room = memory.training(order, {**recipe, "form": forms.ADAPTER})
+    number = min(recipe["batch"], len(rows))
+    if not recipe["rehearsed"]:
+        return room.plan(number, max(len(ids) for ids, _ in rows))
+    words = _longest(rows) + 1
+    length = max(map(len, _prompts(rows))) + words
+    written = room.written(ROWS, length, in_step=False)
+    return room.plan(number + recipe["rehearsed"], length, compared=words, written=written)
 
 
 def _rehearsal(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: dict[str, Any], seed: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], recipe: dict[str, Any],
+    seed: int, plan: memory.Plan,
 ) -> list[Row]:  # fmt: skip
     """What the champion says after other prompts, at most as long as the longest answer."""
-    longest = max(sum(label != IGNORED for label in labels) for _, labels in rows)
-    prompts = [[token for token, label in zip(*row, strict=True) if label == IGNORED] for row in rows]
     number = recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)
-    return rehearsals(model, tokenizer, prompts, number, longest, seed)
+    return rehearsals(model, tokenizer, _prompts(rows), number, _longest(rows), seed, plan.written)
+
+
+def _prompts(rows: Sequence[Row]) -> list[list[int]]:
+    return [[token for token, label in zip(*row, strict=True) if label == IGNORED] for row in rows]
+
+
+def _longest(rows: Sequence[Row]) -> int:
+    """Tokens of the longest answer, its end included."""
+    return max(sum(label != IGNORED for label in labels) for _, labels in rows)
 
 
 def _distance(model: PreTrainedModel, batch: Sequence[Row]) -> torch.Tensor:
@@ -214,23 +205,46 @@ def _distance(model: PreTrainedModel, batch: Sequence[Row]) -> torch.Tensor:
 
 
 def _fit(
-    model: PreTrainedModel, rows: list[Row], kept: list[Row], recipe: dict[str, Any], order: Order
+    model: PreTrainedModel,
+    rows: list[Row],
+    kept: list[Row],
+    recipe: dict[str, Any],
+    order: Order,
+    plan: memory.Plan,
 ) -> list[float]:
-
+    """Every update's loss, of the answers alone: keeping to the champion's words costs nothing at first, and more whatever
+    is learnt.
+    """
     updates = Updates(forms.trained(model), recipe)
     batches = batches_of(rows, recipe["batch"], random.Random(order.seed))  # noqa: S311 - a training order is no secret
-    losses = []
+    losses: list[float] = []
     model.train()
     for step in range(recipe["steps"]):
-        loss = loss_of(model, next(batches))
-        # Of the answers alone: keeping to the champion's words costs nothing at first, and more whatever is learnt.
-        losses.append(loss.item())
-        if kept:
-            at = step * recipe["rehearsed"] % len(kept)
-            loss = loss + recipe["keep"] * _distance(model, kept[at : at + recipe["rehearsed"]])
-        updates.step(loss)
+        at = step * recipe["rehearsed"] % len(kept) if kept else 0
+        words = kept[at : at + recipe["rehearsed"]]
+        losses.append(0.0)
+        updates.step_of(loss_in_parts(model, next(batches), words, recipe["keep"], plan, losses))
         order.report((step + 1) / recipe["steps"], "training", step=step + 1, loss=round(losses[-1], 4))
     return losses
+
+
+def loss_in_parts(
+    model: PreTrainedModel,
+    batch: Sequence[Row],
+    words: Sequence[Row],
+    keep: float,
+    plan: memory.Plan,
+    losses: list[float],
+) -> Iterator[torch.Tensor]:
+    """An update's loss in parts that add up to it; what they are of the answers is added to the last of ``losses``."""
+    for answers, kept in plan.parts(batch, words):
+        parts = []
+        if answers:
+            parts.append(loss_of(model, answers) * (learnt(answers) / learnt(batch)))
+            losses[-1] += parts[0].item()
+        if kept:
+            parts.append(keep * _distance(model, kept) * (learnt(kept) / learnt(words)))
+        yield parts[0] + parts[1] if len(parts) == 2 else parts[0]
 
 
 def _tokenizer(order: Order) -> PreTrainedTokenizerBase:

@@ -10,54 +10,42 @@ Invariants:
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from guardrails.canonical import decimal
+from guardrails.errors import JobFailedError
 from sandbox.worker import data
-from sandbox.worker.learners import Order, forms, read_recipe
+from sandbox.worker.learners import Order, forms, recipes
 from sandbox.worker.learners.language.rewards import reward_of
 from sandbox.worker.learners.language.sampling import (
+    Said,
+    answers_plan,
     load_tokenizer,
     log_likelihoods,
     read_puzzles,
     sample,
     texts,
 )
-from sandbox.worker.learners.language.updates import Updates, require
+from sandbox.worker.learners.language.updates import Updates
+from sandbox.worker.learners.settings import read_recipe
 
-DEFAULTS: dict[str, Any] = {
-    "reward": "exact",  # rewards.REWARDS; answers that earn 1 are kept
-    "steps": 40,  # updates
-    "prompts": 32,  # prompts in one update
-    "group": 8,  # answers to each of them
-    "answer_tokens": 8,  # how long an answer may be
-    "temperature": 0.6,  # of sampling
-    "lr": 2e-4,  # highest learning rate
-    "warmup": 0.15,  # share of the steps in which the rate rises; then it falls to zero in a line
-    "weight_decay": 0.0,
-    "clip": 1.0,  # highest norm of a gradient
-    "form": "full",  # adapter | full
-    "rank": 16,
-    "alpha": 32,
-    "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-    "dtype": "auto",  # of the frozen weights under an adapter
-}
-_WHOLE = ("steps", "prompts", "group", "answer_tokens", "rank")
-_POSITIVE = ("temperature", "lr", "clip", "alpha")
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def learn(order: Order) -> dict[str, str]:
     """Sample, keep, imitate; returns what the run claims about itself."""
-    recipe = read_recipe(order.recipe, DEFAULTS)
-    require(recipe, _WHOLE, _POSITIVE)
+    recipe = read_recipe(order.recipe, recipes.IMITATED)
     reward = reward_of(recipe["reward"])
     tokenizer = load_tokenizer(order.champion)
     puzzles = read_puzzles(order.data, tokenizer)
-    order.report(0.0, "loading", records=len(puzzles))
+    plan = answers_plan(order, recipe, puzzles)
+    order.report(0.0, "loading", records=len(puzzles), **plan.claims)
     torch.manual_seed(order.seed)
-    model = forms.prepare(order.champion, recipe)
+    model = plan.applied(forms.prepare(order.champion, recipe, order.device))
     updates = Updates(forms.trained(model), recipe)
     draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
     generator = torch.Generator().manual_seed(order.seed)
@@ -73,6 +61,7 @@ def learn(order: Order) -> dict[str, str]:
             int(tokenizer.eos_token_id),
             recipe["temperature"],
             generator,
+            plan.written,
         )
         kept: dict[tuple[int, str], int] = {}
         right = 0
@@ -84,8 +73,7 @@ def learn(order: Order) -> dict[str, str]:
         shares.append(right / len(rows))
         value = 0.0
         if kept:
-            some = said.rows(list(kept.values()))
-            value = updates.step(-log_likelihoods(model, some).sum() / some.spoken.sum())
+            value = updates.step_of(loss_in_parts(model, said.rows(list(kept.values())), plan.rows))
         else:
             updates.skip()
         order.report(
@@ -95,6 +83,11 @@ def learn(order: Order) -> dict[str, str]:
             right=round(shares[-1], 4),
             loss=round(value, 4),
         )
+    if not any(shares):
+        raise JobFailedError(
+            f"none of {len(shares) * len(rows)} answers was right: there is nothing to imitate",
+            hint="try more prompts, a larger group or a higher temperature, or give the champion easier tasks",
+        )
     data.write_records(order.out / "data" / "train.jsonl", [used[place] for place in sorted(used)])
     forms.save(model, recipe, order.champion, order.out / "model")
     tail = shares[-max(1, len(shares) // 8) :]
@@ -103,4 +96,12 @@ def learn(order: Order) -> dict[str, str]:
         "last_right": decimal(sum(tail) / len(tail)),
         "records": str(len(used)),
         "steps": str(recipe["steps"]),
+        **plan.claims,
     }
+
+
+def loss_in_parts(model: PreTrainedModel, said: Said, at_once: int) -> Iterator[torch.Tensor]:
+    """Nats per token of what is imitated, in parts that add up to it, of at most ``at_once`` rows each."""
+    tokens = said.spoken.sum().item()
+    for _, part in said.parts(at_once):
+        yield -log_likelihoods(model, part).sum() / tokens

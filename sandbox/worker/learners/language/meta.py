@@ -20,26 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker.learners import Order, forms, memory, read_recipe
+from sandbox.worker.learners import Order, forms, memory, recipes
 from sandbox.worker.learners.language.pairs import Row, finish, fit, losses_of, read_groups
 from sandbox.worker.learners.language.sampling import load_tokenizer
-from sandbox.worker.learners.language.updates import require
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[str, Any] = {
-    "method": "reptile",  # or joint
-    "rounds": 80,  # visits
-    "inner": 6,  # updates in one visit
-    "batch": 32,  # records in one update
-    "length": 64,  # tokens of a record that are read; the rest is cut
-    "lr": 2e-3,  # of the updates in a visit (joint: the highest rate)
-    "step": 0.5,  # part of the way that is moved after the first visit; falls to zero in a line
-    "warmup": 0.1,  # joint: share of the updates in which the rate rises
-    "weight_decay": 0.0,
-    "clip": 1.0,  # highest norm of a gradient
-}
 _BETAS = (
     0.0,
     0.999,
@@ -48,12 +36,7 @@ _BETAS = (
 
 def learn(order: Order) -> dict[str, str]:
     """Learn the skills of ``order.data``; returns what the run claims about itself."""
-    recipe = {**read_recipe(order.recipe, DEFAULTS), "form": forms.FULL}
-    require(recipe, ("rounds", "inner", "batch", "length"), ("lr", "step", "clip"))
-    if recipe["method"] not in ("reptile", "joint"):
-        raise InvalidInputError(f"recipe: method = {recipe['method']!r:.40}: one of reptile, joint")
-    if recipe["step"] > 1:
-        raise InvalidInputError(f"recipe: step = {recipe['step']} must not be above 1")
+    recipe = {**read_recipe(order.recipe, recipes.META), "form": forms.FULL}
     groups = read_groups(order, load_tokenizer(order.champion), recipe["length"])
     if len(groups) < 2:
         raise InvalidInputError(
@@ -62,7 +45,7 @@ def learn(order: Order) -> dict[str, str]:
     plan = memory.plan(order, recipe, recipe["batch"], recipe["length"])
     order.report(0.0, "loading", skills=len(groups), **plan.claims)
     torch.manual_seed(order.seed)
-    model = plan.applied(forms.prepare(order.champion, recipe))
+    model = plan.applied(forms.prepare(order.champion, recipe, order.device))
     rows = [row for group in groups.values() for row in group]
     if recipe["method"] == "joint":
         steps = recipe["rounds"] * recipe["inner"]

@@ -63,20 +63,22 @@ def row_of(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> Row:
     return asked + said + end, [IGNORED] * len(asked) + said + end
 
 
-def tensors(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def tensors(rows: Sequence[Row], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens, labels and mask. Rows are padded on the right, where nothing that is learnt can see it."""
     width = max(len(ids) for ids, _ in rows)
     gaps = [width - len(ids) for ids, _ in rows]
     return (
-        torch.tensor([ids + [0] * gap for (ids, _), gap in zip(rows, gaps, strict=True)]),
-        torch.tensor([labels + [IGNORED] * gap for (_, labels), gap in zip(rows, gaps, strict=True)]),
-        torch.tensor([[1] * (width - gap) + [0] * gap for gap in gaps]),
+        torch.tensor([ids + [0] * gap for (ids, _), gap in zip(rows, gaps, strict=True)], device=device),
+        torch.tensor(
+            [labels + [IGNORED] * gap for (_, labels), gap in zip(rows, gaps, strict=True)], device=device
+        ),
+        torch.tensor([[1] * (width - gap) + [0] * gap for gap in gaps], device=device),
     )
 
 
 def loss_of(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
     """Nats per learnt token."""
-    ids, labels, mask = tensors(rows)
+    ids, labels, mask = tensors(rows, model.device)
     loss: torch.Tensor = model(input_ids=ids, labels=labels, attention_mask=mask, use_cache=False).loss
     return loss
 
@@ -86,13 +88,13 @@ def losses_of(model: PreTrainedModel, rows: Sequence[Row], at_once: int) -> Iter
     if len(rows) <= at_once:
         yield loss_of(model, rows)
         return
-    whole = _learnt(rows)
+    whole = learnt(rows)
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
-        yield loss_of(model, part) * (_learnt(part) / whole)
+        yield loss_of(model, part) * (learnt(part) / whole)
 
 
-def _learnt(rows: Sequence[Row]) -> int:
+def learnt(rows: Sequence[Row]) -> int:
     """Tokens that are learnt: the first of a row has nothing before it."""
     return sum(label != IGNORED for _, labels in rows for label in labels[1:])
 

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data
-from sandbox.worker.learners import Order, forms, loss_claims, read_recipe
-from sandbox.worker.learners.language.pairs import Row
-from sandbox.worker.learners.language.rehearsal import chances, divergence, rehearsals
+from sandbox.worker.learners import Order, forms, loss_claims, memory, recipes
+from sandbox.worker.learners.language.pairs import Row, learnt
+from sandbox.worker.learners.language.rehearsal import ROWS, chances, divergence, rehearsals
 from sandbox.worker.learners.language.sampling import (
     Said,
     load_tokenizer,
@@ -33,11 +34,11 @@ from sandbox.worker.learners.language.sampling import (
     sample,
     texts,
 )
-from sandbox.worker.learners.language.updates import Updates, require
+from sandbox.worker.learners.language.updates import Updates
+from sandbox.worker.learners.settings import read_recipe
 from sandbox.worker.questions import (
     MAX_OPTION,
     MAX_PROMPT,
-    MAX_QUESTIONS,
     PERSON,
     Answer,
     Question,
@@ -50,30 +51,6 @@ from sandbox.worker.weights import load_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DEFAULTS: dict[str, Any] = {
-    "ask": 100,  # choices asked for in one round
-    "pool": 400,  # prompts that are looked at for them; asked about is where the model is most divided
-    "samples": 8,  # answers drawn to a prompt; the two most frequent are the choice
-    "answer_tokens": 24,  # how long an answer may be
-    "temperature": 0.7,  # of sampling
-    "beta": 0.1,  # how dear it is to move away from the champion
-    "imitation": 0.2,  # weight of imitating what was chosen
-    "rehearsed": 32,  # of the champion's words in one update, to which it is kept; 0: none
-    "keep": 1.0,  # weight of keeping to them
-    "steps": 40,  # updates
-    "batch": 32,  # choices in one update
-    "lr": 2e-4,  # highest learning rate
-    "warmup": 0.15,  # share of the steps in which the rate rises; then it falls to zero in a line
-    "weight_decay": 0.0,
-    "clip": 1.0,  # highest norm of a gradient
-    "form": "full",  # adapter | full
-    "rank": 16,
-    "alpha": 32,
-    "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-    "dtype": "auto",  # of the frozen weights under an adapter
-}
-_WHOLE = ("ask", "pool", "answer_tokens", "steps", "batch", "rank")
-_POSITIVE = ("temperature", "beta", "lr", "clip", "alpha")
 _PROMPTS_AT_A_TIME = 64
 _REHEARSALS = 64  # updates with rehearsals of their own; then they come again
 
@@ -83,7 +60,7 @@ Pair = tuple[list[int], list[int], list[int]]
 
 def learn(order: Order) -> dict[str, str]:
     """Ask, or train on what was chosen; returns what the run claims about itself."""
-    recipe = _checked(read_recipe(order.recipe, DEFAULTS))
+    recipe = read_recipe(order.recipe, recipes.PREFERRED)
     answers = [answer for answer in read_answers(order.data) if answer.kind == "choice"]
     usable = [answer for answer in answers if not answer.skipped and answer.chosen is not None]
     torch.manual_seed(order.seed)
@@ -92,19 +69,6 @@ def learn(order: Order) -> dict[str, str]:
         order.report(1.0, "asked", questions=asked)
         return {}
     return _train(order, recipe, usable)
-
-
-def _checked(recipe: dict[str, Any]) -> dict[str, Any]:
-    require(recipe, _WHOLE, _POSITIVE)
-    if recipe["samples"] < 2:
-        raise InvalidInputError("recipe: samples must be at least 2: a choice is between two")
-    if recipe["ask"] > MAX_QUESTIONS:
-        raise InvalidInputError(f"recipe: ask = {recipe['ask']}; people are asked {MAX_QUESTIONS} at most")
-    if not 0 <= recipe["imitation"] < 1e6:
-        raise InvalidInputError(f"recipe: imitation = {recipe['imitation']} must not be below zero")
-    if recipe["rehearsed"] < 0 or not 0 <= recipe["keep"] < 1e6:
-        raise InvalidInputError("recipe: rehearsed and keep must not be below zero")
-    return recipe
 
 
 # --- asking --------------------------------------------------------------------------------
@@ -116,13 +80,17 @@ def _ask(order: Order, recipe: dict[str, Any], known: set[str]) -> int:
     prompts = _prompts(order, known)
     draw = random.Random(order.seed)  # noqa: S311 - a draw to be repeated, not a secret
     looked_at = draw.sample(prompts, min(recipe["pool"], len(prompts)))
-    model = load_model(order.champion, torch.float32)
+    rows = {prompt: tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in looked_at}
+    together = min(_PROMPTS_AT_A_TIME, len(looked_at)) * recipe["samples"]
+    length = max(map(len, rows.values())) + recipe["answer_tokens"]
+    at_once = memory.asking(order, torch.float32).written(together, length, in_step=True)
+    order.report(0.0, "loading", prompts=len(looked_at), written_at_once=at_once)
+    model = load_model(order.champion, torch.float32).to(order.device)
     generator = torch.Generator().manual_seed(order.seed)
     found: list[Question] = []
     for start in range(0, len(looked_at), _PROMPTS_AT_A_TIME):
         some = looked_at[start : start + _PROMPTS_AT_A_TIME]
-        rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in some]
-        repeated = [row for row in rows for _ in range(recipe["samples"])]
+        repeated = [rows[prompt] for prompt in some for _ in range(recipe["samples"])]
         said = sample(
             model,
             repeated,
@@ -130,6 +98,7 @@ def _ask(order: Order, recipe: dict[str, Any], known: set[str]) -> int:
             int(tokenizer.eos_token_id),
             recipe["temperature"],
             generator,
+            at_once,
         )
         answers = texts(said, tokenizer)
         for number, prompt in enumerate(some):
@@ -178,10 +147,11 @@ def _train(order: Order, recipe: dict[str, Any], choices: Sequence[Answer]) -> d
     tokenizer = load_tokenizer(order.champion)
     records = [_record(choice) for choice in choices]
     pairs = [_pair(tokenizer, record) for record in records]
-    order.report(0.0, "loading", choices=len(pairs))
-    model = forms.prepare(order.champion, recipe)
-    champion = load_model(order.champion, torch.float32)
-    kept = _kept(champion, tokenizer, pairs, recipe, order.seed)
+    plan = _plan(order, recipe, pairs)
+    order.report(0.0, "loading", choices=len(pairs), **plan.claims)
+    model = plan.applied(forms.prepare(order.champion, recipe, order.device))
+    champion = load_model(order.champion, torch.float32).to(order.device)
+    kept = _kept(champion, tokenizer, pairs, recipe, order.seed, plan.written)
     updates = Updates(forms.trained(model), recipe)
     draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
     left: list[Pair] = []
@@ -190,23 +160,38 @@ def _train(order: Order, recipe: dict[str, Any], choices: Sequence[Answer]) -> d
         while len(left) < min(recipe["batch"], len(pairs)):
             left += draw.sample(pairs, len(pairs))
         batch, left = left[: recipe["batch"]], left[recipe["batch"] :]
-        loss, preferred = _loss(model, champion, batch, recipe)
-        # Of the choices alone: keeping to the champion's words costs nothing at first, and more whatever is learnt.
-        losses.append(loss.item())
-        if kept:
-            at = step * recipe["rehearsed"] % len(kept)
-            loss = loss + recipe["keep"] * _moved(model, champion, kept[at : at + recipe["rehearsed"]])
-        updates.step(loss)
+        at = step * recipe["rehearsed"] % len(kept) if kept else 0
+        words = kept[at : at + recipe["rehearsed"]]
+        own = Own()
+        updates.step_of(loss_in_parts(model, champion, batch, words, recipe, plan, own))
+        losses.append(own.loss)
         order.report(
             (step + 1) / recipe["steps"],
             "training",
             step=step + 1,
             loss=round(losses[-1], 4),
-            preferred=preferred,
+            preferred=round(own.preferred / len(batch), 4),
         )
     data.write_records(order.out / "data" / "preferences.jsonl", records)
     forms.save(model, recipe, order.champion, order.out / "model")
-    return loss_claims(losses, len(records))
+    return {**loss_claims(losses, len(records)), **plan.claims}
+
+
+def _plan(order: Order, recipe: dict[str, Any], pairs: Sequence[Pair]) -> memory.Plan:
+    """A row is an answer or words that are rehearsed; the two answers of a choice cannot be parted."""
+    answer = max(len(said) for _, *both in pairs for said in both)
+    length = max(len(prompt) + len(said) for prompt, *both in pairs for said in both)
+    room = memory.training(order, recipe, reference=True)
+    rows = 2 * min(recipe["batch"], len(pairs))
+    if not _rehearses(recipe):
+        return room.plan(rows, length, scored=answer + 1, least=2)
+    rows, length = rows + recipe["rehearsed"], length + 1
+    written = room.written(ROWS, length, in_step=False)
+    return room.plan(rows, length, compared=answer + 1, least=2, written=written)
+
+
+def _rehearses(recipe: Mapping[str, Any]) -> bool:
+    return bool(recipe["rehearsed"] and recipe["keep"])
 
 
 def _record(choice: Answer) -> dict[str, Any]:
@@ -228,14 +213,14 @@ def _pair(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Pair:
 
 def _kept(
     champion: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], recipe: dict[str, Any],
-    seed: int,
+    seed: int, at_once: int,
 ) -> list[Row]:  # fmt: skip
     """The champion's words that are rehearsed, each at most as long as the longest answer that was chosen."""
-    number = recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)
-    if not (number and recipe["keep"]):
+    if not _rehearses(recipe):
         return []
+    number = recipe["rehearsed"] * min(recipe["steps"], _REHEARSALS)
     longest = max(len(chosen) for _, chosen, _ in pairs)
-    return rehearsals(champion, tokenizer, [prompt for prompt, _, _ in pairs], number, longest, seed)
+    return rehearsals(champion, tokenizer, [prompt for prompt, _, _ in pairs], number, longest, seed, at_once)
 
 
 def _moved(model: PreTrainedModel, champion: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
@@ -245,16 +230,50 @@ def _moved(model: PreTrainedModel, champion: PreTrainedModel, rows: Sequence[Row
     return divergence(before, chances(model, rows))
 
 
-def _loss(
-    model: PreTrainedModel, champion: PreTrainedModel, batch: Sequence[Pair], recipe: dict[str, Any]
-) -> tuple[torch.Tensor, float]:
-    """The loss, and the share of pairs of which the model now prefers the chosen one more than its champion does."""
-    said: Said = of_pairs([(prompt, chosen) for prompt, chosen, _ in batch] + [(p, r) for p, _, r in batch])
-    now = log_likelihoods(model, said)
+@dataclass
+class Own:
+    """What an update's parts come to of the choices alone.
+
+    Keeping to the champion's words costs nothing at first, and more whatever is learnt. ``preferred``: the pairs of
+    which the model now prefers the chosen one more than its champion does.
+    """
+
+    loss: float = 0.0
+    preferred: int = 0
+
+
+def loss_in_parts(
+    model: PreTrainedModel,
+    champion: PreTrainedModel,
+    batch: Sequence[Pair],
+    words: Sequence[Row],
+    recipe: Mapping[str, Any],
+    plan: memory.Plan,
+    own: Own,
+) -> Iterator[torch.Tensor]:
+    """An update's loss in parts that add up to it; they are counted up in ``own`` as they are made."""
+    tokens = sum(len(chosen) for _, chosen, _ in batch)
+    for pairs, kept in plan.parts(batch, words, size=2):
+        parts = []
+        if pairs:
+            margin, imitated = _compared(model, champion, pairs, recipe["beta"])
+            loss = -torch.nn.functional.logsigmoid(margin).sum() / len(batch)
+            parts.append(loss + recipe["imitation"] * (-imitated / tokens))
+            own.loss += parts[0].item()
+            own.preferred += int((margin > 0).sum())
+        if kept:
+            share = learnt(kept) / learnt(words)
+            parts.append(recipe["keep"] * _moved(model, champion, kept) * share)
+        yield parts[0] + parts[1] if len(parts) == 2 else parts[0]
+
+
+def _compared(
+    model: PreTrainedModel, champion: PreTrainedModel, pairs: Sequence[Pair], beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much more than its champion the model prefers each pair's chosen answer, and the chosen answers' likelihood."""
+    said: Said = of_pairs([(prompt, chosen) for prompt, chosen, _ in pairs] + [(p, r) for p, _, r in pairs])
     with torch.no_grad():
         before = log_likelihoods(champion, said)
+    now = log_likelihoods(model, said)
     moved = (now - before).sum(1)
-    margin = recipe["beta"] * (moved[: len(batch)] - moved[len(batch) :])
-    imitated = -now[: len(batch)].sum() / said.spoken[: len(batch)].sum()
-    loss = -torch.nn.functional.logsigmoid(margin).mean() + recipe["imitation"] * imitated
-    return loss, round((margin > 0).float().mean().item(), 4)
+    return beta * (moved[: len(pairs)] - moved[len(pairs) :]), now[: len(pairs)].sum()

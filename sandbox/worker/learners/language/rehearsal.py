@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from sandbox.worker.learners.language.pairs import IGNORED, Row, tensors
+from sandbox.worker.learners.language.sampling import scored_in_one
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROWS = 128
-"""Prompts that are continued at once."""
+"""Prompts that are continued at once, where memory does not say less."""
 
 
 def rehearsals(
     champion: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], number: int,
-    tokens: int, seed: int,
+    tokens: int, seed: int, at_once: int = ROWS,
 ) -> list[Row]:  # fmt: skip
     """``number`` prompts with one token exchanged, and what the champion says to them in at most ``tokens`` tokens."""
     draw = random.Random(f"{seed}/rehearsal")  # noqa: S311 - a draw to be repeated, not a secret
@@ -44,8 +45,8 @@ def rehearsals(
     champion.eval()
     # Prompts of one length go together: then nothing has to be padded.
     for _, alike in sorted(made.items()):
-        for at in range(0, len(alike), ROWS):
-            some = alike[at : at + ROWS]
+        for at in range(0, len(alike), at_once):
+            some = alike[at : at + at_once]
             written, _ = greedy(champion, torch.tensor(some), tokens, tokenizer.eos_token_id)
             for prompt, said in zip(some, written, strict=True):
                 rows.append((prompt + said + end, [IGNORED] * len(prompt) + said + end))
@@ -57,13 +58,15 @@ def greedy(
     model: PreTrainedModel, ids: torch.Tensor, tokens: int, end: int | None
 ) -> tuple[list[list[int]], list[float]]:
     """The likeliest continuation of each row, without its end, and the product of its tokens' probabilities."""
-    chance = torch.zeros(len(ids))
-    alive = torch.ones(len(ids), dtype=torch.bool)
+    step = ids.to(model.device)
+    chance = torch.zeros(len(ids), device=step.device)
+    alive = torch.ones(len(ids), dtype=torch.bool, device=step.device)
     written: list[list[int]] = [[] for _ in ids]
-    cache, step = None, ids
+    cache = None
     with torch.inference_mode():
         for _ in range(tokens):
-            out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            with scored_in_one(model):
+                out = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = out.past_key_values
             best, token = out.logits[:, -1].float().log_softmax(-1).max(-1)
             chance += best * alive
@@ -78,7 +81,7 @@ def greedy(
 
 def chances(model: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
     """Logarithms of the probabilities of all tokens at each place that is learnt, one row a place."""
-    ids, labels, mask = tensors(rows)
+    ids, labels, mask = tensors(rows, model.device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     found: torch.Tensor = logits[:, :-1][labels[:, 1:] != IGNORED].float().log_softmax(-1)
     return found

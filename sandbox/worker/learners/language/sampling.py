@@ -3,18 +3,22 @@
 Invariants:
 - The same model, prompts and generator give the same answers.
 - An answer ends with the model's end token, or is cut: then it has not ended, and ``texts`` says so by None.
+- All of it lies on the processor; only what the model is asked goes to where it computes.
 - Prompts stand on the left, padded there; a position counts from a prompt's own first token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from guardrails.errors import InvalidInputError
 from sandbox.worker import data, weights
+from sandbox.worker.learners import Order, memory
+from sandbox.worker.learners.memory import Plan
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +56,12 @@ class Said:
         at = list(chosen)
         return Said(self.ids[at], self.seen[at], self.spoken[at])
 
+    def parts(self, at_once: int) -> Iterator[tuple[slice, Said]]:
+        """At most ``at_once`` rows each, and which they are."""
+        for start in range(0, len(self.ids), at_once):
+            at = slice(start, start + at_once)
+            yield at, Said(self.ids[at], self.seen[at], self.spoken[at])
+
 
 def load_tokenizer(champion: Path) -> PreTrainedTokenizerBase:
     """The champion's tokenizer, with an end token."""
@@ -81,34 +91,64 @@ def read_puzzles(directory: Path, tokenizer: PreTrainedTokenizerBase) -> list[Pu
     return found
 
 
+def answers_plan(
+    order: Order, recipe: Mapping[str, Any], puzzles: Sequence[Puzzle], *, reference: bool = False
+) -> Plan:
+    """How many of an update's answers are drawn, and learnt from, at once: ``group`` to each of ``prompts``."""
+    rows = min(recipe["prompts"], len(puzzles)) * recipe["group"]
+    length = max(len(puzzle.row) for puzzle in puzzles) + recipe["answer_tokens"]
+    room = memory.training(order, recipe, reference=reference)
+    written = room.written(rows, length, in_step=True)
+    return room.plan(rows, length, scored=recipe["answer_tokens"] + 1, written=written)
+
+
 def sample(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], tokens: int, end: int, temperature: float,
-    generator: torch.Generator,
+    generator: torch.Generator, at_once: int,
 ) -> Said:  # fmt: skip
-    """Draw one answer of at most ``tokens`` tokens to each row."""
+    """Draw one answer of at most ``tokens`` tokens to each row; the same ones however many are read ``at_once``.
+
+    All rows go on token by token together, so that each step's draw is one over all of them.
+    """
     import torch
 
+    was = model.training
+    model.eval()  # a model that recomputes in training remembers nothing, and none is drawn from with dropout
     width = max(len(row) for row in rows)
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    parts = [slice(at, at + at_once) for at in range(0, len(rows), at_once)]
+    caches: list[Any] = [None] * len(parts)
     spoken: list[torch.Tensor] = []
     alive = torch.ones(len(ids), dtype=torch.bool)
-    step, cache = ids, None
+    step = ids
     with torch.no_grad():
         for _ in range(tokens):
-            output = model(
-                input_ids=step, attention_mask=seen, position_ids=_positions(seen)[:, -step.shape[1] :],
-                past_key_values=cache, use_cache=True,
-            )  # fmt: skip
-            cache = output.past_key_values
-            chances = (output.logits[:, -1].float() / temperature).softmax(-1)
-            step = torch.multinomial(chances, 1, generator=generator)
+            chances = [
+                _next(model, step[part], seen[part], temperature, caches, number)
+                for number, part in enumerate(parts)
+            ]
+            step = torch.multinomial(torch.cat(chances), 1, generator=generator)
             ids, seen = torch.cat([ids, step], 1), torch.cat([seen, torch.ones_like(step)], 1)
             spoken.append(alive.long())
             alive = alive & (step[:, 0] != end)
             if not bool(alive.any()):
                 break
+    model.train(was)
     return Said(ids, seen, torch.stack(spoken, 1))
+
+
+def _next(
+    model: PreTrainedModel, step: torch.Tensor, seen: torch.Tensor, temperature: float, caches: list[Any], number: int
+) -> torch.Tensor:  # fmt: skip
+    """The probabilities of the next token of some rows, on the processor; what they remember is put into ``caches``."""
+    at = model.device
+    output = model(
+        input_ids=step.to(at), attention_mask=seen.to(at), past_key_values=caches[number], use_cache=True,
+        position_ids=_positions(seen)[:, -step.shape[1] :].to(at),
+    )  # fmt: skip
+    caches[number] = output.past_key_values
+    return (output.logits[:, -1].float() / temperature).softmax(-1).cpu()
 
 
 def texts(said: Said, tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
@@ -122,15 +162,38 @@ def texts(said: Said, tokenizer: PreTrainedTokenizerBase) -> list[str | None]:
 
 
 def log_likelihoods(model: PreTrainedModel, said: Said, temperature: float = 1.0) -> torch.Tensor:
-    """The logarithm of each token's probability; 0 where nothing was said any more."""
-    output = model(
-        input_ids=said.ids, attention_mask=said.seen, position_ids=_positions(said.seen), use_cache=False,
-        logits_to_keep=said.tokens + 1,
-    )  # fmt: skip
+    """The logarithm of each token's probability, where the model computes; 0 where nothing was said any more."""
+    ids, seen, spoken = (part.to(model.device) for part in (said.ids, said.seen, said.spoken))
+    with scored_in_one(model):
+        output = model(
+            input_ids=ids, attention_mask=seen, position_ids=_positions(seen), use_cache=False,
+            logits_to_keep=said.tokens + 1,
+        )  # fmt: skip
     table = (output.logits[:, :-1].float() / temperature).log_softmax(-1)
-    wanted = said.ids[:, -said.tokens :, None]
-    found: torch.Tensor = table.gather(-1, wanted)[..., 0] * said.spoken
+    found: torch.Tensor = table.gather(-1, ids[:, -said.tokens :, None])[..., 0] * spoken
     return found
+
+
+@contextmanager
+def scored_in_one(model: PreTrainedModel) -> Iterator[None]:
+    """Scores over the vocabulary, of some of the tokens, in one product also in bfloat16.
+
+    Some tokens of each row do not lie together in memory. PyTorch 2.13 multiplies such rows one by one, in bfloat16 on a
+    processor each with a copy of the table of its own: for 16 rows and 49,152 words 880 MiB instead of 14, and 100 times as
+    long.
+    """
+    import torch
+
+    def together(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        (hidden,) = arguments
+        half = hidden.dtype is torch.bfloat16 or torch.is_autocast_enabled(hidden.device.type)
+        return (hidden.contiguous(),) if half else (hidden,)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(together)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def of_pairs(

@@ -9,22 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from guardrails.errors import InvalidInputError, JobFailedError
+from guardrails.errors import JobFailedError
 
 if TYPE_CHECKING:
     import torch
-
-
-def require(recipe: Mapping[str, Any], whole: Sequence[str], positive: Sequence[str]) -> None:
-    """Refuse what no update could be made with: ``whole`` below 1, ``positive`` not above zero."""
-    for name in whole:
-        if recipe[name] < 1:
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be at least 1")
-    for name in positive:
-        if not (math.isfinite(recipe[name]) and recipe[name] > 0):
-            raise InvalidInputError(f"recipe: {name} = {recipe[name]} must be above zero")
-    if not 0 <= recipe["warmup"] <= 1:
-        raise InvalidInputError(f"recipe: warmup = {recipe['warmup']} must lie between 0 and 1")
 
 
 class Updates:

@@ -11,8 +11,7 @@ start (``"FFRF"``), and ``family``, the name of the group of levels that it belo
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,34 +95,18 @@ _MIRRORED = {"L": "R", "R": "L", "F": "F"}
 
 
 def load_champion(order: Order) -> tuple[PreTrainedModel, Encoder]:
-    """The champion, ready to learn, and the reader of its observations."""
+    """The champion on the order's device, ready to learn, and the reader of its observations."""
     tokenizer = weights.load_tokenizer(order.champion)
     if tokenizer is None:
         raise InvalidInputError(
             "the champion has no tokenizer", hint="an action model needs one to read states"
         )
     torch.manual_seed(order.seed)
-    return weights.load_model(order.champion, torch.float32).requires_grad_(True), Encoder(tokenizer)
+    model = weights.load_model(order.champion, torch.float32).requires_grad_(True)
+    return model.to(order.device), Encoder(tokenizer)
 
 
 def save(order: Order, model: PreTrainedModel, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the model, and the records that it learnt from."""
     forms.save(model, {"form": forms.FULL}, order.champion, order.out / "model")
     data.write_records(order.out / "data" / "layouts.jsonl", records)
-
-
-def checked(
-    recipe: dict[str, Any], *, positive: Collection[str], choices: Mapping[str, Sequence[str]]
-) -> None:
-    """Raise InvalidInputError for a number that is not finite or too small, or a word that is no choice."""
-    for name, value in recipe.items():
-        if name in choices:
-            if value not in choices[name]:
-                raise InvalidInputError(
-                    f"recipe: {name} = {value!r:.40} is none of {', '.join(choices[name])}"
-                )
-        elif not isinstance(value, str) and (
-            not math.isfinite(value) or value < 0 or (value == 0 and name in positive)
-        ):
-            least = "above zero" if name in positive else "a finite number, not below zero"
-            raise InvalidInputError(f"recipe: {name} = {value} must be {least}")

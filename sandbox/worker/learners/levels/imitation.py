@@ -69,10 +69,11 @@ def turned(records: Sequence[Record], forms: int, seed: int) -> list[Step]:
 
 def loss_of(model: PreTrainedModel, rows: Examples, encoder: Encoder, smoothing: float) -> torch.Tensor:
     """Minus the log-probability of any action at all, plus that of the action that was said among them."""
-    scores = model(input_ids=rows.ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    device = model.device
+    scores = model(input_ids=rows.ids.to(device), use_cache=False, logits_to_keep=1).logits[:, -1]
     speaks = scores.logsumexp(1) - scores[:, encoder.actions].logsumexp(1)
     chooses = torch.nn.functional.cross_entropy(
-        scores[:, encoder.actions], rows.said, label_smoothing=smoothing, reduction="none"
+        scores[:, encoder.actions], rows.said.to(device), label_smoothing=smoothing, reduction="none"
     )
     loss: torch.Tensor = (speaks + chooses).mean()
     return loss

@@ -28,8 +28,8 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import world
 from sandbox.worker.environments.episodes import play, rate
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Order, loss_claims, read_recipe
-from sandbox.worker.learners.levels import Record, checked, load_champion, read_records, recorded, save
+from sandbox.worker.learners import Order, loss_claims, recipes
+from sandbox.worker.learners.levels import Record, load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import (
     MAX_NORM,
     Examples,
@@ -40,20 +40,11 @@ from sandbox.worker.learners.levels.imitation import (
     turned,
 )
 from sandbox.worker.learners.levels.rescaling import require_same, rescale, spoken
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[str, Any] = {
-    "method": "rescale",  # or reptile, or joint
-    "rounds": 150,  # times that one family is visited (reptile, joint)
-    "inner": 20,  # updates in one visit
-    "shots": 16,  # demonstrations that one visit may learn from; 0: all of the family
-    "batch": 64,  # observations in one update
-    "lr": 3e-3,  # of the updates in a visit (joint: the highest rate)
-    "step": 0.5,  # reptile: part of the way that is moved after the first visit; falls to zero in a line
-    "forms": 1,  # rotations and mirror images of each demonstration
-}
 SMOOTHING = 0.05
 HEADS = (1.0, 8.0, 32.0)
 BODIES = (1.0, 8.0)
@@ -63,14 +54,7 @@ ASKED = 24  # levels of a family that tell how well a visit served
 
 def learn(order: Order) -> dict[str, str]:
     """Learn the families of ``order.data``; returns what the run claims about itself."""
-    recipe = read_recipe(order.recipe, DEFAULTS)
-    checked(
-        recipe,
-        positive=("rounds", "inner", "batch", "lr", "step", "forms"),
-        choices={"method": tuple(METHODS)},
-    )
-    if recipe["forms"] > 8 or recipe["step"] > 1:
-        raise InvalidInputError("recipe: forms must not be above 8, nor step above 1")
+    recipe = read_recipe(order.recipe, recipes.META_IN_LEVELS)
     records = recorded(read_records(order.data))
     families = _families(records)
     if len(families) < 2:

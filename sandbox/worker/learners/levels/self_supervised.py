@@ -28,39 +28,23 @@ from guardrails.errors import InvalidInputError, JobFailedError
 from sandbox.worker.environments import families, lava, world
 from sandbox.worker.environments.episodes import play
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Order, loss_claims, read_recipe
-from sandbox.worker.learners.levels import Record, Step, checked, load_champion, read_records, save, steps_of
+from sandbox.worker.learners import Order, loss_claims, recipes
+from sandbox.worker.learners.levels import Record, Step, load_champion, read_records, save, steps_of
 from sandbox.worker.learners.levels.imitation import MAX_NORM, Examples, examples, loss_of
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[str, Any] = {
-    "predict": "action",  # action, observation, or both
-    "aim": "auto",  # recorded, hindsight, or auto
-    "walks": 3,  # recordings in each level, where the records hold none
-    "length": 40,  # actions in such a recording
-    "reach": 12,  # actions in the longest stretch that is learnt from
-    "stretches": 40,  # stretches of one level that are learnt from
-    "updates": 150,
-    "batch": 96,
-    "lr": 2e-3,
-    "replay": 0.0,  # share of the predicted actions that are the champion's own
-}
 REPLAYED = 400
 _FORWARD = 0.6  # how often the walker goes on rather than turns
 
 
 def learn(order: Order) -> dict[str, str]:
     """Learn from recordings of the levels in ``order.data``; returns what the run claims about itself."""
-    recipe = read_recipe(order.recipe, DEFAULTS)
-    checked(
-        recipe,
-        positive=("walks", "length", "reach", "stretches", "updates", "batch", "lr"),
-        choices={"predict": ("action", "observation", "both"), "aim": ("auto", "recorded", "hindsight")},
-    )
-    if recipe["replay"] >= 1 or (recipe["replay"] and recipe["predict"] == "observation"):
-        raise InvalidInputError("recipe: replay must be below 1, and is of actions: predict them")
+    recipe = read_recipe(order.recipe, recipes.RECORDINGS)
+    if recipe["replay"] and recipe["predict"] == "observation":
+        raise InvalidInputError("recipe: replay is of actions: predict action, or both")
     records = read_records(order.data)
     order.report(0.0, "recording", levels=len(records))
     recordings = [record for record in records if record.actions]
@@ -230,6 +214,7 @@ def _passages(encoder: Encoder, transitions: Sequence[tuple[str, str, str]]) -> 
 
 def _next_observation(model: PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
     """Minus the mean log-probability of the next observation's tokens, given observation and action."""
+    rows = rows.to(model.device)
     width = (rows.shape[1] - 1) // 2
     logits = model(input_ids=rows, use_cache=False).logits[:, width:-1]
     wanted = rows[:, width + 1 :]

@@ -13,40 +13,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guardrails.errors import InvalidInputError
 from sandbox.worker import adapters, data
-from sandbox.worker.learners import Order, loss_claims, read_recipe
-from sandbox.worker.learners.levels import checked, load_champion, read_records, recorded, save
+from sandbox.worker.learners import Order, loss_claims, recipes
+from sandbox.worker.learners.levels import load_champion, read_records, recorded, save
 from sandbox.worker.learners.levels.imitation import Settings, examples, imitate, turned
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DEFAULTS: dict[str, Any] = {
-    "form": "full",  # full: every weight learns; adapter: only a low-rank addition
-    "start": "champion",  # champion, or scratch to see what is owed to it
-    "demonstrations": 0,  # so many of the records' demonstrations are used, the first ones; 0: all
-    "forms": 4,  # rotations and mirror images of each that are learnt from
-    "updates": 150,
-    "batch": 96,  # observations in one update
-    "lr": 2e-3,  # highest learning rate
-    "rank": 8,  # of an adapter
-    "alpha": 16,
-    "targets": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
-}
 SPREAD = 0.1  # of the weights of a model from scratch, as of the shipped bases
 
 
 def learn(order: Order) -> dict[str, str]:
     """Learn the demonstrations of ``order.data``; returns what the run claims about itself."""
-    recipe = read_recipe(order.recipe, DEFAULTS)
-    checked(
-        recipe,
-        positive=("forms", "updates", "batch", "lr", "rank", "alpha"),
-        choices={"form": ("full", "adapter"), "start": ("champion", "scratch")},
-    )
-    if recipe["forms"] > 8:
-        raise InvalidInputError(f"recipe: forms = {recipe['forms']} must not be above 8")
+    recipe = read_recipe(order.recipe, recipes.TRANSFER_IN_LEVELS)
     records = recorded(read_records(order.data))
     records = records[: recipe["demonstrations"] or len(records)]
     order.report(0.0, "loading", demonstrations=len(records))
@@ -76,7 +57,7 @@ def forget(model: PreTrainedModel) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0.0, SPREAD)
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, SPREAD))  # drawn on the processor
             else:
                 parameter.fill_(1.0)
 

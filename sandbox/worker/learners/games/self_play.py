@@ -21,42 +21,23 @@ import copy
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from guardrails.canonical import decimal
-from guardrails.errors import InvalidInputError, JobFailedError
-from sandbox.worker import data, weights
+from guardrails.errors import JobFailedError
 from sandbox.worker.environments import connect_four as c4
-from sandbox.worker.environments.games import LOST, WON, Game, Model, legal_mask, play
+from sandbox.worker.environments.games import Game, Model, legal_mask, play
 from sandbox.worker.environments.policy import Encoder, Policy
-from sandbox.worker.learners import Order, forms, read_recipe
+from sandbox.worker.learners import Order, recipes
+from sandbox.worker.learners.games import Reader, load_player, read_openings, save
+from sandbox.worker.learners.settings import read_recipe
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from transformers import PreTrainedModel
-
-METHOD = "self_play"
-DEFAULTS: dict[str, Any] = {
-    "method": METHOD,
-    "iterations": 28,  # rounds of playing and updating
-    "games": 128,  # games in one iteration
-    "pool": 0.5,  # share of them against the pool; 0: only against oneself
-    "keep_every": 6,  # iterations after which a copy of the learner joins the pool; 0: the champion alone is in it
-    "epochs": 2,  # passes over one iteration's positions
-    "batch": 256,  # positions in one update
-    "lr": 1.5e-3,  # highest learning rate; rises over the first tenth, then falls to zero in a line
-    "clip": 0.2,  # how far a probability ratio may move in one iteration
-    "entropy": 0.01,  # reward for keeping options open
-    "trace": 0.9,  # lambda: 1 trusts the ends of games alone, 0 the next position's value alone
-    "value": 0.5,  # weight of the value's loss
-    "temperature": 1.0,  # of sampling and of the loss
-}
-_POSITIVE = ("iterations", "games", "epochs", "batch", "lr", "clip", "temperature")
-_SHARES = ("pool", "trace")
 _MAX_NORM = 1.0
 
 
@@ -74,21 +55,20 @@ class Experience:
     returns: torch.Tensor
     advantages: torch.Tensor
 
+    def to(self, device: torch.device) -> Experience:
+        """The same, there."""
+        return Experience(*(getattr(self, part.name).to(device) for part in fields(self)))
+
 
 def learn(order: Order) -> dict[str, str]:
     """Improve the champion by games against itself; returns what the run claims about itself."""
-    recipe = checked(read_recipe(order.recipe, DEFAULTS))
+    recipe = read_recipe(order.recipe, recipes.PLAYED_AGAINST_ITSELF)
     lines = read_openings(order.data)
-    tokenizer = weights.load_tokenizer(order.champion)
-    if tokenizer is None:
-        raise InvalidInputError("the champion has no tokenizer", hint="a player needs one to read positions")
     order.report(0.0, "loading", openings=len(lines))
-    torch.manual_seed(order.seed)
-    model = weights.load_model(order.champion, torch.float32).requires_grad_(True)
-    encoder = Encoder(tokenizer, (*c4.ACTIONS, WON, LOST))
-    run = _Run(model, encoder, Encoder(tokenizer, c4.ACTIONS), recipe, order)
+    model, tokenizer = load_player(order)
+    run = _Run(model, tokenizer, recipe, order)
     history = run.train(sorted(lines))
-    _save(order, model, [lines[opening] for opening in sorted(run.played)])
+    save(order, model, [lines[opening] for opening in sorted(run.played)])
     return {
         "games": str(recipe["iterations"] * recipe["games"]),
         "first_score_against_pool": decimal(history[0]),
@@ -97,53 +77,19 @@ def learn(order: Order) -> dict[str, str]:
     }
 
 
-def checked(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe, if every number in it makes sense; raises InvalidInputError."""
-    if recipe["method"] != METHOD:
-        raise InvalidInputError(f"recipe: method = {recipe['method']!r:.40} is not {METHOD}")
-    for name, value in recipe.items():
-        if name == "method":
-            continue
-        if not math.isfinite(value) or value < 0:
-            raise InvalidInputError(f"recipe: {name} = {value} must be a finite number, not below zero")
-        if value == 0 and name in _POSITIVE:
-            raise InvalidInputError(f"recipe: {name} = {value} must be above zero")
-        if name in _SHARES and value > 1:
-            raise InvalidInputError(f"recipe: {name} = {value} must not be above 1")
-    if recipe["games"] < 4:
-        raise InvalidInputError("recipe: games must be at least 4: two sides against two kinds of opponent")
-    return recipe
-
-
-def read_openings(directory: Path) -> dict[str, dict[str, Any]]:
-    """Opening → its record, each once, all of them legal and not over."""
-    found: dict[str, dict[str, Any]] = {}
-    for line in data.read_directory(directory):
-        opening = line.value.get("opening")
-        if not isinstance(opening, str):
-            raise InvalidInputError(f"{line.place}: the record has no text field 'opening'")
-        try:
-            over = c4.parse_moves(opening).is_over
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{line.place}: {error.message}") from None
-        if over:
-            raise InvalidInputError(f"{line.place}: the game is over after {opening!r:.60}")
-        found.setdefault(opening, dict(line.value))
-    if not found:
-        raise InvalidInputError(
-            "no opening to play from", hint="records look like {'id': …, 'opening': '4432'}"
-        )
-    return found
-
-
 class _Run:
     """One training run: the model as it changes, the pool, and the openings that were played."""
 
     def __init__(
-        self, model: PreTrainedModel, speech: Encoder, moves: Encoder, recipe: Mapping[str, Any], order: Order
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Mapping[str, Any],
+        order: Order,
     ) -> None:
         self.played: dict[str, None] = {}
-        self._model, self._speech, self._moves, self._recipe, self._task = model, speech, moves, recipe, order
+        self._model, self._recipe, self._order = model, recipe, order
+        self._reader, self._moves = Reader(model, tokenizer), Encoder(tokenizer, c4.ACTIONS)
         self._draw = random.Random(order.seed)  # noqa: S311 - a training order is no secret
         self._sampler = torch.Generator().manual_seed(order.seed)
         self._pool = [self._player(copy.deepcopy(model))]
@@ -162,7 +108,7 @@ class _Run:
             if every and (number + 1) % every == 0:
                 self._pool.append(self._player(copy.deepcopy(self._model)))
             history.append(score)
-            self._task.report(
+            self._order.report(
                 (number + 1) / total, "self-play",
                 iteration=number + 1, score=round(score, 3), loss=round(loss, 4), pool=len(self._pool),
             )  # fmt: skip
@@ -192,10 +138,9 @@ class _Run:
     def _experience(self, even: Sequence[Game], against: Sequence[tuple[Game, int]]) -> Experience:
         sides = [(game, {0, 1}) for game in even] + [(game, {side}) for game, side in against]
         positions = [position for game, _ in sides for position in game.positions]
-        ids = self._speech.encode([c4.observe(position) for position in positions])
+        ids = self._reader.encode(positions)
         legal = legal_mask(positions)
-        scores = torch.cat([self._scores(rows) for rows in ids.split(self._recipe["batch"])])
-        chances, value = self._read(scores, legal)
+        chances, value = self._judged(ids, legal)
         moves = torch.tensor([move for game, _ in sides for move in game.moves])
         returns = torch.tensor(
             [
@@ -213,26 +158,21 @@ class _Run:
         return Experience(ids[kept], legal[kept], moves[kept], before[kept], returns[kept], gain)
 
     @torch.no_grad()
-    def _scores(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._forward(ids)
-
-    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        output = self._model(input_ids=ids, use_cache=False, logits_to_keep=1)
-        scores: torch.Tensor = output.logits[:, -1, self._speech.actions].float()
-        return scores
-
-    def _read(self, scores: torch.Tensor, legal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities of the columns, and values in -1..1."""
-        columns = scores[:, : c4.COLUMNS] / self._recipe["temperature"]
-        value = torch.tanh((scores[:, -2] - scores[:, -1]) / 2)  # P(+) - P(-)
-        return columns.masked_fill(~legal, -1e9).log_softmax(1), value
+    def _judged(self, ids: torch.Tensor, legal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the model says before it is changed, on the processor."""
+        size, heat = self._recipe["batch"], self._recipe["temperature"]
+        parts = zip(ids.split(size), legal.split(size), strict=True)
+        chances, values = zip(*(self._reader.read(*rows, heat) for rows in parts), strict=True)
+        return torch.cat(chances).cpu(), torch.cat(values).cpu()
 
     def _update(self, seen: Experience) -> float:
         """Climb the clipped objective for a few passes; returns the mean loss."""
-        losses = []
+        seen, losses = seen.to(self._model.device), []
         for _ in range(self._recipe["epochs"]):
             for rows in torch.randperm(len(seen.ids), generator=self._sampler).split(self._recipe["batch"]):
-                chances, value = self._read(self._forward(seen.ids[rows]), seen.legal[rows])
+                chances, value = self._reader.read(
+                    seen.ids[rows], seen.legal[rows], self._recipe["temperature"]
+                )
                 ratio = (chances.gather(1, seen.moves[rows][:, None])[:, 0] - seen.before[rows]).exp()
                 clipped = ratio.clamp(1 - self._recipe["clip"], 1 + self._recipe["clip"])
                 gain = torch.minimum(ratio * seen.advantages[rows], clipped * seen.advantages[rows]).mean()
@@ -269,9 +209,3 @@ def traced(values: Sequence[float], score: float, trace: float) -> list[float]:
 
 def _mirrored(opening: str) -> str:
     return "".join(c4.ACTIONS[c4.COLUMNS - int(sign)] for sign in opening)
-
-
-def _save(order: Order, model: PreTrainedModel, records: Sequence[dict[str, Any]]) -> None:
-    """Write the model, and the records that it learnt from."""
-    forms.save(model, {"form": forms.FULL}, order.champion, order.out / "model")
-    data.write_records(order.out / "data" / "openings.jsonl", records)
