@@ -14,12 +14,14 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import ctypes
 import importlib
 import logging
 import os
 import secrets
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +54,11 @@ _SETTINGS = {
 # "no clusters" (its name tells where this is the default). ``_node_ip_address`` does not do it: Ray
 # replaces a loopback address by one that others can reach.
 _LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+# void ray::RayLog::InstallFailureSignalHandler(const char *argv0, bool call_previous_handler) and
+# void ray::RayLog::UninstallSignalAction()
+_TAKE_SIGNALS = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
+_GIVE_SIGNALS_BACK = "_ZN3ray6RayLog21UninstallSignalActionEv"
 
 _OWN = ("gcs_server", "ray")  # how the names of Ray's processes begin
 
@@ -237,7 +244,7 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
     owns = not ray.is_initialized()
     if owns and not joining:
         _forget_earlier_settings()
-    with _sigterm_is_ours():
+    with _sigterm_waits():
         if owns and joining:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         elif owns:
@@ -260,19 +267,35 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
 
 
 @contextmanager
-def _sigterm_is_ours() -> Iterator[None]:
-    """Ray takes SIGTERM for itself as it starts, and prints a stack trace; give it back to whoever had it."""
+def _sigterm_waits() -> Iterator[None]:
+    """Keep SIGTERM with whoever had it while Ray starts, who hears of one that comes meanwhile at the end.
+
+    Ray takes it for itself: in Python, where it would end a half connected driver, which crashes; and
+    with the signals of a crash in compiled code, where it prints a stack trace and aborts. The latter
+    happens once, and leaves SIGTERM without any handler at Ray's end, so it is done and undone here.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers are the main thread's
+        return
     before = signal.getsignal(signal.SIGTERM)
-    is_main = threading.current_thread() is threading.main_thread()
+    came: list[int] = []
+    utils: Any = importlib.import_module("ray._private.utils")
+    compiled = ctypes.CDLL(importlib.import_module("ray._raylet").__file__)
+    take = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _: None
+    # A Ray that has them not starts all the same: then a SIGTERM as it connects prints a stack trace.
+    take_signals = getattr(compiled, _TAKE_SIGNALS, lambda program, to_previous: None)
+    give_signals_back = getattr(compiled, _GIVE_SIGNALS_BACK, lambda: None)
+    take_signals(sys.argv[0].encode(), False)
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
         yield
-    except SystemExit as error:
-        if error.code == signal.SIGTERM and callable(before):
-            before(signal.SIGTERM, None)  # it came while Ray was starting
-        raise
     finally:
-        if is_main and before is not None:
-            signal.signal(signal.SIGTERM, before)
+        give_signals_back()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        utils.set_sigterm_handler = take
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _refuse_open_ports(before: set[Listener]) -> None:

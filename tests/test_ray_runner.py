@@ -352,7 +352,7 @@ def test_after_shutdown_the_runner_starts_again(tmp_path: Path, runner: RayRunne
 
 
 TERMINATED = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_ray_runner import job
@@ -375,13 +375,24 @@ try:
 except Ended:
     print("ended as it should", flush=True)
     runner.shutdown()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+except Ended:
+    print("heard after Ray's end", flush=True)
     sys.exit(143)
 """
 
 
-@pytest.mark.parametrize("moment", [pytest.param("starting Ray", marks=pytest.mark.slow), "job runs"])
-def test_sigterm_stays_with_whoever_had_it(tmp_path: Path, moment: str):
-    """Ray takes it for itself, prints a stack trace and exits 15: while it starts, and while jobs run."""
+_CONNECTING = [pytest.param("starting Ray", wait_s, marks=pytest.mark.slow) for wait_s in (1.0, 2.2, 2.4)]
+
+
+@pytest.mark.parametrize(("moment", "wait_s"), [*_CONNECTING, ("job runs", 0.0)])
+def test_sigterm_stays_with_whoever_had_it(tmp_path: Path, moment: str, wait_s: float):
+    """Ray takes it for itself, prints a stack trace and exits 15 or aborts: as it starts, and while jobs run.
+
+    And at its end it leaves the signal without any handler.
+    """
     script = TERMINATED.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -389,10 +400,10 @@ def test_sigterm_stays_with_whoever_had_it(tmp_path: Path, moment: str):
     assert process.stdout is not None
     while moment not in (line := process.stdout.readline()):
         assert line, process.communicate()
-    if moment == "starting Ray":
-        time.sleep(2)  # somewhere within its start
+    time.sleep(wait_s)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (143, ""), out
     assert "ended as it should" in out
+    assert "heard after Ray's end" in out
     assert gone_within(f"marker-{tmp_path.name}-job", 20)
