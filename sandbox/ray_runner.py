@@ -244,19 +244,10 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
     owns = not ray.is_initialized()
     if owns and not joining:
         _forget_earlier_settings()
-    with _sigterm_waits():
-        if owns and joining:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        elif owns:
-            ray.init(
-                num_cpus=num_cpus,
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _temp_dir=str(folder / "r"),  # Ray opens its own folder to everybody
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    if owns:
+        own = {} if joining else _own_ray(folder, num_cpus)
+        with _sigterm_waits():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
     if owns and not joining:
         try:
             _refuse_open_ports(before)
@@ -264,6 +255,17 @@ def _start_ray(folder: Path, num_cpus: int) -> tuple[Any, bool]:
             ray.shutdown()
             raise
     return ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_task(folder)), owns
+
+
+def _own_ray(folder: Path, num_cpus: int) -> dict[str, Any]:
+    """How a Ray of our own is started: small, and in a folder of ours, for its own is open to everybody."""
+    return {
+        "num_cpus": num_cpus,
+        "num_gpus": 0,
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "_temp_dir": str(folder / "r"),
+    }
 
 
 @contextmanager
