@@ -107,8 +107,9 @@ def test_from_choices_to_a_champion(tmp_path, capsys):
     refused = cli.signed("--as", "Ada", "approve", proposal, "--reason", "I chose them")
     assert refused.status == 6
     assert "data author" in refused.err
-    for name in ("Bo", "Cy"):
-        cli.ok("--as", name, "approve", proposal, "--reason", "it learnt what was chosen")
+    for name in ("Bo", "Cy"):  # the first suffices where no rule asks for a review
+        if school.row(proposal).state is State.AWAITING_APPROVAL:
+            cli.ok("--as", name, "approve", proposal, "--reason", "it learnt what was chosen")
     row = school.row(proposal)
     assert row.state in (State.PROMOTED, State.APPROVED), row.note
     assert ada not in {vote.person for vote in row.votes}
