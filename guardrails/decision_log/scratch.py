@@ -22,7 +22,7 @@ from guardrails.decision_log.tables import decoded, is_storable
 from guardrails.errors import RecordError, StorageError
 
 CACHE_KIB = 8_192
-HELD_ROWS = 1_024
+HELD_ROWS = 8_192
 """So many rows are held as what they mean, and as many that were used just before them."""
 
 _GONE = object()
